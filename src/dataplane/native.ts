@@ -1,0 +1,164 @@
+// The addon's interface and the only place that loads it. The addon is small and free of policy:
+// every decision (sizes, flags, retries, deadlines) is made in TypeScript.
+//
+// Rules of the addon: arguments are checked and wrong use throws TypeError/RangeError; a failing
+// system call throws NativeError (`code` like 'EBUSY', `errno` positive, `syscall`), except where a
+// negative errno is returned as documented. Memory is mapped once per thread and is unmapped when
+// the owner says so or the thread's environment ends; an unmapped ArrayBuffer is detached first,
+// so that stale views have length 0 instead of pointing at freed memory.
+
+import { createRequire } from 'node:module';
+
+/** What io_uring offers here. `errno` is 0 when a ring could be set up. */
+export interface RingProbe {
+  readonly errno: number;
+  /** IORING_FEAT_* bits. */
+  readonly features: number;
+  /** IORING_SETUP_* bits of the best set of flags that worked. */
+  readonly setupFlags: number;
+  /** 1 at index n when opcode n is supported. */
+  readonly opcodes: Uint8Array;
+}
+
+/** One io_uring, owned by the thread that created it; every other thread's use throws. */
+export interface NativeRing {
+  readonly fd: number;
+  readonly setupFlags: number;
+  readonly features: number;
+  /** The shared submission/completion ring memory; offsets below are bytes into it. */
+  readonly memory: ArrayBuffer;
+  /** Submission entries, 64 bytes each. Index i of the array is always entry i. */
+  readonly submissionEntries: ArrayBuffer;
+  readonly submissionCount: number;
+  readonly completionCount: number;
+  readonly offsets: {
+    readonly sqHead: number;
+    readonly sqTail: number;
+    readonly sqFlags: number;
+    readonly sqDropped: number;
+    readonly cqHead: number;
+    readonly cqTail: number;
+    readonly cqOverflow: number;
+    readonly cqes: number;
+  };
+}
+
+/** Anonymous, 2 MiB-aligned, zeroed memory that stays at `address` until freed. Not populated. */
+export interface NativeMemory {
+  readonly buffer: ArrayBuffer;
+  /** User-space address of byte 0, below 2^47. */
+  readonly address: number;
+}
+
+export interface NbdConnectOptions {
+  /** Device number, or -1 for the first free one. */
+  readonly index: number;
+  readonly sizeBytes: number;
+  readonly blockSizeBytes: number;
+  /** NBD transmission flags (NBD_FLAG_*). */
+  readonly serverFlags: number;
+  /** 0: the kernel never times out a request. */
+  readonly timeoutSeconds: number;
+  readonly deadConnectionTimeoutSeconds: number;
+  /** Checked by the kernel at every reconfigure (kernel 5.14 and newer). */
+  readonly backendIdentifier: string;
+  /** The kernel keeps its own reference to each socket; the caller still closes its descriptors. */
+  readonly socketFds: readonly number[];
+}
+
+export interface NbdReconfigureOptions {
+  readonly index: number;
+  /** 0 leaves the size as it is. */
+  readonly sizeBytes: number;
+  readonly timeoutSeconds: number;
+  readonly deadConnectionTimeoutSeconds: number;
+  readonly backendIdentifier: string;
+  readonly socketFds: readonly number[];
+}
+
+export interface Native {
+  // ---- rings
+  /** Tries flag sets from best to least (SINGLE_ISSUER|DEFER_TASKRUN|TASKRUN_FLAG|SUBMIT_ALL|CQSIZE …). */
+  probeRing(): RingProbe;
+  createRing(submissionCount: number, completionCount: number): NativeRing;
+  /**
+   * Submits `submitCount` entries (the caller has already stored the new sq tail) and, when
+   * `waitCount` > 0, returns only when at least that many completions are in the ring, a signal came,
+   * or `timeoutMicros` (>= 0; -1: none) ran out. Polls for up to `spinMicros` before it sleeps; polling
+   * makes no system call while the kernel has announced no work (IORING_SQ_TASKRUN).
+   * Returns the number submitted, or a negative errno (-EINTR, -EBUSY, -ETIME are ordinary). Allocates nothing.
+   */
+  enter(ring: NativeRing, submitCount: number, waitCount: number, spinMicros: number, timeoutMicros: number): number;
+  /** Registers a sparse table of `count` fixed files, or updates one slot (fd -1 clears). */
+  registerFiles(ring: NativeRing, count: number): void;
+  updateFile(ring: NativeRing, slot: number, fd: number): void;
+  closeRing(ring: NativeRing): void;
+
+  // ---- memory
+  createMemory(byteCount: number): NativeMemory;
+  /** Maps the first `byteCount` bytes of a file, shared and writable (the in-flight window). */
+  mapFile(fd: number, byteCount: number): NativeMemory;
+  /** Detaches the buffer and unmaps it. A second call does nothing. */
+  freeMemory(memory: NativeMemory): void;
+  /** CRC-32C (Castagnoli) of bytes [offset, offset+length) of `bytes`, continuing from `seed` (0 at the start). */
+  crc32c(bytes: Uint8Array, offset: number, length: number, seed: number): number;
+
+  // ---- descriptors. All are created close-on-exec.
+  close(fd: number): void;
+  /** A listening Unix stream socket; the path must not exist; `mode` is set before anyone can connect. */
+  listenUnix(path: string, mode: number, backlog: number): number;
+  /** Port 0 picks one; returns the fd and the port. */
+  listenTcp(host: string, port: number, backlog: number): { fd: number; port: number };
+  /** A connected AF_UNIX stream pair with the given buffer sizes (0: default). */
+  socketPair(bufferBytes: number): [number, number];
+  setSocketBuffers(fd: number, bytes: number): void;
+  setNoDelay(fd: number): void;
+  /** SHUT_RDWR. A socket that is no longer connected is no error. */
+  shutdownSocket(fd: number): void;
+  eventFd(): number;
+  /** Adds 1 to an eventfd: wakes the ring that reads it. Any thread. */
+  signalEventFd(fd: number): void;
+  /** flock(LOCK_EX|LOCK_NB): true when this open file description now holds the lock. */
+  tryLock(fd: number): boolean;
+  /** One step of SEEK_DATA/SEEK_HOLE from `offset`: the end of the run that starts there, and whether it holds data. */
+  nextRun(fd: number, offset: number, endOffset: number): { endOffset: number; isData: boolean };
+  /** fstatfs: bytes available to unprivileged users and in all. */
+  fileSystemSpace(fd: number): { availableBytes: number; totalBytes: number };
+
+  // ---- the process
+  /** PR_SET_IO_FLUSHER for the calling thread and all that it creates afterwards. Throws EPERM without CAP_SYS_RESOURCE. */
+  setIoFlusher(on: boolean): void;
+  /** mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT). */
+  lockMemory(): void;
+  /** CLOCK_BOOTTIME in milliseconds, with fractions. */
+  bootTimeMs(): number;
+
+  // ---- kernel NBD over generic netlink. Each call runs on a worker thread of its own; it may take as
+  // long as the kernel takes, and rejects with TIMEOUT semantics only where the caller races it.
+  /** Throws ENOENT-like NativeError when the kernel has no nbd (module not loaded). Resolves with the device index. */
+  nbdConnect(options: NbdConnectOptions): Promise<number>;
+  nbdReconfigure(options: NbdReconfigureOptions): Promise<void>;
+  nbdDisconnect(index: number): Promise<void>;
+  /** Which of the known devices have a configuration. index -1: all. */
+  nbdStatus(index: number): Promise<{ index: number; connected: boolean }[]>;
+}
+
+export interface NativeError extends Error {
+  readonly code: string;
+  readonly errno: number;
+  readonly syscall: string;
+}
+
+export function isNativeError(error: unknown, code?: string): error is NativeError {
+  return (
+    error instanceof Error &&
+    typeof (error as Partial<NativeError>).code === 'string' &&
+    typeof (error as Partial<NativeError>).errno === 'number' &&
+    (code === undefined || (error as Partial<NativeError>).code === code)
+  );
+}
+
+/** Loaded once per thread. HOLDFAST_ADDON names another build (the ASan one in CI). */
+export const native: Native = createRequire(import.meta.url)(
+  process.env['HOLDFAST_ADDON'] ?? '../../native/build/holdfast.node',
+) as Native;

@@ -1,0 +1,109 @@
+// What the rest of the daemon may ask of this node's storage: replicas in pools, and the sessions that
+// use them. The main thread's half; the bytes move in data-plane threads (worker.ts).
+
+import type { Superblock } from '../replication/layout/superblock.ts';
+
+export interface PoolStatus {
+  readonly name: string;
+  readonly directory: string;
+  readonly ioMode: 'direct' | 'buffered';
+  readonly totalBytes: number;
+  readonly availableBytes: number;
+  /** Never used for data: kept for metadata and for the other tenants of the file system. */
+  readonly reserveBytes: number;
+  /** Sum of the logical sizes of the replicas here. */
+  readonly provisionedBytes: number;
+  /** Sum of the sizes may reach totalBytes × this. */
+  readonly overcommitRatio: number;
+}
+
+export interface ReplicaSpec {
+  readonly volumeId: string;
+  readonly volumeName: string;
+  readonly replicaId: string;
+  readonly pool: string;
+  readonly sizeBytes: number;
+  readonly lineage: string;
+  readonly epoch: number;
+  readonly durability: 'writeback' | 'writethrough';
+  readonly failureMode: string;
+}
+
+export interface ReplicaStatus {
+  readonly volumeId: string;
+  readonly pool: string;
+  /** undefined: unreadable; the reason is in `problem`. */
+  readonly superblock: Superblock | undefined;
+  readonly problem: string | undefined;
+  /** Being served by a data-plane thread now. */
+  readonly isOpen: boolean;
+  /** Bytes allocated in the pool. */
+  readonly allocatedBytes: number;
+}
+
+export interface VolumeCounters {
+  readonly reads: number;
+  readonly readBytes: number;
+  readonly writes: number;
+  readonly writeBytes: number;
+  readonly flushes: number;
+  readonly trims: number;
+  readonly errors: number;
+  readonly inFlight: number;
+  readonly sessions: number;
+  readonly hotExtents: number;
+  /** Cumulative counts of completed requests by latency: bucket i counts those below 2^i microseconds × 8. */
+  readonly latencyBuckets: readonly number[];
+}
+
+export interface OpenVolume {
+  readonly volumeId: string;
+  readonly epoch: number;
+  /** 32 hex digits: drawn for this opening, recorded by the CAS that raised the epoch. */
+  readonly opening: string;
+  /** Sessions of a lower attachment number are refused. */
+  readonly attachmentNumber: number;
+}
+
+/** A served socket; closing it ends every session that came through it. */
+export interface ExportHandle {
+  readonly path: string;
+  close(): Promise<void>;
+}
+
+export interface NodeStorage {
+  pools(): Promise<PoolStatus[]>;
+  /** Durable (directory entry included) when it resolves. The same spec again: nothing happens. NO_SPACE, ALREADY_EXISTS. */
+  createReplica(spec: ReplicaSpec): Promise<void>;
+  /** Gone is success. CONFLICT while open. */
+  deleteReplica(volumeId: string): Promise<void>;
+  replicas(): Promise<ReplicaStatus[]>;
+  /**
+   * Starts serving: locks the files (BUSY while a dead daemon's requests may still land), makes the promise of
+   * `epoch` durable, then a data-plane thread takes it. Open already with a lower epoch: takes the new one.
+   */
+  openVolume(open: OpenVolume): Promise<void>;
+  /** Ends all sessions, drains, flushes, writes the clean mark. Not open: nothing. */
+  closeVolume(volumeId: string): Promise<void>;
+  isOpen(volumeId: string): boolean;
+  /** Grows data, metadata, then the superblock; idempotent; never shrinks. Open or not. */
+  resizeReplica(volumeId: string, sizeBytes: number): Promise<void>;
+  /** Changes fields of the superblock durably. */
+  updateSuperblock(volumeId: string, change: Partial<Pick<Superblock, 'fileSystemMade' | 'attachmentNumber' | 'promisedEpoch'>>): Promise<void>;
+  /** Serves an open volume to any NBD client on a Unix socket, mode 0600. */
+  exportUnix(volumeId: string, exportName: string, path: string): Promise<ExportHandle>;
+  /**
+   * A fresh socket for the kernel: the returned descriptor is the kernel's end (the caller closes its copy
+   * after the netlink call); the other end is served in transmission phase at once. A newer session of the
+   * same volume fences the older ones: they are closed before the new one is read.
+   */
+  connectKernel(volumeId: string, attachmentNumber: number, readOnly: boolean): Promise<number>;
+  /** Ends the kernel's session, if there is one. */
+  disconnectKernel(volumeId: string): Promise<void>;
+  counters(volumeId: string): Promise<VolumeCounters>;
+  /** Stops all threads: sessions end, volumes are closed clean. */
+  close(): Promise<void>;
+}
+
+/** NBD transmission flags of a kernel session; the kernel gets the same in NBD_CMD_CONNECT. */
+export const KERNEL_BLOCK_BYTES = 4096;

@@ -1,0 +1,28 @@
+// Kernel block devices of volumes on this node: /dev/nbdN attached over netlink, found again after a
+// restart of the daemon, and always removable.
+
+export interface AttachedDevice {
+  readonly volumeId: string;
+  readonly attachmentNumber: number;
+  readonly index: number;
+  /** '/dev/nbdN' */
+  readonly path: string;
+  readonly readOnly: boolean;
+  readonly sizeBytes: number;
+}
+
+export interface DeviceService {
+  /** Attaches, or returns the live device of this very attachment. UNSUPPORTED with the remedy where the kernel has no nbd. */
+  attach(volumeId: string, attachmentNumber: number, sizeBytes: number, readOnly: boolean): Promise<AttachedDevice>;
+  /** Disconnects and forgets; CONFLICT when the device is still mounted or held, unless `force`. Not attached: nothing. */
+  detach(volumeId: string, options?: { force?: boolean }): Promise<void>;
+  /** The live device, if there is one. */
+  find(volumeId: string): AttachedDevice | undefined;
+  list(): AttachedDevice[];
+  /** Tells the kernel the new size and waits until it shows. */
+  resize(volumeId: string, sizeBytes: number): Promise<void>;
+  /** After a restart: reconnects the devices of current attachments, removes the others. Called once, before anything is served. */
+  recover(isCurrent: (volumeId: string, attachmentNumber: number) => Promise<boolean>): Promise<void>;
+  /** Leaves every device as it is: the next daemon reconnects them. */
+  release(): Promise<void>;
+}

@@ -1,0 +1,16 @@
+#!/bin/sh
+# What `npm run COMMAND` calls: set up what the command needs, then run it on the pinned Node.js.
+set -eu
+cd "$(dirname "$0")/.."
+command=${1:?usage: sh scripts/run.sh COMMAND}
+shift
+sh scripts/setup.sh "$command"
+for bin in node_modules/node-linux-*/bin; do
+  PATH=$PWD/$bin:$PWD/node_modules/.bin:$PATH
+done
+export PATH
+case $command in
+  test:csi) exec node scripts/test.ts --only csi-sanity "$@" ;;
+  soak) HOLDFAST_SOAK=1 exec node scripts/test.ts "$@" ;;
+  *) exec node "scripts/$command.ts" "$@" ;;
+esac

@@ -1,0 +1,152 @@
+// `npm test`: every suite, one after the other, then the closing line 'N passed, N failed'. A suite that
+// runs out of its time, loads no test, skips one or ends oddly counts as a failure: nothing is retried,
+// nothing passes in silence.
+//   --only NAME   one suite: check, unit, lab or csi-sanity
+
+import { spawn } from 'node:child_process';
+import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { parseArgs } from 'node:util';
+import { z } from 'zod';
+
+interface Suite {
+  readonly name: string;
+  readonly limitMinutes: number;
+  /** Arguments of vitest; undefined: the suite is `npm run check`. */
+  readonly vitest?: readonly string[];
+}
+
+interface Totals {
+  passed: number;
+  failed: number;
+}
+
+/** The limits of the ordinary run add up to 45 minutes, from cold on 2 cores. */
+const SUITES: readonly Suite[] = [
+  { name: 'check', limitMinutes: 3 },
+  { name: 'unit', limitMinutes: 12, vitest: ['--project', 'unit', '--reporter', 'default'] },
+  { name: 'lab', limitMinutes: 20, vitest: ['--project', 'lab', '--reporter', 'verbose'] },
+  { name: 'csi-sanity', limitMinutes: 10, vitest: ['--project', 'csi-sanity', '--reporter', 'verbose'] },
+];
+const SOAK_FACTOR = 12;
+/** How long a suite that was told to stop may take to clean up its guests and daemons. */
+const STOP_GRACE_MS = 20_000;
+
+const root = fileURLToPath(new URL('..', import.meta.url));
+const isSoak = process.env['HOLDFAST_SOAK'] === '1';
+
+const vitestReportSchema = z.object({
+  numPassedTests: z.number(),
+  numTotalTests: z.number(),
+  testResults: z.array(
+    z.object({ name: z.string(), status: z.string(), assertionResults: z.array(z.unknown()) }),
+  ),
+});
+
+/** Runs a command in a process group of its own, so that a suite out of time ends with all its children. */
+function run(
+  file: string,
+  args: readonly string[],
+  limitMs: number,
+): Promise<{ ok: boolean; timedOut: boolean }> {
+  return new Promise((resolve) => {
+    const child = spawn(file, args, { cwd: root, stdio: ['ignore', 'inherit', 'inherit'], detached: true });
+    let timedOut = false;
+    const signalGroup = (signal: NodeJS.Signals): void => {
+      try {
+        if (child.pid !== undefined) process.kill(-child.pid, signal);
+      } catch {
+        // The group is gone: nothing left to stop.
+      }
+    };
+    const stop = (): void => {
+      signalGroup('SIGTERM');
+      setTimeout(() => signalGroup('SIGKILL'), STOP_GRACE_MS).unref();
+    };
+    const timer = setTimeout(() => {
+      timedOut = true;
+      stop();
+    }, limitMs);
+    const interrupted = (): void => stop();
+    process.once('SIGINT', interrupted).once('SIGTERM', interrupted);
+    const finish = (ok: boolean): void => {
+      clearTimeout(timer);
+      signalGroup('SIGKILL');
+      process.off('SIGINT', interrupted).off('SIGTERM', interrupted);
+      resolve({ ok, timedOut });
+    };
+    child.once('error', (error) => {
+      console.log(`${file}: ${error.message}`);
+      finish(false);
+    });
+    child.once('exit', (code) => finish(code === 0));
+  });
+}
+
+/** What vitest counted. Tests that did not run, and files that did not load, count as failed. */
+async function readReport(path: string): Promise<Totals | undefined> {
+  try {
+    const report = vitestReportSchema.parse(JSON.parse(await readFile(path, 'utf8')));
+    const unloaded = report.testResults.filter(
+      (file) => file.status === 'failed' && file.assertionResults.length === 0,
+    );
+    for (const file of unloaded) console.log(`not loaded: ${file.name}`);
+    return {
+      passed: report.numPassedTests,
+      failed: report.numTotalTests - report.numPassedTests + unloaded.length,
+    };
+  } catch {
+    return undefined;
+  }
+}
+
+async function runSuite(suite: Suite, scratch: string): Promise<Totals> {
+  const limitMinutes = suite.limitMinutes * (isSoak ? SOAK_FACTOR : 1);
+  const started = performance.now();
+  console.log(`\n=== ${suite.name} (at most ${limitMinutes} min)`);
+  const report = join(scratch, `${suite.name}.json`);
+  const [script, args] =
+    suite.vitest === undefined
+      ? ['scripts/check.ts', []]
+      : [
+          'node_modules/vitest/vitest.mjs',
+          ['run', ...suite.vitest, '--reporter', 'json', '--outputFile.json', report],
+        ];
+  const { ok, timedOut } = await run(process.execPath, [script, ...args], limitMinutes * 60_000);
+  const totals = suite.vitest === undefined ? { passed: ok ? 1 : 0, failed: 0 } : await readReport(report);
+  const result = totals ?? { passed: 0, failed: 0 };
+  if (timedOut) console.log(`${suite.name}: not finished after ${limitMinutes} min`);
+  if (!ok && result.failed === 0) result.failed = 1;
+  if (ok && result.passed === 0) result.failed += 1;
+  const seconds = Math.round((performance.now() - started) / 1000);
+  console.log(`=== ${suite.name}: ${result.passed} passed, ${result.failed} failed, ${seconds} s`);
+  return result;
+}
+
+async function main(): Promise<void> {
+  const { values } = parseArgs({ options: { only: { type: 'string' } } });
+  const suites = SUITES.filter(({ name }) => values.only === undefined || values.only === name);
+  if (suites.length === 0)
+    throw new Error(`no suite '${values.only}': use ${SUITES.map(({ name }) => name).join(', ')}`);
+  let interrupted = false;
+  process.on('SIGINT', () => (interrupted = true)).on('SIGTERM', () => (interrupted = true));
+  const scratch = await mkdtemp(join(tmpdir(), 'holdfast-test-'));
+  const totals: Totals = { passed: 0, failed: 0 };
+  try {
+    for (const suite of suites) {
+      if (interrupted) break;
+      const { passed, failed } = await runSuite(suite, scratch);
+      totals.passed += passed;
+      totals.failed += failed;
+    }
+  } finally {
+    await rm(scratch, { recursive: true, force: true });
+  }
+  if (interrupted) totals.failed += 1;
+  console.log(`\n${totals.passed} passed, ${totals.failed} failed`);
+  process.exitCode = totals.failed === 0 ? 0 : 1;
+}
+
+await main();

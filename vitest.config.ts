@@ -1,0 +1,41 @@
+// Three projects: `unit` runs files side by side; `lab` (guests with their own kernel) and `csi-sanity` run
+// one file after the other, since each guest takes a whole core. Nothing is retried.
+
+import { defineConfig } from 'vitest/config';
+
+const serial = { fileParallelism: false, maxWorkers: 1, testTimeout: 600_000, hookTimeout: 180_000 } as const;
+
+export default defineConfig({
+  test: {
+    // A process of its own for each file: the addon, signals and rlimits belong to processes.
+    pool: 'forks',
+    retry: 0,
+    projects: [
+      {
+        extends: true,
+        test: {
+          name: 'unit',
+          include: ['test/**/*.test.ts'],
+          exclude: ['test/lab/**', 'test/csi-sanity/**'],
+          maxWorkers: 2,
+          testTimeout: 30_000,
+          hookTimeout: 30_000,
+          sequence: { groupOrder: 0 },
+        },
+      },
+      {
+        extends: true,
+        test: { name: 'lab', include: ['test/lab/**/*.test.ts'], ...serial, sequence: { groupOrder: 1 } },
+      },
+      {
+        extends: true,
+        test: {
+          name: 'csi-sanity',
+          include: ['test/csi-sanity/**/*.test.ts'],
+          ...serial,
+          sequence: { groupOrder: 2 },
+        },
+      },
+    ],
+  },
+});

@@ -1,0 +1,32 @@
+#!/bin/bash
+# Holds one guest: it never outlives its owner (end of file on standard input) nor its time limit.
+# usage: guest-supervisor.sh DIR LIMIT_SECONDS KERNEL WORDS...
+# Standard output is the guest's kernel log; descriptors 3 and 4 are the agent's line in and out.
+dir=$1
+limit=$2
+shift 2
+
+# A session of its own: the guest's processes are one process group, killed by one id.
+setsid "$@" </dev/null &
+guest=$!
+echo "$guest" >"$dir/pid.new" && mv "$dir/pid.new" "$dir/pid"
+
+# Bash gives background commands /dev/null as standard input; the lifeline is kept under another number.
+exec 5<&0 </dev/null
+(
+  exec 3<&- 4>&-
+  IFS= read -r -t "$limit" -u 5
+  ended=$?
+  kill -KILL "$guest" 2>/dev/null
+  kill -KILL -- "-$guest" 2>/dev/null
+  # Above 128 is the time limit; otherwise the owner is gone and nobody else will clean up.
+  if [ "$ended" -le 128 ]; then rm -rf "$dir"; fi
+) &
+watcher=$!
+exec 3<&- 4>&- 5<&-
+
+wait "$guest"
+code=$?
+kill -KILL -- "-$guest" 2>/dev/null
+kill -KILL "$watcher" 2>/dev/null
+exit "$code"

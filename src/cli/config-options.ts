@@ -1,0 +1,171 @@
+// The table of options: type, default, unit, range, text. Flags, environment variables, the file's keys and
+// docs/reference/config.md all come from here.
+
+import { availableParallelism, hostname } from 'node:os';
+import { z } from 'zod';
+import { LOG_LEVELS } from '../observe/log.ts';
+import { directory, duration, hostPort, number, poolList, socketPath, typed } from './config-schemas.ts';
+
+export interface Option<S extends z.ZodType = z.ZodType> {
+  /** The placeholder in the usage text, and the unit where there is one. */
+  readonly argument: string;
+  readonly schema: S;
+  /** As a person would type it; a function where it depends on the machine. undefined: not set. */
+  readonly default: string | readonly string[] | (() => string) | undefined;
+  /** What the reference page says of a default that depends on the machine. */
+  readonly defaultText?: string;
+  readonly range?: string;
+  readonly text: string;
+  readonly isList?: true;
+}
+
+function option<S extends z.ZodType>(o: Option<S>): Option<S> {
+  return o;
+}
+
+/** Keys are the properties of Config; the flag, the environment and the file spell them `data-dir` (HOLDFAST_DATA_DIR). */
+export const OPTIONS = {
+  dataDir: option({
+    argument: 'DIR',
+    schema: directory,
+    default: '/var/lib/holdfast',
+    text: 'Where this daemon keeps its store, its lock and, unless told otherwise, its API socket and its pool. One daemon a directory.',
+  }),
+  nodeName: option({
+    argument: 'NAME',
+    schema: typed((text) => {
+      if (!/^[A-Za-z0-9]([-A-Za-z0-9._]{0,126}[A-Za-z0-9])?$/.test(text)) {
+        throw new Error("must be 1 to 128 letters, digits, '-', '.' or '_'");
+      }
+      return text;
+    }),
+    default: hostname,
+    defaultText: "the machine's host name",
+    text: "This node's name, for good: replicas and attachments are recorded under it. In Kubernetes the node's name.",
+  }),
+  store: option({
+    argument: 'KIND',
+    schema: z.enum(['level']),
+    default: 'level',
+    range: '`level`',
+    text: "The cluster's configuration memory. `level`: embedded in the daemon, for one machine.",
+  }),
+  api: option({
+    argument: 'PATH',
+    schema: socketPath,
+    default: undefined,
+    defaultText: '`api.sock` in the data directory',
+    text: 'Unix socket of the control API, mode 0600. It answers once the pools are open.',
+  }),
+  listen: option({
+    argument: 'HOST:PORT',
+    schema: hostPort,
+    default: undefined,
+    text: 'Where other daemons reach this one. Reserved for replication: nothing listens there yet.',
+  }),
+  metrics: option({
+    argument: 'HOST:PORT',
+    schema: hostPort,
+    default: undefined,
+    text: 'Serve `/metrics`, `/healthz` and `/readyz` over HTTP here. Port 0 takes a free one and logs it.',
+  }),
+  pool: option({
+    argument: 'NAME=DIR[,io=direct|buffered]',
+    schema: poolList,
+    default: undefined,
+    defaultText: '`default`, in `pools/default` of the data directory',
+    isList: true,
+    text: 'A directory that holds replicas; repeat it for several (in the environment: separated by `;`). The first is the default pool. Without `io`: direct where the file system takes O_DIRECT.',
+  }),
+  csi: option({
+    argument: 'PATH',
+    schema: socketPath,
+    default: undefined,
+    text: 'Serve the Container Storage Interface on this Unix socket.',
+  }),
+  csiDriverName: option({
+    argument: 'NAME',
+    schema: typed((text) => {
+      if (!/^[a-z0-9]([-a-z0-9.]{0,61}[a-z])$/.test(text)) {
+        throw new Error('must be a domain name of at most 63 characters that ends in a letter');
+      }
+      return text;
+    }),
+    default: 'csi.holdfast.dev',
+    text: 'The name that CSIDriver and StorageClass objects use for this driver.',
+  }),
+  csiMaxVolumes: option({
+    argument: 'COUNT',
+    schema: number(1, 1024, 'integer'),
+    default: '128',
+    range: '1 to 1024',
+    text: 'How many volumes the scheduler may attach to this node.',
+  }),
+  threads: option({
+    argument: 'COUNT',
+    schema: number(1, 64, 'integer'),
+    default: () => String(Math.min(64, availableParallelism())),
+    defaultText: 'one per core',
+    range: '1 to 64',
+    text: 'Data-plane threads.',
+  }),
+  overcommit: option({
+    argument: 'RATIO',
+    schema: number(0.1, 1000, 'fraction'),
+    default: '10',
+    range: '0.1 to 1000',
+    text: "The sizes of a pool's volumes may add up to the pool's size times this: volumes take space as they are written.",
+  }),
+  poolReserve: option({
+    argument: 'PERCENT',
+    schema: number(0, 50, 'fraction'),
+    default: '5',
+    range: '0 to 50',
+    text: "Share of a pool's file system that data never uses: it is kept for metadata and for other users of the file system.",
+  }),
+  deadConnectionTimeout: option({
+    argument: 'TIME',
+    schema: duration(60_000, 7 * 86_400_000),
+    default: '24h',
+    range: '1m to 7d',
+    text: 'How long the kernel keeps the requests of a device whose daemon is gone, before it fails them.',
+  }),
+  stopTimeout: option({
+    argument: 'TIME',
+    schema: duration(1000, 600_000),
+    default: '30s',
+    range: '1s to 10m',
+    text: 'How long a stop may take to drain and flush before the process ends anyway.',
+  }),
+  lockMemory: option({
+    argument: 'WHEN',
+    schema: z.enum(['auto', 'always', 'never']),
+    default: 'auto',
+    range: '`auto`, `always`, `never`',
+    text: 'Keep the daemon out of swap: the page cache cannot be written back by a process that waits for memory. `auto` warns where it is refused, `always` then exits.',
+  }),
+  logLevel: option({
+    argument: 'LEVEL',
+    schema: z.enum(LOG_LEVELS),
+    default: 'info',
+    range: LOG_LEVELS.map((level) => `\`${level}\``).join(', '),
+    text: 'The least serious events that are logged.',
+  }),
+} as const;
+
+export type OptionKey = keyof typeof OPTIONS;
+type Optional = 'api' | 'listen' | 'metrics' | 'pool' | 'csi';
+type Values = { readonly [K in OptionKey]: z.output<(typeof OPTIONS)[K]['schema']> };
+/** `api` and `pool` are filled in from the data directory. */
+export type Config = Values & { readonly [K in Exclude<Optional, 'api' | 'pool'>]: Values[K] | undefined };
+
+export const OPTION_KEYS = Object.keys(OPTIONS) as OptionKey[];
+
+/** `dataDir` → `data-dir`: the flag without dashes and the key in the file. */
+export function optionName(key: OptionKey): string {
+  return key.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
+}
+
+export function environmentName(key: OptionKey): string {
+  return `HOLDFAST_${optionName(key).replaceAll('-', '_').toUpperCase()}`;
+}

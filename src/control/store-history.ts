@@ -60,7 +60,7 @@ export class StoreHistory {
 
   /** Lets every waiting watcher look again. */
   wake(): void {
-    for (const waiter of [...this.#waiters]) waiter();
+    for (const waiter of this.#waiters) waiter();
   }
 }
 

@@ -78,6 +78,8 @@ export interface NodeStorage {
   /** Gone is success. CONFLICT while open. */
   deleteReplica(volumeId: string): Promise<void>;
   replicas(): Promise<ReplicaStatus[]>;
+  /** One of them; undefined when this node has no replica of the volume. */
+  replica(volumeId: string): Promise<ReplicaStatus | undefined>;
   /**
    * Starts serving: locks the files (BUSY while a dead daemon's requests may still land), makes the promise of
    * `epoch` durable, then a data-plane thread takes it. Open already with a lower epoch: takes the new one.

@@ -34,12 +34,13 @@ build_packages='g++'
 volume_packages='fio e2fsprogs xfsprogs util-linux kmod iproute2 procps'
 guest_packages='user-mode-linux uml-utilities'
 peer_packages='nbdkit libnbd-bin qemu-utils nbd-server nbd-client'
+lab_packages='qemu-system-common dmsetup'
 case $command in
   check) packages='' ;;
   build) packages=$build_packages ;;
   demo) packages="$build_packages $volume_packages $guest_packages" ;;
   test | soak | bench | test:csi | all)
-    packages="$build_packages $volume_packages $guest_packages $peer_packages cryptsetup-bin"
+    packages="$build_packages $volume_packages $guest_packages $peer_packages $lab_packages cryptsetup-bin"
     ;;
   *) fail "unknown command '$command': use demo, test, soak, bench, check, build or test:csi" ;;
 esac

@@ -23,6 +23,10 @@ done
 for module in "${lab_modules[@]}"; do
   modprobe $module || echo "lab: modprobe $module failed" >/dev/kmsg
 done
+for disk in /sys/block/vd*; do
+  # The exporter does not say that its cache is volatile; without this the kernel would never flush.
+  if [ -e "$disk" ]; then echo 'write back' >"$disk/cache_type"; fi
+done
 
 # The job's process group is not the waiting shell's: a signal to all of the job leaves the reporter alive.
 run_job() {

@@ -40,6 +40,8 @@ export interface GuestOptions {
   readonly memoryMib?: number;
   /** Files or block devices of the host: /dev/ubda, /dev/ubdb, … in this order. */
   readonly disks?: readonly string[];
+  /** vhost-user sockets, ForgetfulDisk's: /dev/vda, /dev/vdb, … with a volatile write cache. */
+  readonly virtioDisks?: readonly string[];
   /** Kernel modules with parameters: 'nbd max_part=0'. */
   readonly modules?: readonly string[];
   /** Host directories the guest may write, under the same path. */
@@ -89,7 +91,7 @@ export class Guest implements Machine, AsyncDisposable {
   }
 
   static async start(options: GuestOptions = {}): Promise<Guest> {
-    const missing = missingRequirements();
+    const missing = missingRequirements('guest');
     if (missing !== undefined) throw new LabError(`the lab lacks packages: run\n  ${missing.remedy}`);
     options.signal?.throwIfAborted();
     const name = options.name ?? 'guest';
@@ -263,15 +265,17 @@ async function prepare(
     await copyFile(join(import.meta.dirname, file), join(dir, file.replace('guest-', '')));
   }
   const path = `${dirname(process.execPath)}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin`;
+  const modules = [...(options.virtioDisks === undefined ? [] : ['virtio_blk']), ...(options.modules ?? [])];
   const config = [
     `lab_path=${quote(path)}`,
     `lab_hostname=${quote(name)}`,
     `lab_address=${quote(address ?? '')}`,
     `lab_shared=(${(options.shared ?? []).map(quote).join(' ')})`,
-    `lab_modules=(${(options.modules ?? []).map(quote).join(' ')})`,
+    `lab_modules=(${modules.map(quote).join(' ')})`,
   ];
   await writeFile(join(dir, 'config'), `${config.join('\n')}\n`);
   const disks = (options.disks ?? []).map((disk, index) => `ubd${index}=${disk}`);
+  const virtioDisks = (options.virtioDisks ?? []).map((socket) => `virtio_uml.device=${socket}:2`);
   const wire = options.network === undefined ? [] : [`eth0=daemon,,unix,${options.network.socketPath}`];
   return [
     `mem=${memoryMib}M`,
@@ -280,6 +284,7 @@ async function prepare(
     `uml_dir=${join(dir, 'uml')} umid=guest`,
     'con=null con0=null,fd:1 con1=fd:3,fd:4 ignore_loglevel',
     ...disks,
+    ...virtioDisks,
     ...wire,
     ...(options.kernelWords ?? []),
   ].flatMap((words) => words.split(' '));

@@ -5,25 +5,36 @@ import { delimiter, join } from 'node:path';
 
 const UML_MODULES_DIR = '/usr/lib/uml/modules';
 
-/** Program → Debian package. All of them run inside guests too, whose root file system is this machine's. */
-const PROGRAMS: Readonly<Record<string, string>> = {
+/** Program → Debian package, for any guest. */
+const GUEST_PROGRAMS: Readonly<Record<string, string>> = {
   'linux.uml': 'user-mode-linux',
-  uml_switch: 'uml-utilities',
   modprobe: 'kmod',
   bash: 'bash',
   setsid: 'util-linux',
   ip: 'iproute2',
+};
+
+/** What lab tests use besides, here and inside guests, whose root file system is this machine's. */
+const TEST_PROGRAMS: Readonly<Record<string, string>> = {
+  uml_switch: 'uml-utilities',
+  'qemu-storage-daemon': 'qemu-system-common',
   fio: 'fio',
   'mkfs.ext4': 'e2fsprogs',
   'mkfs.xfs': 'xfsprogs',
   dmsetup: 'dmsetup',
-  'nbd-client': 'nbd-client',
 };
 
-/** What is missing, and how to get it: undefined when the lab can run. Runs no process. */
-export function missingRequirements(): { readonly packages: string[]; readonly remedy: string } | undefined {
+export interface Missing {
+  readonly packages: readonly string[];
+  /** The command to type. */
+  readonly remedy: string;
+}
+
+/** undefined when everything is here. Runs no process. */
+export function missingRequirements(purpose: 'guest' | 'tests'): Missing | undefined {
+  const programs = purpose === 'guest' ? GUEST_PROGRAMS : { ...GUEST_PROGRAMS, ...TEST_PROGRAMS };
   const missing = new Set<string>();
-  for (const [program, packageName] of Object.entries(PROGRAMS)) {
+  for (const [program, packageName] of Object.entries(programs)) {
     if (findProgram(program) === undefined) missing.add(packageName);
   }
   if (umlKernelVersion() === undefined) missing.add('user-mode-linux');

@@ -87,7 +87,7 @@ function parsePool(text: string): PoolOption {
   let ioMode: PoolOption['ioMode'];
   for (const setting of settings) {
     const [key = '', value] = setting.split('=');
-    if (key !== 'io') throw new Error(`unknown pool setting '${key}'${didYouMean(key, ['io'])}`);
+    if (key !== 'io') throw new Error(`unknown pool setting '${key}'.${didYouMean(key, ['io'])}`);
     if (value !== 'direct' && value !== 'buffered') throw new Error("io must be 'direct' or 'buffered'");
     ioMode = value;
   }

@@ -38,7 +38,7 @@ export function unknownVariables(environment: ConfigSources['environment']): str
   const known = new Set([...OPTION_KEYS.map(environmentName), ...OTHER_VARIABLES]);
   return Object.keys(environment)
     .filter((name) => name.startsWith('HOLDFAST_') && !known.has(name) && !KUBERNETES_SERVICE.test(name))
-    .map((name) => `unknown variable ${name} is ignored${didYouMean(name, known)}`);
+    .map((name) => `unknown variable ${name} is ignored.${didYouMean(name, known)}`);
 }
 
 function parseFile(path: string, text: string): Record<string, unknown> {
@@ -54,7 +54,7 @@ function parseFile(path: string, text: string): Record<string, unknown> {
   const names = OPTION_KEYS.map(optionName);
   for (const name of Object.keys(content)) {
     if (!names.includes(name)) {
-      throw new HoldfastError('INVALID', `${path}: unknown key '${name}'${didYouMean(name, names)}`);
+      throw new HoldfastError('INVALID', `${path}: unknown key '${name}'.${didYouMean(name, names)}`);
     }
   }
   return content as Record<string, unknown>;

@@ -55,7 +55,7 @@ test('pools take a name, a directory and an I/O mode', () => {
 test.each([
   [['fast'], 'must be NAME=DIR'],
   [['Fast=/mnt/a'], 'no pool name'],
-  [['a=/mnt/a,oi=direct'], "did you mean 'io'?"],
+  [['a=/mnt/a,oi=direct'], 'Did you mean "io"?'],
   [['a=/mnt/a,io=mmap'], "'direct' or 'buffered'"],
   [['a=/mnt/a', 'a=/mnt/b'], "same name 'a'"],
   [['a=/mnt/a', 'b=/mnt/a'], "same directory '/mnt/a'"],
@@ -91,7 +91,7 @@ test('a refusal names where the value came from', () => {
 test('an unknown key of the file is an error that names the nearest known one', () => {
   const wrong = file({ 'data-dri': '/srv' });
   expect(refusal(() => resolveConfig({ flags: {}, environment: {}, file: wrong }))).toBe(
-    "/etc/holdfast.json: unknown key 'data-dri'; did you mean 'data-dir'?",
+    `/etc/holdfast.json: unknown key 'data-dri'. Did you mean "data-dir"?`,
   );
   const broken = { path: '/x.json', text: '{' };
   expect(refusal(() => resolveConfig({ flags: {}, environment: {}, file: broken }))).toContain(
@@ -109,7 +109,7 @@ test('an unknown variable is reported, those that Kubernetes sets for a service 
     PATH: '/bin',
   };
   expect(unknownVariables(environment)).toEqual([
-    "unknown variable HOLDFAST_NODE_NAM is ignored; did you mean 'HOLDFAST_NODE_NAME'?",
+    'unknown variable HOLDFAST_NODE_NAM is ignored. Did you mean "HOLDFAST_NODE_NAME"?',
   ]);
 });
 

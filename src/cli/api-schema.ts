@@ -1,0 +1,131 @@
+// The messages of proto/holdfast.proto as schemas: both sides check what they receive, and the types of the
+// handlers and of the client come from here. Names and shapes are also those of the CLI's `--json`.
+
+import { z } from 'zod';
+import { MAX_VOLUME_BYTES } from '../core/units.ts';
+
+const sizeBytes = z.number().int().min(0).max(Number.MAX_SAFE_INTEGER);
+const volumeName = z
+  .string()
+  .refine((name) => name !== '' && Buffer.byteLength(name) <= 128, 'a volume is named by 1 to 128 bytes')
+  .refine((name) => !/[\u0000-\u001f\u007f]/.test(name), 'a volume name has no control characters');
+const requestedSize = z
+  .number()
+  .int()
+  .min(1, 'the size must be above 0')
+  .max(MAX_VOLUME_BYTES, 'the size must be at most 64 TiB');
+const labels = z.record(z.string(), z.string());
+/** A field of message type that may be absent. */
+const optional = <S extends z.ZodType>(schema: S) => schema.nullish().transform((value) => value ?? null);
+
+const poolSchema = z.object({
+  name: z.string(),
+  node: z.string(),
+  directory: z.string(),
+  ioMode: z.string(),
+  totalBytes: sizeBytes,
+  availableBytes: sizeBytes,
+  provisionedBytes: sizeBytes,
+  creatableBytes: sizeBytes,
+  reserveBytes: sizeBytes,
+});
+
+const volumeSchema = z.object({
+  id: z.string(),
+  name: z.string(),
+  state: z.string(),
+  sizeBytes,
+  epoch: z.number().int(),
+  durability: z.string(),
+  failureMode: z.string(),
+  fileSystem: optional(z.object({ type: z.string(), made: z.boolean() })),
+  attachment: z.object({ number: z.number().int(), node: z.string(), readOnly: z.boolean() }),
+  replicas: z.array(
+    z.object({
+      id: z.string(),
+      node: z.string(),
+      pool: z.string(),
+      state: z.string(),
+      allocatedBytes: sizeBytes,
+      problem: z.string(),
+    }),
+  ),
+  device: z.string(),
+  serving: z.boolean(),
+  labels,
+});
+
+const findingSchema = z.object({
+  level: z.enum(['ok', 'warning', 'problem']),
+  text: z.string(),
+  nextStep: z.string(),
+});
+
+const byVolume = z.object({ volume: volumeName });
+
+/** Every call that answers once. */
+export const UNARY = {
+  GetStatus: {
+    request: z.object({}),
+    response: z.object({
+      node: z.string(),
+      version: z.string(),
+      storeIdentity: z.string(),
+      startedAt: z.string(),
+      processId: z.number().int(),
+      volumes: z.number().int(),
+      devices: z.number().int(),
+    }),
+  },
+  ListPools: { request: z.object({ pool: z.string() }), response: z.object({ pools: z.array(poolSchema) }) },
+  CreateVolume: {
+    request: z.object({
+      name: volumeName,
+      sizeBytes: requestedSize,
+      pool: z.string(),
+      replicas: z.number().int().min(0).max(5),
+      durability: z.enum(['', 'writeback', 'writethrough']),
+      failureMode: z.string().regex(/^(|hard|soft|alwayson|[0-5])$/, 'hard, soft, alwayson or 0 to 5'),
+      labels,
+    }),
+    response: volumeSchema,
+  },
+  ListVolumes: { request: z.object({}), response: z.object({ volumes: z.array(volumeSchema) }) },
+  GetVolume: { request: byVolume, response: volumeSchema },
+  ResizeVolume: { request: byVolume.extend({ sizeBytes: requestedSize }), response: volumeSchema },
+  DeleteVolume: { request: byVolume, response: z.object({}) },
+  AttachVolume: {
+    request: byVolume.extend({ readOnly: z.boolean() }),
+    response: z.object({ device: z.string(), attachmentNumber: z.number().int() }),
+  },
+  DetachVolume: { request: byVolume.extend({ force: z.boolean() }), response: z.object({}) },
+  ExplainVolume: { request: byVolume, response: z.object({ findings: z.array(findingSchema) }) },
+} as const;
+
+export const EXPORT = {
+  request: byVolume.extend({
+    unixPath: z
+      .string()
+      .startsWith('/', 'the socket path must be absolute')
+      .refine((path) => Buffer.byteLength(path) <= 107, 'the socket path must be at most 107 bytes'),
+  }),
+  event: z.object({ volumeId: z.string(), exportName: z.string(), unixPath: z.string(), sizeBytes }),
+} as const;
+
+export type UnaryName = keyof typeof UNARY;
+export const UNARY_NAMES = Object.keys(UNARY) as UnaryName[];
+export type Request<N extends UnaryName> = z.output<(typeof UNARY)[N]['request']>;
+export type Response<N extends UnaryName> = z.output<(typeof UNARY)[N]['response']>;
+export type ExportRequest = z.output<typeof EXPORT.request>;
+export type ExportEvent = z.output<typeof EXPORT.event>;
+export type VolumeView = z.output<typeof volumeSchema>;
+export type PoolView = z.output<typeof poolSchema>;
+export type Finding = z.output<typeof findingSchema>;
+
+/** What answers the calls. Throws HoldfastError for everything a caller can be told. */
+export type ApiHandlers = {
+  readonly [N in UnaryName]: (request: Request<N>) => Promise<Response<N>>;
+} & {
+  /** Yields once the socket is there, then goes on until `signal` aborts; the export is gone when it returns. */
+  readonly ExportVolume: (request: ExportRequest, signal: AbortSignal) => AsyncIterable<ExportEvent>;
+};

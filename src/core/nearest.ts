@@ -1,37 +1,51 @@
-// The known word that somebody who typed another one probably meant.
+// "Did you mean …?": the known word nearest to one that is not known.
 
-/** Edits (insert, delete, replace, swap neighbours) that turn `a` into `b`; case does not count. */
-function distance(a: string, b: string): number {
-  const rows: number[][] = Array.from({ length: a.length + 1 }, (_, i) => [i]);
-  const at = (i: number, j: number): number => rows[i]?.[j] ?? Number.POSITIVE_INFINITY;
-  for (let j = 0; j <= b.length; j++) rows[0]?.splice(j, 1, j);
-  for (let i = 1; i <= a.length; i++) {
-    for (let j = 1; j <= b.length; j++) {
-      const cost = a[i - 1] === b[j - 1] ? 0 : 1;
-      let best = Math.min(at(i - 1, j) + 1, at(i, j - 1) + 1, at(i - 1, j - 1) + cost);
-      if (a[i - 1] === b[j - 2] && a[i - 2] === b[j - 1]) best = Math.min(best, at(i - 2, j - 2) + 1);
-      rows[i]?.splice(j, 1, best);
-    }
-  }
-  return at(a.length, b.length);
-}
-
-/** The candidate nearest to `word`, the first of equals; undefined when none is near enough to be meant. */
+/** The candidate with the fewest typing slips from `word`, or undefined when none is near enough to be meant. */
 export function nearest(word: string, candidates: Iterable<string>): string | undefined {
+  const wanted = word.toLowerCase();
   let best: string | undefined;
-  let bestDistance = Math.max(2, Math.floor(word.length / 2)) + 1;
+  // A third of the word may be wrong; in very short words one letter.
+  let bestDistance = Math.max(1, Math.floor(word.length / 3)) + 1;
   for (const candidate of candidates) {
-    const candidateDistance = distance(word.toLowerCase(), candidate.toLowerCase());
-    if (candidateDistance < bestDistance) {
+    const distance = editDistance(wanted, candidate.toLowerCase());
+    if (distance < bestDistance) {
       best = candidate;
-      bestDistance = candidateDistance;
+      bestDistance = distance;
     }
   }
   return best;
 }
 
-/** `; did you mean 'x'?`, or nothing: to end the message of an unknown word. */
+/** ` Did you mean "x"?`, or nothing: the tail of an error message about an unknown word. */
 export function didYouMean(word: string, candidates: Iterable<string>): string {
-  const meant = nearest(word, candidates);
-  return meant === undefined ? '' : `; did you mean '${meant}'?`;
+  const guess = nearest(word, candidates);
+  return guess === undefined ? '' : ` Did you mean "${guess}"?`;
+}
+
+/** Letters inserted, dropped, replaced, or swapped with their neighbour (optimal string alignment). */
+export function editDistance(from: string, to: string): number {
+  let twoBack: number[] = [];
+  let previous = Array.from({ length: to.length + 1 }, (_, index) => index);
+  for (let row = 1; row <= from.length; row += 1) {
+    const current = [row];
+    for (let column = 1; column <= to.length; column += 1) {
+      const isSame = from[row - 1] === to[column - 1];
+      let distance = Math.min(
+        at(previous, column) + 1,
+        at(current, column - 1) + 1,
+        at(previous, column - 1) + (isSame ? 0 : 1),
+      );
+      const isSwap =
+        row > 1 && column > 1 && from[row - 1] === to[column - 2] && from[row - 2] === to[column - 1];
+      if (isSwap) distance = Math.min(distance, at(twoBack, column - 2) + 1);
+      current.push(distance);
+    }
+    twoBack = previous;
+    previous = current;
+  }
+  return at(previous, to.length);
+}
+
+function at(row: readonly number[], column: number): number {
+  return row[column] ?? Number.POSITIVE_INFINITY;
 }

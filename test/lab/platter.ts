@@ -83,8 +83,10 @@ export class Platter {
         }
       }
     }
+    for (const { offsetBytes, lengthBytes } of this.#unflushed) {
+      this.#stable.copy(this.#visible, offsetBytes, offsetBytes, offsetBytes + lengthBytes);
+    }
     this.#unflushed = [];
-    this.#stable.copy(this.#visible);
     return report;
   }
 }

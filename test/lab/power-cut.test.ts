@@ -1,0 +1,39 @@
+// Power cuts on a disk that forgets what was not flushed. First the rig proves itself on another project's
+// server, honest and not; then the daemon has to pass, and to fail with each of its flushes switched off.
+
+import { describe, expect, test } from 'vitest';
+import { type RoundReport, PowerCutRig, type RigOptions } from './power-cut/rig.ts';
+import { standIn } from './power-cut/stand-in.ts';
+
+const IS_SOAK = process.env['HOLDFAST_SOAK'] !== undefined;
+const SEED = Number(process.env['HOLDFAST_SEED'] ?? Math.floor(Math.random() * 2 ** 31));
+/** A cut and the boot after it, on a busy machine. */
+const ROUND_MS = 60_000;
+
+/** Cuts until something is wrong or enough cuts were survived; the last boot is checked as well. */
+async function cutAndCheck(options: RigOptions, cutCount: number): Promise<RoundReport[]> {
+  await using rig = await PowerCutRig.create(options);
+  const reports: RoundReport[] = [];
+  while (reports.length <= cutCount && !reports.some((report) => report.violations.length > 0)) {
+    reports.push(reports.length < cutCount ? await rig.round() : await rig.finalCheck());
+  }
+  return reports;
+}
+
+function violations(reports: readonly RoundReport[]): string[] {
+  return reports.flatMap((report) => report.violations).slice(0, 20);
+}
+
+describe('the power-cut rig', () => {
+  const cuts = IS_SOAK ? 10 : 3;
+  test('lets an honest server pass', { timeout: (cuts + 1) * ROUND_MS }, async () => {
+    const reports = await cutAndCheck({ target: standIn('none'), seed: SEED, fileSystem: 'xfs' }, cuts);
+    expect(violations(reports)).toEqual([]);
+    expect(reports.reduce((sum, report) => sum + report.flushes, 0)).toBeGreaterThan(0);
+  });
+
+  test('catches a server that ignores flushes', { timeout: 11 * ROUND_MS }, async () => {
+    const reports = await cutAndCheck({ target: standIn('unsafe'), seed: SEED }, 10);
+    expect(violations(reports).join('\n')).toContain('what an acknowledged flush covered');
+  });
+});

@@ -1,0 +1,189 @@
+// One machine that loses power again and again: a pool on a disk that forgets, a volume on the pool, a writer on
+// the volume, and a check after every boot. What serves the volume is a Target; the rig does not know it.
+//
+// One round: boot, mount, start the target, check what the last cut left, write, cut. The writer's log lies on the
+// host, where no cut reaches it.
+
+import { execFileSync } from 'node:child_process';
+import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { EXTENT_BYTES, KIB, MIB } from '../../../src/core/units.ts';
+import { ForgetfulDisk } from '../forgetful-disk.ts';
+import { Guest } from '../guest.ts';
+import { LabError, mustRun } from '../machine.ts';
+import type { CutReport } from '../platter.ts';
+import { type Random, seededRandom } from '../random.ts';
+import { Journal, SECTOR_BYTES } from './journal.ts';
+
+const DISK_BYTES = 1024 * MIB;
+const EXTENT_COUNT = 64;
+/** Of every extent the writer uses this much: cold extents stay plenty while an image is read in a second. */
+const CHUNK_BYTES = 256 * KIB;
+const WRITER_THREADS = 4;
+const ROUND_TIMEOUT_MS = 180_000;
+export const VOLUME_BYTES = EXTENT_COUNT * EXTENT_BYTES;
+export const POOL_DIR = '/mnt/pool';
+
+/** What serves the volume in the guest. */
+export interface Target {
+  readonly modules: readonly string[];
+  /** After a boot and before `start`: looks at what lies on the disk. Returns the cold extents, if it knows. */
+  inspect(guest: Guest): Promise<ReadonlySet<number>>;
+  /** Makes the volume if there is none; returns its block device once it serves. */
+  start(guest: Guest, roundDir: string): Promise<string>;
+  /** Everything wrong with what the target itself keeps, in words. */
+  check(): Promise<string[]>;
+  /** Keeps the target's own metadata busy until the cut. */
+  stir(guest: Guest): void;
+}
+
+export interface RoundReport {
+  readonly round: number;
+  readonly violations: readonly string[];
+  readonly writes: number;
+  readonly flushes: number;
+  readonly cut: CutReport;
+}
+
+export class PowerCutRig implements AsyncDisposable {
+  readonly #dir: string;
+  readonly #disk: ForgetfulDisk;
+  readonly #target: Target;
+  readonly #random: Random;
+  readonly #seed: number;
+  readonly #fileSystem: 'ext4' | 'xfs';
+  readonly #journal = new Journal();
+  #round = 0;
+
+  private constructor(dir: string, disk: ForgetfulDisk, options: RigOptions) {
+    this.#dir = dir;
+    this.#disk = disk;
+    this.#target = options.target;
+    this.#seed = options.seed;
+    this.#random = seededRandom(options.seed);
+    this.#fileSystem = options.fileSystem ?? 'ext4';
+  }
+
+  static async create(options: RigOptions): Promise<PowerCutRig> {
+    const dir = await mkdtemp(join(tmpdir(), 'holdfast-rig-'));
+    const source = join(import.meta.dirname, 'writer.c');
+    execFileSync('gcc', [
+      '-O2',
+      '-Wall',
+      '-Wextra',
+      '-Werror',
+      '-pthread',
+      '-o',
+      join(dir, 'writer'),
+      source,
+    ]);
+    return new PowerCutRig(dir, await ForgetfulDisk.create(DISK_BYTES), options);
+  }
+
+  /** Boots, checks what the previous cut left, writes for a while, cuts. */
+  async round(): Promise<RoundReport> {
+    const round = ++this.#round;
+    await using guest = await this.#boot(round);
+    const { violations, device } = await this.#startAndCheck(guest, round);
+    if (violations.length > 0) return { round, violations, writes: 0, flushes: 0, cut: NOTHING_CUT };
+
+    this.#target.stir(guest);
+    const log = join(this.#dir, `log-${round}`);
+    const writer = guest.start(this.#writerCommand(device, log, round), { timeoutMs: ROUND_TIMEOUT_MS });
+    await sleep(100 + this.#random.below(2_500));
+    await guest.cutPower();
+    await writer.ended.then(
+      (result) => Promise.reject(new LabError(`the writer ended by itself: ${result.stderr}`)),
+      () => {}, // it died with its machine, as it should
+    );
+    const cut = await this.#disk.cut(this.#random);
+    await this.#disk.plugIn();
+    this.#journal.replay(await readFile(log, 'utf8').catch(() => ''));
+    await rm(log, { force: true });
+    const { writes, acknowledgedFlushes, errors } = this.#journal.totals;
+    return {
+      round,
+      violations: errors.map((line) => `I/O error: ${line}`),
+      writes,
+      flushes: acknowledgedFlushes,
+      cut,
+    };
+  }
+
+  /** A last look without a cut after it. */
+  async finalCheck(): Promise<RoundReport> {
+    const round = ++this.#round;
+    await using guest = await this.#boot(round);
+    const { violations } = await this.#startAndCheck(guest, round);
+    return { round, violations, writes: 0, flushes: 0, cut: NOTHING_CUT };
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#disk[Symbol.asyncDispose]();
+    await rm(this.#dir, { recursive: true, force: true });
+  }
+
+  async #boot(round: number): Promise<Guest> {
+    const guest = await Guest.start({
+      name: `cut-${round}`,
+      virtioDisks: [this.#disk.socketPath],
+      modules: this.#target.modules,
+      shared: [this.#dir],
+      timeoutMs: ROUND_TIMEOUT_MS,
+    });
+    const make = `mkfs.${this.#fileSystem} -q ${this.#fileSystem === 'xfs' ? '-f' : '-F'} /dev/vda`;
+    await mustRun(guest, `${round === 1 ? make : 'true'} && mkdir ${POOL_DIR} && mount /dev/vda ${POOL_DIR}`);
+    return guest;
+  }
+
+  async #startAndCheck(guest: Guest, round: number): Promise<{ device: string; violations: string[] }> {
+    const cold = await this.#target.inspect(guest);
+    const device = await this.#target.start(guest, this.#dir);
+    const image = join(this.#dir, 'image');
+    await mustRun(
+      guest,
+      [join(this.#dir, 'writer'), 'dump', device, image, EXTENT_BYTES, CHUNK_BYTES, EXTENT_COUNT].map(String),
+    );
+    const violations = this.#checkImage(await readFile(image), cold);
+    violations.push(...(await this.#target.check()));
+    if (violations.length > 0) violations.push(`seed ${this.#seed}, round ${round}`);
+    return { device, violations };
+  }
+
+  #checkImage(image: Buffer, cold: ReadonlySet<number>): string[] {
+    const violations: string[] = [];
+    const acknowledged = this.#journal.acknowledgedUnflushed();
+    for (let at = 0; at < image.length; at += SECTOR_BYTES) {
+      const extent = Math.floor(at / CHUNK_BYTES);
+      const sector = (extent * EXTENT_BYTES + (at % CHUNK_BYTES)) / SECTOR_BYTES;
+      const bytes = image.subarray(at, at + SECTOR_BYTES);
+      const promised = cold.has(extent) ? acknowledged.get(sector) : undefined;
+      const violation = this.#journal.check(sector, bytes, promised);
+      if (violation !== undefined) {
+        const { found, admissible, rule } = violation;
+        violations.push(`sector ${sector}: found ${found}, not one of ${admissible.join(' ')} (${rule})`);
+      }
+      this.#journal.adopt(sector, bytes);
+    }
+    return violations;
+  }
+
+  #writerCommand(device: string, log: string, round: number): string[] {
+    // No flush at all, few, or many: each hides what the others show.
+    const flushPercent = [0, 2, 15][this.#random.below(3)] ?? 0;
+    const extents = Array.from({ length: 6 }, () => this.#random.below(EXTENT_COUNT));
+    const fixed = [join(this.#dir, 'writer'), 'write', device, log, this.#seed, round, WRITER_THREADS];
+    return [...fixed, EXTENT_BYTES, CHUNK_BYTES, flushPercent, ...extents].map(String);
+  }
+}
+
+export interface RigOptions {
+  readonly target: Target;
+  /** Chooses lengths, patterns and losses; the guest's timing is its own. */
+  readonly seed: number;
+  readonly fileSystem?: 'ext4' | 'xfs';
+}
+
+const NOTHING_CUT: CutReport = { unflushedWrites: 0, lostPieces: 0, keptPieces: 0 };

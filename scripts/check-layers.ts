@@ -16,7 +16,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   host: ['dataplane', 'replication', 'core', 'observe'],
   csi: ['control', 'host', 'dataplane', 'replication', 'core', 'observe'],
   kube: ['control', 'host', 'dataplane', 'replication', 'core', 'observe'],
-  cli: ['control', 'host', 'dataplane', 'replication', 'core', 'observe'],
+  cli: ['cli/daemon', 'control', 'host', 'dataplane', 'replication', 'core', 'observe'],
   // The composition root joins everything.
   'cli/daemon': ['cli', 'csi', 'kube', 'control', 'host', 'dataplane', 'replication', 'core', 'observe'],
 };

@@ -4,7 +4,16 @@
 import { availableParallelism, hostname } from 'node:os';
 import { z } from 'zod';
 import { LOG_LEVELS } from '../observe/log.ts';
-import { directory, duration, hostPort, number, poolList, socketPath, typed } from './config-schemas.ts';
+import {
+  directory,
+  duration,
+  hostPort,
+  number,
+  poolList,
+  size,
+  socketPath,
+  typed,
+} from './config-schemas.ts';
 
 export interface Option<S extends z.ZodType = z.ZodType> {
   /** The placeholder in the usage text, and the unit where there is one. */
@@ -23,12 +32,14 @@ function option<S extends z.ZodType>(o: Option<S>): Option<S> {
   return o;
 }
 
+export const DEFAULT_DATA_DIRECTORY = '/var/lib/holdfast';
+
 /** Keys are the properties of Config; the flag, the environment and the file spell them `data-dir` (HOLDFAST_DATA_DIR). */
 export const OPTIONS = {
   dataDir: option({
     argument: 'DIR',
     schema: directory,
-    default: '/var/lib/holdfast',
+    default: DEFAULT_DATA_DIRECTORY,
     text: 'Where this daemon keeps its store, its lock and, unless told otherwise, its API socket and its pool. One daemon a directory.',
   }),
   nodeName: option({
@@ -94,12 +105,12 @@ export const OPTIONS = {
     default: 'csi.holdfast.dev',
     text: 'The name that CSIDriver and StorageClass objects use for this driver.',
   }),
-  csiMaxVolumes: option({
+  maxVolumes: option({
     argument: 'COUNT',
     schema: number(1, 1024, 'integer'),
     default: '128',
     range: '1 to 1024',
-    text: 'How many volumes the scheduler may attach to this node.',
+    text: 'How many volumes may be attached to this node at once; the scheduler is told.',
   }),
   threads: option({
     argument: 'COUNT',
@@ -117,11 +128,11 @@ export const OPTIONS = {
     text: "The sizes of a pool's volumes may add up to the pool's size times this: volumes take space as they are written.",
   }),
   poolReserve: option({
-    argument: 'PERCENT',
-    schema: number(0, 50, 'fraction'),
-    default: '5',
-    range: '0 to 50',
-    text: "Share of a pool's file system that data never uses: it is kept for metadata and for other users of the file system.",
+    argument: 'SIZE',
+    schema: size,
+    default: undefined,
+    defaultText: "1 GiB, or 5 % of the pool's file system where that is less",
+    text: "Room in a pool's file system that data never uses: it is kept for metadata and for other users of the file system.",
   }),
   deadConnectionTimeout: option({
     argument: 'TIME',
@@ -154,7 +165,7 @@ export const OPTIONS = {
 } as const;
 
 export type OptionKey = keyof typeof OPTIONS;
-type Optional = 'api' | 'listen' | 'metrics' | 'pool' | 'csi';
+type Optional = 'api' | 'listen' | 'metrics' | 'pool' | 'csi' | 'poolReserve';
 type Values = { readonly [K in OptionKey]: z.output<(typeof OPTIONS)[K]['schema']> };
 /** `api` and `pool` are filled in from the data directory. */
 export type Config = Values & { readonly [K in Exclude<Optional, 'api' | 'pool'>]: Values[K] | undefined };

@@ -4,7 +4,7 @@
 import { resolve } from 'node:path';
 import { z } from 'zod';
 import { didYouMean } from '../core/nearest.ts';
-import { formatDuration, parseDuration } from './values.ts';
+import { formatDuration, parseDuration, parseSize } from './values.ts';
 
 export interface PoolOption {
   readonly name: string;
@@ -63,6 +63,12 @@ export function duration(minimumMs: number, maximumMs: number): z.ZodType<number
     return durationMs;
   });
 }
+
+export const size = typed((text) => {
+  const sizeBytes = parseSize(text);
+  if (sizeBytes === undefined) throw new Error("must be a size with its unit, like '10GiB'");
+  return sizeBytes;
+});
 
 export function number(minimum: number, maximum: number, kind: 'integer' | 'fraction'): z.ZodType<number> {
   return typed((text) => {

@@ -19,11 +19,11 @@ function refusal(action: () => unknown): string {
 test('a flag wins over the environment, that over the file, that over the default', () => {
   const flags = { nodeName: 'from-flag' };
   const environment = { HOLDFAST_NODE_NAME: 'from-environment', HOLDFAST_STOP_TIMEOUT: '5s' };
-  const settings = file({ 'node-name': 'from-file', 'stop-timeout': '6s', 'csi-max-volumes': 7 });
+  const settings = file({ 'node-name': 'from-file', 'stop-timeout': '6s', 'max-volumes': 7 });
   const config = resolveConfig({ flags, environment, file: settings });
   expect(config.nodeName).toBe('from-flag');
   expect(config.stopTimeout).toBe(5000);
-  expect(config.csiMaxVolumes).toBe(7);
+  expect(config.maxVolumes).toBe(7);
   expect(config.overcommit).toBe(10);
   expect(resolveConfig({ flags: {}, environment, file: settings }).nodeName).toBe('from-environment');
   expect(resolveConfig({ flags: {}, environment: {}, file: settings }).nodeName).toBe('from-file');
@@ -68,6 +68,7 @@ test.each([
   ['stopTimeout', '1d', 'from 1s to 10m'],
   ['threads', '1.5', 'whole number'],
   ['threads', '0', 'from 1 to 64'],
+  ['poolReserve', 'much', '10GiB'],
   ['metrics', '9100', 'HOST:PORT'],
   ['metrics', 'localhost:99999', 'HOST:PORT'],
   ['api', `/tmp/${'x'.repeat(101)}`, 'Unix socket'],

@@ -33,7 +33,8 @@ export async function startHttpServer(options: {
     };
     if (request.method !== 'GET' && request.method !== 'HEAD') return reply(405, 'text/plain', 'only GET\n');
     const report = health.report();
-    switch (String(request.url).split('?')[0]) {
+    const [path = ''] = (request.url ?? '').split('?');
+    switch (path) {
       case '/metrics': {
         const { contentType, text } = await metrics();
         return reply(200, contentType, text);

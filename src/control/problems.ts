@@ -1,0 +1,78 @@
+// What is wrong between a volume's record and its copy on this node, in words, each with its next step. Pure:
+// `explain`, the repair at start and the opening of a volume judge by the same list.
+
+import type { ReplicaStatus } from '../dataplane/node-storage.ts';
+import type { VolumeRecord } from './records.ts';
+
+export interface Problem {
+  readonly problem: string;
+  readonly nextStep: string;
+}
+
+/** What forbids serving this copy under this record; empty when nothing does. */
+export function problemsOf(record: VolumeRecord, replica: ReplicaStatus | undefined): Problem[] {
+  const expected = record.replicas.find((candidate) => candidate.id === record.primary.replicaId);
+  const place = `pool "${expected?.pool ?? '?'}" of node "${expected?.node ?? '?'}"`;
+  if (replica === undefined) {
+    return [
+      {
+        problem: `Its only copy is missing from ${place}.`,
+        nextStep:
+          "Bring the pool's disk or directory back and restart the daemon. If the copy is lost for good, " +
+          `so is the data: delete the volume with "holdfast volume delete ${record.id}".`,
+      },
+    ];
+  }
+  const { superblock } = replica;
+  if (superblock === undefined) {
+    return [
+      {
+        problem: `The superblock of its copy in ${place} cannot be read: ${replica.problem ?? 'no reason given'}.`,
+        nextStep: "Check the pool's disk, put the copy's directory back from a backup, and try again.",
+      },
+    ];
+  }
+  const problems: Problem[] = [];
+  if (superblock.replicaId !== record.primary.replicaId || superblock.lineage !== record.lineage) {
+    problems.push({
+      problem: `The copy in ${place} is not the one that the store names.`,
+      nextStep:
+        'Put back the copy, or the store, that belongs with the other one; the copy that is there is left untouched.',
+    });
+  }
+  if (superblock.promisedEpoch > record.epoch || superblock.attachmentNumber > record.attachment.number) {
+    problems.push({
+      problem:
+        `Its copy has promised epoch ${superblock.promisedEpoch} and attachment ${superblock.attachmentNumber}, but the ` +
+        `store knows only epoch ${record.epoch} and attachment ${record.attachment.number}: the store is older than the ` +
+        'copy, probably restored from a backup.',
+      nextStep:
+        'It is not served until a person decides: put back the newer store if there is one. Otherwise make sure that ' +
+        'nothing else uses the volume, keep a copy of its directory in the pool, and take its data from there.',
+    });
+  }
+  if (superblock.sizeBytes < record.sizeBytes) {
+    problems.push({
+      problem: `Its copy has ${superblock.sizeBytes} bytes, the volume ${record.sizeBytes}.`,
+      nextStep: 'The copy was replaced by an older one: put the newer one back.',
+    });
+  }
+  return problems;
+}
+
+/** What was begun with this volume and not finished. */
+export function unfinishedOf(record: VolumeRecord): Problem[] {
+  const restart = 'Restart the daemon: it finishes this at start, or its log says why it cannot.';
+  const problems: Problem[] = [];
+  if (record.state === 'creating')
+    problems.push({ problem: 'Its creation was interrupted.', nextStep: restart });
+  if (record.state === 'deleting')
+    problems.push({ problem: 'Its deletion was interrupted.', nextStep: restart });
+  if (record.targetSizeBytes !== record.sizeBytes) {
+    problems.push({
+      problem: `A resize from ${record.sizeBytes} to ${record.targetSizeBytes} bytes was interrupted.`,
+      nextStep: `Repeat it: "holdfast volume resize ${record.id} --size ${record.targetSizeBytes}".`,
+    });
+  }
+  return problems;
+}

@@ -1,0 +1,107 @@
+// Publication: which node may use a volume. Every change of the attachment takes the next number and the next
+// epoch in one compare-and-swap, then an open volume is told, and its sessions of older numbers are refused.
+// All three may be repeated: what the store has and the storage was not told is told then.
+
+import { HoldfastError } from '../core/errors.ts';
+import type { VolumeRecord } from './records.ts';
+import { nodeLock, requireOwn, type VolumeContext } from './volume-context.ts';
+
+/** The caller holds the lock of the volume in each of these. */
+export async function publishVolume(
+  context: VolumeContext,
+  volumeId: string,
+  node: string,
+  readOnly: boolean,
+): Promise<VolumeRecord> {
+  const published = await context.locks.run(nodeLock(node), async () => {
+    const record = await context.records.ready(volumeId);
+    requireKnown(context, node);
+    requireOwn(context, record);
+    if (record.attachment.node === null) await requireFreePlace(context, node);
+    return await context.records.updateReady(volumeId, (current) => {
+      requireUnpublishedElsewhere(current, node, readOnly);
+      return current.attachment.node === node ? current : withAttachment(current, node, readOnly);
+    });
+  });
+  await context.openVolumes.tell(published);
+  return published;
+}
+
+/** Unknown, unpublished, or published to another node than the given one: nothing is left to do. */
+export async function unpublishVolume(
+  context: VolumeContext,
+  volumeId: string,
+  node: string | null,
+): Promise<void> {
+  const found = await context.records.read(volumeId);
+  if (found?.state !== 'ready') return;
+  const record = await context.records.updateReady(volumeId, (current) => {
+    const isMeant = current.attachment.node !== null && (node === null || current.attachment.node === node);
+    return isMeant ? withAttachment(current, null, false) : current;
+  });
+  await context.openVolumes.tell(record);
+}
+
+export async function renewAttachment(
+  context: VolumeContext,
+  volumeId: string,
+  node: string,
+): Promise<VolumeRecord> {
+  const renewed = await context.records.updateReady(volumeId, (current) => {
+    if (current.attachment.node !== node) {
+      const place = current.attachment.node === null ? 'nowhere' : `to node "${current.attachment.node}"`;
+      throw new HoldfastError(
+        'CONFLICT',
+        `Volume "${current.name}" is published ${place}, not to "${node}": publish it to that node first.`,
+        { details: { volumeId, node: current.attachment.node } },
+      );
+    }
+    return withAttachment(current, node, current.attachment.readOnly);
+  });
+  await context.openVolumes.tell(renewed);
+  return renewed;
+}
+
+function withAttachment(record: VolumeRecord, node: string | null, readOnly: boolean): VolumeRecord {
+  const attachment = { number: record.attachment.number + 1, node, readOnly };
+  return { ...record, epoch: record.epoch + 1, attachment };
+}
+
+function requireKnown(context: VolumeContext, node: string): void {
+  if (node === context.node) return;
+  throw new HoldfastError(
+    'NOT_FOUND',
+    `Node "${node}" is not known: this version publishes a volume to the node that keeps it, "${context.node}".`,
+    { details: { node } },
+  );
+}
+
+function requireUnpublishedElsewhere(record: VolumeRecord, node: string, readOnly: boolean): void {
+  const { attachment } = record;
+  if (attachment.node !== null && attachment.node !== node) {
+    throw new HoldfastError(
+      'CONFLICT',
+      `Volume "${record.name}" is published to node "${attachment.node}": unpublish it there first.`,
+      { details: { volumeId: record.id, node: attachment.node } },
+    );
+  }
+  if (attachment.node === node && attachment.readOnly !== readOnly) {
+    const has = attachment.readOnly ? 'read-only' : 'for writing';
+    throw new HoldfastError(
+      'ALREADY_EXISTS',
+      `Volume "${record.name}" is published to node "${node}" already, ${has}: unpublish it first.`,
+      { details: { volumeId: record.id, node, readOnly: attachment.readOnly } },
+    );
+  }
+}
+
+async function requireFreePlace(context: VolumeContext, node: string): Promise<void> {
+  const records = await context.records.list();
+  const count = records.filter((record) => record.attachment.node === node).length;
+  if (count < context.maxVolumesPerNode) return;
+  throw new HoldfastError(
+    'LIMIT',
+    `Node "${node}" has ${count} volumes, as many as it may have: detach one, or raise the daemon's limit of volumes.`,
+    { details: { node, count, maxVolumesPerNode: context.maxVolumesPerNode } },
+  );
+}

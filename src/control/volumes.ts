@@ -1,0 +1,195 @@
+// The volumes of this daemon: VolumeService, and what the daemon itself needs beside it (opening, repair,
+// explanations). Joins the operations, each in a file of its own, with their locks: one operation at a time
+// for each volume and name; a second one from an edge is told BUSY, the daemon's own opening and closing wait.
+
+import { HoldfastError } from '../core/errors.ts';
+import { didYouMean } from '../core/nearest.ts';
+import type { NodeStorage } from '../dataplane/node-storage.ts';
+import { createVolume } from './create-volume.ts';
+import { deleteVolume } from './delete-volume.ts';
+import { chooseFileSystem, fileSystemMade } from './file-system-of-volume.ts';
+import { KeyedLock } from './keyed-lock.ts';
+import { isVolumeId } from './names.ts';
+import { OpenVolumes } from './open-volumes.ts';
+import { type Problem, problemsOf, unfinishedOf } from './problems.ts';
+import { publishVolume, renewAttachment, unpublishVolume } from './publish-volume.ts';
+import type { FileSystemType, VolumeRecord } from './records.ts';
+import { type RepairReport, repair } from './repair.ts';
+import { resizeVolume } from './resize-volume.ts';
+import { creatableIn, provisionedIn } from './sizes.ts';
+import type { Store } from './store.ts';
+import { findPool, nameLock, primaryReplica, requireOwn, type VolumeContext } from './volume-context.ts';
+import { VolumeRecords, volumeNotFound } from './volume-records.ts';
+import type { CreateVolume, PoolCapacity, VolumeService } from './volume-service.ts';
+
+export interface VolumesOptions {
+  readonly node: string;
+  /** undefined: the first of the node's pools. */
+  readonly defaultPool?: string | undefined;
+  readonly maxVolumesPerNode: number;
+}
+
+export class Volumes implements VolumeService {
+  readonly #context: VolumeContext;
+
+  constructor(store: Store, storage: NodeStorage, options: VolumesOptions) {
+    const records = new VolumeRecords(store);
+    this.#context = {
+      node: options.node,
+      defaultPool: options.defaultPool,
+      maxVolumesPerNode: options.maxVolumesPerNode,
+      storage,
+      records,
+      openVolumes: new OpenVolumes(records, storage),
+      locks: new KeyedLock(),
+    };
+  }
+
+  // ---- VolumeService
+
+  async create(request: CreateVolume): Promise<VolumeRecord> {
+    return await this.#alone(
+      nameLock(request.name),
+      `volume "${request.name}"`,
+      async () => await createVolume(this.#context, request),
+    );
+  }
+
+  async get(volumeId: string): Promise<VolumeRecord> {
+    return await this.#context.records.ready(volumeId);
+  }
+
+  /** An id wins over a name that looks like one: nobody can take over a volume's commands by a choice of name. */
+  async find(nameOrId: string): Promise<VolumeRecord> {
+    const { records } = this.#context;
+    const byId = isVolumeId(nameOrId) ? await records.read(nameOrId) : undefined;
+    if (byId?.state === 'ready') return byId;
+    const claim = await records.claim(nameOrId);
+    const byName = claim && (await records.read(claim.value.id));
+    if (byName?.state === 'ready') return byName;
+    const names = (await this.list()).map((record) => record.name);
+    throw new HoldfastError(
+      'NOT_FOUND',
+      `There is no volume "${nameOrId}".${didYouMean(nameOrId, names)} "holdfast volume ls" shows those there are.`,
+    );
+  }
+
+  async list(): Promise<VolumeRecord[]> {
+    return (await this.#context.records.list()).filter((record) => record.state === 'ready');
+  }
+
+  async resize(volumeId: string, sizeBytes: number): Promise<VolumeRecord> {
+    return await this.#aloneWith(
+      volumeId,
+      async () => await resizeVolume(this.#context, volumeId, sizeBytes),
+    );
+  }
+
+  async delete(volumeId: string): Promise<void> {
+    await this.#aloneWith(volumeId, async () => {
+      const record = await this.#context.records.read(volumeId);
+      if (record === undefined) return;
+      await this.#alone(
+        nameLock(record.name),
+        `volume "${record.name}"`,
+        async () => await deleteVolume(this.#context, volumeId, record.name),
+      );
+    });
+  }
+
+  async publish(volumeId: string, node: string, readOnly: boolean): Promise<VolumeRecord> {
+    return await this.#aloneWith(
+      volumeId,
+      async () => await publishVolume(this.#context, volumeId, node, readOnly),
+    );
+  }
+
+  async unpublish(volumeId: string, node: string | null): Promise<void> {
+    await this.#aloneWith(volumeId, async () => await unpublishVolume(this.#context, volumeId, node));
+  }
+
+  async renewAttachment(volumeId: string, node: string): Promise<VolumeRecord> {
+    return await this.#aloneWith(volumeId, async () => await renewAttachment(this.#context, volumeId, node));
+  }
+
+  async chooseFileSystem(volumeId: string, type: FileSystemType): Promise<VolumeRecord> {
+    return await this.#aloneWith(volumeId, async () => await chooseFileSystem(this.#context, volumeId, type));
+  }
+
+  async fileSystemMade(volumeId: string): Promise<VolumeRecord> {
+    return await this.#aloneWith(volumeId, async () => await fileSystemMade(this.#context, volumeId));
+  }
+
+  async capacity(pool?: string): Promise<PoolCapacity[]> {
+    const context = this.#context;
+    const pools =
+      pool === undefined ? await context.storage.pools() : [await findPool(context, pool, 'NOT_FOUND')];
+    const records = await context.records.list();
+    return pools.map((status) => {
+      const provisionedBytes = provisionedIn(records, context.node, status.name);
+      return {
+        pool: status.name,
+        node: context.node,
+        totalBytes: status.totalBytes,
+        availableBytes: status.availableBytes,
+        provisionedBytes,
+        creatableBytes: creatableIn(status, provisionedBytes),
+      };
+    });
+  }
+
+  // ---- for the daemon
+
+  /** Once, before anything else is asked of this object. */
+  async repair(): Promise<RepairReport> {
+    return await repair(this.#context);
+  }
+
+  /**
+   * One more user (a device, an export): the volume is open when it resolves. CORRUPT when a person must decide
+   * first; BUSY while a dead daemon's requests may still land.
+   */
+  async acquire(volumeId: string): Promise<VolumeRecord> {
+    return await this.#context.locks.run(volumeId, async () => {
+      requireOwn(this.#context, await this.#context.records.ready(volumeId));
+      return await this.#context.openVolumes.acquire(volumeId);
+    });
+  }
+
+  /** One user fewer; the last one closes the volume. Once for every acquire. */
+  async release(volumeId: string): Promise<void> {
+    await this.#context.locks.run(volumeId, async () => await this.#context.openVolumes.release(volumeId));
+  }
+
+  /** Whether a device of this attachment, found after a restart, may go on. */
+  async isCurrentAttachment(volumeId: string, attachmentNumber: number): Promise<boolean> {
+    const record = await this.#context.records.read(volumeId);
+    return (
+      record?.state === 'ready' &&
+      record.attachment.node === this.#context.node &&
+      record.attachment.number === attachmentNumber
+    );
+  }
+
+  /** What is wrong with a volume, in any state, and what to do about it; empty when nothing is. */
+  async explain(volumeId: string): Promise<Problem[]> {
+    const { node, records, storage } = this.#context;
+    const record = await records.read(volumeId);
+    if (record === undefined) throw volumeNotFound(volumeId);
+    const home = primaryReplica(record).node;
+    if (home !== node) {
+      const problem = `Its copy is on node "${home}"; this daemon is "${node}" and cannot see it.`;
+      return [{ problem, nextStep: 'Ask the daemon of that node.' }, ...unfinishedOf(record)];
+    }
+    if (record.state !== 'ready') return unfinishedOf(record);
+    return [...unfinishedOf(record), ...problemsOf(record, await storage.replica(volumeId))];
+  }
+
+  async #aloneWith<T>(volumeId: string, operation: () => Promise<T>): Promise<T> {
+    return await this.#alone(volumeId, `volume ${volumeId}`, operation);
+  }
+
+  async #alone<T>(key: string, what: string, operation: () => Promise<T>): Promise<T> {
+    return await this.#context.locks.tryRun(key, what, operation);
+  }
+}

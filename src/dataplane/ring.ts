@@ -9,8 +9,10 @@ import { invariant } from '../core/invariant.ts';
 import { type Native, type NativeMemory, type NativeRing, native } from './native.ts';
 
 // linux/io_uring.h
+const OP_NOP = 0;
 const OP_FSYNC = 3;
 const OP_SENDMSG = 9;
+const OP_TIMEOUT = 11;
 const OP_ACCEPT = 13;
 const OP_FALLOCATE = 17;
 const OP_CLOSE = 19;
@@ -143,6 +145,17 @@ export class Ring {
   accept(fd: number, index: number, tag: number): void {
     const i = this.#entry(OP_ACCEPT, fd, index, tag);
     this.#sq[i + 7] = SOCK_CLOEXEC;
+  }
+
+  /** Completes with -ETIME after the time in the struct __kernel_timespec at `timespecOffset`. */
+  timeout(timespecOffset: number, index: number, tag: number): void {
+    const i = this.#entry(OP_TIMEOUT, -1, index, tag);
+    this.#buffer(i, timespecOffset, 1);
+  }
+
+  /** Completes at once. */
+  nop(index: number, tag: number): void {
+    this.#entry(OP_NOP, 0, index, tag);
   }
 
   close(fd: number, index: number, tag: number): void {

@@ -11,3 +11,4 @@ export const TAG_INTENT = 8; // volume
 export const TAG_GENERATION = 9; // volume: one read, write or flush of the generations file
 export const TAG_ACCEPT = 10; // listener
 export const TAG_WAKE = 11; // the thread
+export const TAG_TICK = 12; // the thread

@@ -26,6 +26,7 @@ const LARGE_BUFFER_BYTES = 2 * MAX_PAYLOAD_BYTES;
 const LARGE_ARENA_BYTES = 2 * LARGE_BUFFER_BYTES;
 
 const EVENT_AT = 0;
+const TIMESPEC_AT = 64;
 const HEADERS_AT = 4096;
 const SESSIONS_AT = HEADERS_AT + REQUEST_CAPACITY * REPLY_HEADER_BYTES;
 const ARENA_AT = Math.ceil((SESSIONS_AT + SESSION_CAPACITY * SESSION_BYTES) / ARENA_BYTES) * ARENA_BYTES;
@@ -37,8 +38,14 @@ export class ThreadMemory {
   readonly words = new Int32Array(this.region.buffer);
   readonly view = new DataView(this.region.buffer);
   readonly eventOffset = EVENT_AT;
+  /** A struct __kernel_timespec of one second. */
+  readonly timespecOffset = TIMESPEC_AT;
   readonly #ordinary = new Arena(ARENA_AT, ARENA_BYTES, ORDINARY_BUFFER_BYTES);
   readonly #large = new Arena(LARGE_ARENA_AT, LARGE_ARENA_BYTES, LARGE_BUFFER_BYTES);
+
+  constructor() {
+    this.words[TIMESPEC_AT >> 2] = 1;
+  }
 
   headerOffset(request: number): number {
     return HEADERS_AT + request * REPLY_HEADER_BYTES;

@@ -682,6 +682,11 @@ export class Session {
 
   // ---- closing
 
+  /** Time matters to it now. */
+  get isTimed(): boolean {
+    return this.#handshake !== undefined;
+  }
+
   /** Once a second or so: ends what takes too long. */
   checkDeadlines(nowMs: number, isMemoryShort: boolean): void {
     if (this.isClosing) return;

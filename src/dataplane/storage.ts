@@ -1,0 +1,426 @@
+// NodeStorage: pools and replicas of this node, and the data-plane threads that serve them.
+// All file opening and closing happens here, on the main thread; the bytes move in the threads.
+//
+// Invariants: a volume is open in at most one thread; its files are released only after the thread has said
+// that nothing refers to them; epoch and attachment are durable in the superblock before the thread learns
+// of them.
+
+import { randomBytes } from 'node:crypto';
+import { chmod, lstat, rename, rm } from 'node:fs/promises';
+import { basename, dirname, join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { errorText, HoldfastError, isHoldfastError } from '../core/errors.ts';
+import type { Superblock } from '../replication/layout/superblock.ts';
+import { readBootId } from './boot-id.ts';
+import { native } from './native.ts';
+import type {
+  ExportHandle,
+  NodeStorage,
+  OpenVolume,
+  PoolStatus,
+  ReplicaSpec,
+  ReplicaStatus,
+  VolumeCounters,
+} from './node-storage.ts';
+import { type OpenReplica, openReplica } from './open-replica.ts';
+import { closeFiles, openFiles } from './replica-lock.ts';
+import { Pool } from './pool.ts';
+import { createReplica, deleteReplica, describeReplica, growReplica } from './replica-files.ts';
+import { SUPERBLOCK_FILE_NAME, SuperblockFile } from './superblock-file.ts';
+import { ThreadHandle } from './thread-handle.ts';
+import type { ThreadCounters, ThreadEvent } from './thread-messages.ts';
+
+export interface PoolConfig {
+  readonly name: string;
+  readonly directory: string;
+  readonly ioMode?: PoolStatus['ioMode'] | undefined;
+  readonly reserveBytes?: number | undefined;
+  readonly overcommitRatio: number;
+}
+
+export interface NodeStorageOptions {
+  readonly nodeName: string;
+  readonly pools: readonly PoolConfig[];
+  readonly threadCount: number;
+  readonly busyPollMicros: number;
+  /** no-data-flush, no-intent-flush: tests only. */
+  readonly testFaults: ReadonlySet<string>;
+  readonly onEvent: (event: ThreadEvent) => void;
+  /** A data-plane thread died: the process must stop. */
+  readonly onDeath: (error: Error) => void;
+}
+
+/** A dead daemon's requests are waited for this long before BUSY reaches the caller. */
+const LOCK_WAIT_MS = 30_000;
+const LOCK_RETRY_MS = 50;
+const LISTEN_BACKLOG = 1024;
+const KERNEL_SOCKET_BYTES = 4 * 1024 * 1024;
+
+interface OpenedVolume {
+  readonly replica: OpenReplica;
+  readonly thread: ThreadHandle;
+}
+
+export async function createNodeStorage(options: NodeStorageOptions): Promise<Storage> {
+  const pools: Pool[] = [];
+  const threads: ThreadHandle[] = [];
+  try {
+    for (const pool of options.pools) pools.push(await openPool(pool));
+    const faults = {
+      noDataFlush: options.testFaults.has('no-data-flush'),
+      noIntentFlush: options.testFaults.has('no-intent-flush'),
+    };
+    for (let i = 0; i < options.threadCount; i++) {
+      const data = { faults, busyPollMicros: options.busyPollMicros };
+      threads.push(await ThreadHandle.start(data, options.onEvent, options.onDeath));
+    }
+    return new Storage(options.nodeName, await readBootId(), pools, threads);
+  } catch (error) {
+    for (const thread of threads) await thread.stop();
+    for (const pool of pools) await pool.close();
+    throw error;
+  }
+}
+
+/** A pool whose last owner was killed is free when its last request has landed. */
+function openPool(config: PoolConfig): Promise<Pool> {
+  return whileBusy(() => Pool.open(config.name, config.directory, config));
+}
+
+export class Storage implements NodeStorage {
+  readonly #nodeName: string;
+  readonly #bootId: string;
+  readonly #pools: readonly Pool[];
+  readonly #threads: readonly ThreadHandle[];
+  readonly #open = new Map<string, OpenedVolume>();
+  /** One opening, closing or growing of a volume at a time. */
+  readonly #turns = new Map<string, Promise<unknown>>();
+  #nextExportId = 1;
+  #closed: Promise<void> | undefined;
+
+  constructor(nodeName: string, bootId: string, pools: readonly Pool[], threads: readonly ThreadHandle[]) {
+    this.#nodeName = nodeName;
+    this.#bootId = bootId;
+    this.#pools = pools;
+    this.#threads = threads;
+  }
+
+  pools(): Promise<PoolStatus[]> {
+    return Promise.all(this.#pools.map((pool) => pool.status()));
+  }
+
+  async createReplica(spec: ReplicaSpec): Promise<void> {
+    const pool = this.#pools.find((candidate) => candidate.name === spec.pool);
+    if (pool === undefined) {
+      const names = this.#pools.map((candidate) => candidate.name).join(', ');
+      throw new HoldfastError('NOT_FOUND', `node ${this.#nodeName} has no pool '${spec.pool}'; it has ${names}`);
+    }
+    await createReplica(pool, spec);
+  }
+
+  async deleteReplica(volumeId: string): Promise<void> {
+    await this.#inTurn(volumeId, async () => {
+      if (this.#open.has(volumeId)) {
+        throw new HoldfastError('CONFLICT', `volume ${volumeId} is in use: detach it first`);
+      }
+      // Half-deleted ones have no name any more: every pool is asked.
+      for (const pool of this.#pools) await deleteReplica(pool, volumeId);
+    });
+  }
+
+  async replicas(): Promise<ReplicaStatus[]> {
+    const found: ReplicaStatus[] = [];
+    for (const pool of this.#pools) {
+      const ids = await pool.volumeIds();
+      found.push(...(await Promise.all(ids.map((volumeId) => this.#describe(pool, volumeId)))));
+    }
+    return found;
+  }
+
+  async replica(volumeId: string): Promise<ReplicaStatus | undefined> {
+    const pool = await this.#poolOf(volumeId);
+    return pool === undefined ? undefined : this.#describe(pool, volumeId);
+  }
+
+  async openVolume(open: OpenVolume): Promise<void> {
+    await this.#inTurn(open.volumeId, async () => {
+      const opened = this.#open.get(open.volumeId);
+      if (opened === undefined) await this.#openFresh(open);
+      else await this.#adopt(opened, open);
+    });
+  }
+
+  async closeVolume(volumeId: string): Promise<void> {
+    await this.#inTurn(volumeId, () => this.#closeOpen(volumeId));
+  }
+
+  isOpen(volumeId: string): boolean {
+    return this.#open.has(volumeId);
+  }
+
+  async resizeReplica(volumeId: string, sizeBytes: number): Promise<void> {
+    await this.#inTurn(volumeId, async () => {
+      const pool = await this.#requirePoolOf(volumeId);
+      const opened = this.#open.get(volumeId);
+      await growReplica(pool, volumeId, sizeBytes, opened?.replica);
+      if (opened === undefined) return;
+      await opened.thread.ask({ type: 'grow', volumeId, sizeBytes: opened.replica.sizeBytes });
+    });
+  }
+
+  async updateSuperblock(
+    volumeId: string,
+    change: Partial<Pick<Superblock, 'fileSystemMade' | 'attachmentNumber' | 'promisedEpoch'>>,
+  ): Promise<void> {
+    await this.#inTurn(volumeId, async () => {
+      const opened = this.#open.get(volumeId);
+      if (opened !== undefined) {
+        await opened.replica.superblock.update(change);
+        return;
+      }
+      const pool = await this.#requirePoolOf(volumeId);
+      const directory = pool.replicaDirectory(volumeId);
+      const files = await openFiles(directory, volumeId, pool.ioMode);
+      try {
+        const superblock = await SuperblockFile.load(files.superblock, join(directory, SUPERBLOCK_FILE_NAME));
+        await superblock.update(change);
+      } finally {
+        await closeFiles(files);
+      }
+    });
+  }
+
+  async exportUnix(volumeId: string, exportName: string, path: string): Promise<ExportHandle> {
+    const { thread } = this.#required(volumeId);
+    const fd = await listenAt(path);
+    const exportId = this.#nextExportId;
+    this.#nextExportId += 1;
+    try {
+      await thread.ask({ type: 'listen', exportId, fd, volumeId, exportName });
+    } catch (error) {
+      native.close(fd);
+      await rm(path, { force: true });
+      throw error;
+    }
+    let closing: Promise<void> | undefined;
+    const close = async (): Promise<void> => {
+      await rm(path, { force: true });
+      await thread.ask({ type: 'unlisten', exportId });
+    };
+    return {
+      path,
+      close: () => {
+        closing ??= close();
+        return closing;
+      },
+    };
+  }
+
+  async connectKernel(volumeId: string, attachmentNumber: number, readOnly: boolean): Promise<number> {
+    const { thread, replica } = this.#required(volumeId);
+    const current = replica.superblock.current.attachmentNumber;
+    if (attachmentNumber !== current) {
+      throw new HoldfastError(
+        'CONFLICT',
+        `attachment ${attachmentNumber} of volume ${volumeId} is not the current one (${current}): publish the volume again`,
+        { details: { attachmentNumber, current } },
+      );
+    }
+    const [ours, kernels] = native.socketPair(KERNEL_SOCKET_BYTES);
+    try {
+      await thread.ask({ type: 'connect', volumeId, fd: ours, readOnly });
+    } catch (error) {
+      native.close(kernels);
+      throw error;
+    }
+    return kernels;
+  }
+
+  async disconnectKernel(volumeId: string): Promise<void> {
+    const opened = this.#open.get(volumeId);
+    if (opened !== undefined) await opened.thread.ask({ type: 'disconnect', volumeId });
+  }
+
+  counters(volumeId: string): Promise<VolumeCounters> {
+    return this.#required(volumeId).thread.askVolumeCounters(volumeId);
+  }
+
+  threadCounters(): Promise<ThreadCounters[]> {
+    return Promise.all(this.#threads.map((thread) => thread.askThreadCounters()));
+  }
+
+  close(): Promise<void> {
+    this.#closed ??= this.#closeAll();
+    return this.#closed;
+  }
+
+  async #closeAll(): Promise<void> {
+    const failures: unknown[] = [];
+    const attempt = async (step: Promise<unknown>): Promise<void> => {
+      await step.catch((error: unknown) => failures.push(error));
+    };
+    await Promise.all([...this.#open.keys()].map((volumeId) => attempt(this.closeVolume(volumeId))));
+    for (const thread of this.#threads) await attempt(thread.stop());
+    for (const pool of this.#pools) await attempt(pool.close());
+    if (failures.length > 0) throw failures[0];
+  }
+
+  // ---- opening and closing
+
+  async #openFresh(open: OpenVolume): Promise<void> {
+    const { volumeId } = open;
+    const pool = await this.#requirePoolOf(volumeId);
+    const replica = await whileBusy(() => openReplica(pool, volumeId, this.#bootId));
+    try {
+      await promise(replica, open);
+      const thread = this.#leastLoaded();
+      const { superblock } = replica;
+      await thread.ask({
+        type: 'open',
+        open: {
+          volumeId,
+          sizeBytes: replica.sizeBytes,
+          ioMode: replica.ioMode,
+          durability: superblock.current.durability,
+          epoch: open.epoch,
+          opening: open.opening,
+          attachmentNumber: open.attachmentNumber,
+          bootId: this.#bootId,
+          dataFd: replica.dataFd,
+          intentFd: replica.intentFd,
+          generationsFd: replica.generationsFd,
+          windowFd: replica.windowFd,
+          hotBits: replica.hotBits,
+          reserveBytes: pool.reserveBytes,
+        },
+      });
+      thread.volumeCount += 1;
+      this.#open.set(volumeId, { replica, thread });
+    } catch (error) {
+      await replica.release();
+      throw error;
+    }
+  }
+
+  async #adopt(opened: OpenedVolume, open: OpenVolume): Promise<void> {
+    await promise(opened.replica, open);
+    const { volumeId, epoch, attachmentNumber } = open;
+    await opened.thread.ask({ type: 'adopt', volumeId, epoch, attachmentNumber });
+  }
+
+  async #closeOpen(volumeId: string): Promise<void> {
+    const opened = this.#open.get(volumeId);
+    if (opened === undefined) return;
+    const { replica, thread } = opened;
+    // Cooling on the way out has flushed what there was to flush, unless the disk failed: then no clean mark.
+    const counters = await thread.closeVolume(volumeId);
+    this.#open.delete(volumeId);
+    thread.volumeCount -= 1;
+    try {
+      await replica.files.data.datasync();
+      await replica.files.intent.datasync();
+      if (!counters.hasFailed) {
+        const { promisedEpoch } = replica.superblock.current;
+        await replica.superblock.update({ cleanMark: { epoch: promisedEpoch } });
+      }
+    } finally {
+      await replica.release();
+    }
+  }
+
+  // ---- helpers
+
+  async #inTurn<Result>(volumeId: string, operation: () => Promise<Result>): Promise<Result> {
+    const before = this.#turns.get(volumeId) ?? Promise.resolve();
+    const turn = before.then(operation, operation);
+    const settled = turn.catch(() => undefined);
+    this.#turns.set(volumeId, settled);
+    try {
+      return await turn;
+    } finally {
+      if (this.#turns.get(volumeId) === settled) this.#turns.delete(volumeId);
+    }
+  }
+
+  #leastLoaded(): ThreadHandle {
+    const [first, ...others] = this.#threads;
+    if (first === undefined) throw new HoldfastError('INTERNAL', 'there is no data-plane thread');
+    return others.reduce((least, thread) => (thread.volumeCount < least.volumeCount ? thread : least), first);
+  }
+
+  #required(volumeId: string): OpenedVolume {
+    const opened = this.#open.get(volumeId);
+    if (opened === undefined) {
+      throw new HoldfastError('CONFLICT', `volume ${volumeId} is not open here: attach or export it first`);
+    }
+    return opened;
+  }
+
+  async #poolOf(volumeId: string): Promise<Pool | undefined> {
+    for (const pool of this.#pools) if ((await pool.volumeIds()).includes(volumeId)) return pool;
+    return undefined;
+  }
+
+  async #requirePoolOf(volumeId: string): Promise<Pool> {
+    const pool = await this.#poolOf(volumeId);
+    if (pool !== undefined) return pool;
+    throw new HoldfastError(
+      'NOT_FOUND',
+      `node ${this.#nodeName} has no replica of volume ${volumeId}; is a pool missing from the configuration?`,
+    );
+  }
+
+  async #describe(pool: Pool, volumeId: string): Promise<ReplicaStatus> {
+    const description = await describeReplica(pool, volumeId);
+    return { volumeId, pool: pool.name, isOpen: this.#open.has(volumeId), ...description };
+  }
+}
+
+/** Durable before anything is acknowledged in the new epoch or to the new attachment. */
+async function promise(replica: OpenReplica, open: OpenVolume): Promise<void> {
+  const { superblock } = replica;
+  await superblock.update({
+    promisedEpoch: open.epoch,
+    attachmentNumber: open.attachmentNumber,
+    lastInSyncIncarnation: superblock.current.incarnation,
+  });
+}
+
+async function whileBusy<Result>(attempt: () => Promise<Result>): Promise<Result> {
+  const deadlineMs = native.bootTimeMs() + LOCK_WAIT_MS;
+  for (;;) {
+    try {
+      return await attempt();
+    } catch (error) {
+      if (!isHoldfastError(error, 'BUSY') || native.bootTimeMs() > deadlineMs) throw error;
+      await delay(LOCK_RETRY_MS);
+    }
+  }
+}
+
+/**
+ * A listening socket at `path`: made under a name of its own, so that two daemons never share one, then
+ * renamed into place. A stale socket is replaced, anything else is refused.
+ */
+async function listenAt(path: string): Promise<number> {
+  const standing = await lstat(path).catch(() => undefined);
+  if (standing !== undefined && !standing.isSocket()) {
+    throw new HoldfastError('ALREADY_EXISTS', `${path} exists and is no socket: choose another path`);
+  }
+  const temporary = join(dirname(path), `.${basename(path).slice(0, 40)}.${randomBytes(3).toString('hex')}`);
+  let fd: number;
+  try {
+    fd = native.listenUnix(temporary, 0o600, LISTEN_BACKLOG);
+  } catch (error) {
+    throw new HoldfastError('INVALID', `cannot listen at ${path}: ${errorText(error)}; is the directory there, and the path below 100 bytes?`, { cause: error });
+  }
+  try {
+    await chmod(temporary, 0o600);
+    await rename(temporary, path);
+    return fd;
+  } catch (error) {
+    native.close(fd);
+    await rm(temporary, { force: true });
+    throw new HoldfastError('INVALID', `cannot make the socket ${path}: ${errorText(error)}`, { cause: error });
+  }
+}

@@ -1,0 +1,71 @@
+// What the main thread and a data-plane thread say to each other. Plain data: it is cloned on the way.
+
+import type { VolumeCounters } from './node-storage.ts';
+
+export interface OpenVolumeMessage {
+  readonly volumeId: string;
+  readonly sizeBytes: number;
+  readonly ioMode: 'direct' | 'buffered';
+  readonly durability: 'writeback' | 'writethrough';
+  readonly epoch: number;
+  readonly opening: string;
+  readonly attachmentNumber: number;
+  readonly bootId: string;
+  /** The thread uses these until it has answered 'close'; the main thread owns and closes them. */
+  readonly dataFd: number;
+  readonly intentFd: number;
+  readonly generationsFd: number;
+  readonly windowFd: number;
+  readonly hotBits: Uint8Array;
+  readonly reserveBytes: number;
+}
+
+export type ThreadCommand =
+  | { readonly type: 'open'; readonly open: OpenVolumeMessage }
+  /** Ends the sessions, drains, flushes and cools; answers when nothing refers to the files any more. */
+  | { readonly type: 'close'; readonly volumeId: string }
+  | { readonly type: 'adopt'; readonly volumeId: string; readonly epoch: number; readonly attachmentNumber: number }
+  | { readonly type: 'grow'; readonly volumeId: string; readonly sizeBytes: number }
+  /** The thread owns `fd` from now on. */
+  | { readonly type: 'listen'; readonly exportId: number; readonly fd: number; readonly volumeId: string; readonly exportName: string }
+  | { readonly type: 'unlisten'; readonly exportId: number }
+  /** A connected socket in transmission phase. Fences older ones of the same kind. The thread owns `fd`. */
+  | { readonly type: 'connect'; readonly volumeId: string; readonly fd: number; readonly readOnly: boolean }
+  | { readonly type: 'disconnect'; readonly volumeId: string }
+  | { readonly type: 'counters'; readonly volumeId: string }
+  | { readonly type: 'threadCounters' }
+  | { readonly type: 'stop' };
+
+export interface ThreadCounters {
+  readonly ringEntries: number;
+  readonly ringEnters: number;
+  readonly setupFlags: number;
+  readonly sessions: number;
+  readonly freeRequests: number;
+  /** Garbage collections of this thread since it started. */
+  readonly collections: number;
+}
+
+/** `ok` false: `code` and `message` as in HoldfastError. */
+export type ThreadAnswer =
+  | { readonly id: number; readonly ok: true; readonly value: VolumeCounters | ThreadCounters | undefined }
+  | { readonly id: number; readonly ok: false; readonly code: string; readonly message: string };
+
+/** Said without being asked. */
+export type ThreadEvent =
+  | { readonly type: 'ready'; readonly eventFd: number; readonly setupFlags: number }
+  | { readonly type: 'volumeFailed'; readonly volumeId: string; readonly what: 'flush' | 'intent'; readonly errno: number }
+  | { readonly type: 'poolSpace'; readonly volumeId: string; readonly isFull: boolean }
+  | { readonly type: 'kernelSessionEnded'; readonly volumeId: string }
+  | { readonly type: 'refusedSession'; readonly reason: string };
+
+export interface ThreadFaults {
+  readonly noDataFlush: boolean;
+  readonly noIntentFlush: boolean;
+}
+
+export interface ThreadData {
+  readonly faults: ThreadFaults;
+  /** How long the thread polls before it sleeps, at most. */
+  readonly busyPollMicros: number;
+}

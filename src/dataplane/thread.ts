@@ -1,0 +1,316 @@
+// One data-plane thread: its ring, its memory, its volumes and sessions, and the loop.
+//
+// A turn of the loop: take all completions; let parked sessions try again; send what is ready; enter the
+// ring, which submits everything and waits. Nothing in a turn allocates as long as only requests come.
+// Control messages come through the port; an eventfd in the ring wakes the thread for them.
+
+import { type MessagePort, receiveMessageOnPort } from 'node:worker_threads';
+import { invariant } from '../core/invariant.ts';
+import { native } from './native.ts';
+import { Session, type SessionOptions } from './nbd/session.ts';
+import { Ring } from './ring.ts';
+import { Slots } from './slots.ts';
+import {
+  TAG_ACCEPT,
+  TAG_CLOSE,
+  TAG_DATA,
+  TAG_FLUSH,
+  TAG_GENERATION,
+  TAG_INTENT,
+  TAG_MERGE_READ,
+  TAG_RECEIVE,
+  TAG_SEND,
+  TAG_TICK,
+  TAG_WAKE,
+  TAG_ZERO,
+} from './tags.ts';
+import { SESSION_CAPACITY, ThreadMemory } from './thread-memory.ts';
+import type { ThreadCounters, ThreadData, ThreadEvent, ThreadFaults } from './thread-messages.ts';
+import type { Volume } from './volume.ts';
+
+const SUBMISSION_ENTRIES = 1024;
+const COMPLETION_ENTRIES = 8192;
+/** Completions taken in one turn, so that replies do not wait for an endless stream of them. */
+const COMPLETIONS_PER_TURN = 256;
+
+/** Something that accepts connections. */
+export interface Listener {
+  readonly fd: number;
+  /** The connection is the listener's to place or to close. */
+  accepted(fd: number): void;
+  /** No accept is in the ring any more. */
+  ended(): void;
+}
+
+export class Thread {
+  readonly memory = new ThreadMemory();
+  readonly ring = new Ring(SUBMISSION_ENTRIES, COMPLETION_ENTRIES, this.memory.region);
+  readonly slots = new Slots();
+  readonly faults: ThreadFaults;
+  /** File offsets of the block reads around an unaligned write, only while the entries are written. */
+  readonly edgeOffsets = new Float64Array(2);
+  readonly volumes: (Volume | undefined)[] = [];
+  readonly eventFd = native.eventFd();
+  /** When this turn began, CLOCK_BOOTTIME; refreshed at ticks and when somebody must know. */
+  turnMs = 0;
+  readonly #port: MessagePort;
+  readonly #busyPollMicros: number;
+  readonly #sessions: (Session | undefined)[] = [];
+  readonly #freeSessions: number[] = [];
+  readonly #listeners = new Map<number, Listener>();
+  readonly #dirty: Session[] = [];
+  #dirtyCount = 0;
+  readonly #parked: Session[] = [];
+  #hasFreed = false;
+  #isTickArmed = false;
+  /** Listeners whose accept failed (no descriptors left, say): tried again at the next tick. */
+  readonly #acceptLater: number[] = [];
+  #isStopped = false;
+  #hasBusiness = true;
+  #onMessage: (message: unknown) => void = () => undefined;
+  #onTurn: () => boolean = () => false;
+  #collections: () => number = () => 0;
+
+  constructor(port: MessagePort, data: ThreadData) {
+    this.#port = port;
+    this.faults = data.faults;
+    this.#busyPollMicros = data.busyPollMicros;
+    this.turnMs = native.bootTimeMs();
+  }
+
+  nowMs(): number {
+    this.turnMs = native.bootTimeMs();
+    return this.turnMs;
+  }
+
+  tell(event: ThreadEvent): void {
+    this.#port.postMessage({ event });
+  }
+
+  counters(): ThreadCounters {
+    return {
+      ringEntries: this.ring.totals[0] ?? 0,
+      ringEnters: this.ring.totals[1] ?? 0,
+      setupFlags: this.ring.setupFlags,
+      sessions: this.#sessions.filter((session) => session !== undefined).length,
+      freeRequests: this.slots.freeCount,
+      collections: this.#collections(),
+    };
+  }
+
+  /**
+   * Runs until stop(). `onMessage` handles one control message; `onTurn` runs after control messages and
+   * returns true while it has unfinished business that ordinary completions move on.
+   */
+  run(onMessage: (message: unknown) => void, onTurn: () => boolean, collections: () => number): void {
+    this.#onMessage = onMessage;
+    this.#onTurn = onTurn;
+    this.#collections = collections;
+    this.#armWake();
+    this.tell({ type: 'ready', eventFd: this.eventFd, setupFlags: this.ring.setupFlags });
+    this.#drainMessages();
+    while (!this.#isStopped) {
+      this.#takeCompletions();
+      if (this.#hasFreed && this.#parked.length > 0) this.#retryParked();
+      if (this.#hasBusiness) this.#hasBusiness = this.#onTurn();
+      this.#flushDirty();
+      this.ring.enter(1, this.#busyPollMicros, -1);
+    }
+  }
+
+  stop(): void {
+    this.#isStopped = true;
+  }
+
+  dispose(): void {
+    this.ring.dispose();
+    this.memory.dispose();
+    native.close(this.eventFd);
+  }
+
+  // ---- sessions
+
+  /** Undefined: the thread has as many as it can hold; the caller closes the descriptor. */
+  addSession(fd: number, options: SessionOptions): Session | undefined {
+    const index = this.#freeSessions.pop() ?? this.#sessions.length;
+    if (index >= SESSION_CAPACITY) return undefined;
+    const session = new Session(this, index, fd, options);
+    this.#sessions[index] = session;
+    this.#armTick();
+    return session;
+  }
+
+  sessionEnded(session: Session): void {
+    this.#sessions[session.index] = undefined;
+    this.#freeSessions.push(session.index);
+  }
+
+  sessionOf(request: number): Session {
+    return this.#session(this.slots.session[request] as number);
+  }
+
+  dirty(session: Session): void {
+    this.#dirty[this.#dirtyCount] = session;
+    this.#dirtyCount += 1;
+  }
+
+  /** The session is not read until something is freed. */
+  park(session: Session): void {
+    session.isParked = true;
+    this.#parked.push(session);
+    this.#armTick();
+  }
+
+  somethingFreed(): void {
+    this.#hasFreed = true;
+  }
+
+  // ---- listeners
+
+  listen(index: number, listener: Listener): void {
+    this.#listeners.set(index, listener);
+    this.ring.accept(listener.fd, index, TAG_ACCEPT);
+  }
+
+  // ---- the turn
+
+  #takeCompletions(): void {
+    const ring = this.ring;
+    for (let count = 0; count < COMPLETIONS_PER_TURN && ring.next(); count++) {
+      this.#dispatch(ring.index, ring.tag, ring.result);
+    }
+  }
+
+  #dispatch(index: number, tag: number, result: number): void {
+    switch (tag) {
+      case TAG_RECEIVE:
+        this.#session(index).received(result);
+        return;
+      case TAG_SEND:
+        this.#session(index).sent(result);
+        return;
+      case TAG_DATA:
+        this.#volumeOf(index).dataDone(index, result);
+        return;
+      case TAG_FLUSH:
+        this.#volume(index).core.flushDone(result < 0 ? -result : 0);
+        return;
+      case TAG_ZERO:
+        this.#volumeOf(index).zeroDone(index, result);
+        return;
+      case TAG_MERGE_READ:
+        this.#volumeOf(index).edgeRead(index, result);
+        return;
+      case TAG_INTENT:
+        this.#armTick();
+        this.#volume(index).intentWritten(result);
+        return;
+      case TAG_GENERATION:
+        this.#volume(index).generationDone(result);
+        return;
+      case TAG_ACCEPT:
+        this.#accepted(index, result);
+        return;
+      case TAG_WAKE:
+        this.#armWake();
+        this.#drainMessages();
+        return;
+      case TAG_TICK:
+        this.#tick();
+        return;
+      case TAG_CLOSE:
+        return;
+      default:
+        invariant(false, `every completion has a known tag, not ${tag}`);
+    }
+  }
+
+  #flushDirty(): void {
+    for (let i = 0; i < this.#dirtyCount; i++) (this.#dirty[i] as Session).flushOutbox();
+    this.#dirtyCount = 0;
+  }
+
+  #retryParked(): void {
+    this.#hasFreed = false;
+    const count = this.#parked.length;
+    for (let i = 0; i < count; i++) {
+      const session = this.#parked.shift();
+      session?.retry();
+    }
+  }
+
+  #accepted(index: number, result: number): void {
+    const listener = this.#listeners.get(index);
+    invariant(listener !== undefined, 'an accept belongs to a listener');
+    if (result >= 0) listener.accepted(result);
+    // ECONNABORTED, EMFILE and the like pass; EINVAL and ECANCELED mean that the socket was shut down.
+    const EINVAL = 22;
+    const ECANCELED = 125;
+    const EBADF = 9;
+    if (result === -EINVAL || result === -ECANCELED || result === -EBADF) {
+      this.#listeners.delete(index);
+      listener.ended();
+      return;
+    }
+    if (result >= 0) {
+      this.ring.accept(listener.fd, index, TAG_ACCEPT);
+    } else {
+      this.#acceptLater.push(index);
+      this.#armTick();
+    }
+  }
+
+  #armWake(): void {
+    this.ring.readEvent(this.eventFd, this.memory.eventOffset, 0, TAG_WAKE);
+  }
+
+  #drainMessages(): void {
+    this.#hasBusiness = true;
+    for (let next = receiveMessageOnPort(this.#port); next !== undefined; next = receiveMessageOnPort(this.#port)) {
+      this.#onMessage(next.message);
+    }
+  }
+
+  /** Something was opened whose extents may have to cool. */
+  wakeForTime(): void {
+    this.#armTick();
+  }
+
+  /** Ticks come once a second while something waits for time to pass, and stop when nothing does. */
+  #armTick(): void {
+    if (this.#isTickArmed) return;
+    this.#isTickArmed = true;
+    this.ring.timeout(this.memory.timespecOffset, 0, TAG_TICK);
+  }
+
+  #tick(): void {
+    this.#isTickArmed = false;
+    const nowMs = this.nowMs();
+    let isNeeded = false;
+    for (const volume of this.volumes) if (volume?.core.tick() === true) isNeeded = true;
+    const isMemoryShort = this.#parked.length > 0;
+    for (const session of this.#sessions) {
+      if (session === undefined) continue;
+      session.checkDeadlines(nowMs, isMemoryShort);
+      if (session.isTimed || isMemoryShort) isNeeded = true;
+    }
+    for (let index = this.#acceptLater.pop(); index !== undefined; index = this.#acceptLater.pop()) {
+      const listener = this.#listeners.get(index);
+      if (listener !== undefined) this.ring.accept(listener.fd, index, TAG_ACCEPT);
+    }
+    this.#hasBusiness = true;
+    if (isNeeded) this.#armTick();
+  }
+
+  #session(index: number): Session {
+    return this.#sessions[index] as Session;
+  }
+
+  #volume(index: number): Volume {
+    return this.volumes[index] as Volume;
+  }
+
+  #volumeOf(request: number): Volume {
+    return this.volumes[this.slots.volume[request] as number] as Volume;
+  }
+}

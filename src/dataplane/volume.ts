@@ -1,0 +1,468 @@
+// One open volume in its data-plane thread: carries out what the core decides, on the replica's files.
+//
+// Rules: the data file is touched by ring entries only; a short read or write goes on where it stopped; in
+// direct mode whole blocks only, so an unaligned write first reads the blocks at its edges (under the core's
+// lock of those blocks). Space is decided before a write: a pool that is down to its reserve takes writes
+// only where blocks are allocated already.
+
+import { invariant } from '../core/invariant.ts';
+import { BLOCK_BYTES, GENERATION_BLOCKS_PER_EXTENT } from '../core/units.ts';
+import { STAMP_UNKNOWN } from '../replication/extents.ts';
+import {
+  decodeGenerationSector,
+  encodeGenerationSector,
+  GENERATION_SECTOR_BYTES,
+  generationFileOffset,
+} from '../replication/layout/generations.ts';
+import { encodeIntentSector, INTENT_SECTOR_BYTES, intentSectorOffset } from '../replication/layout/intent.ts';
+import { WINDOW_ENTRY_COUNT, WINDOW_FILE_BYTES, WindowFile } from '../replication/layout/window.ts';
+import { FLAG_FAST_ZERO, FLAG_NO_HOLE, READ } from '../replication/requests.ts';
+import { VolumeCore, type VolumePorts } from '../replication/volume-core.ts';
+import { type NativeMemory, native } from './native.ts';
+import type { Session } from './nbd/session.ts';
+import { RWF_DSYNC } from './ring.ts';
+import { TAG_DATA, TAG_FLUSH, TAG_GENERATION, TAG_INTENT, TAG_MERGE_READ, TAG_ZERO } from './tags.ts';
+import type { Thread } from './thread.ts';
+import type { OpenVolumeMessage } from './thread-messages.ts';
+
+const EIO = 5;
+const ENOSPC = 28;
+const EOPNOTSUPP = 95;
+const FALLOC_KEEP_SIZE = 1;
+const FALLOC_PUNCH_HOLE = 2;
+const FALLOC_ZERO_RANGE = 16;
+/** After this much written without a look, the pool's free space is looked up again. */
+const SPACE_CHECK_BYTES = 64 * 1024 * 1024;
+const SECTORS_PER_BUFFER = BLOCK_BYTES / INTENT_SECTOR_BYTES;
+
+// What the entries with TAG_GENERATION are doing.
+const MERGE_READING = 0;
+const MERGE_WRITING = 1;
+const MERGE_FLUSHING = 2;
+
+export class Volume implements VolumePorts {
+  readonly index: number;
+  readonly volumeId: string;
+  readonly core: VolumeCore;
+  readonly dataFd: number;
+  readonly sessions = new Set<Session>();
+  /** Sessions of lower attachments have been ended. */
+  attachmentNumber: number;
+  /** Requests of sessions of this volume that have not been released. */
+  inFlightCount = 0;
+  /** Reads, read bytes, writes, write bytes, flushes, zeroes, errors. */
+  readonly counters = new Float64Array(7);
+  /** By power of two of 8 microseconds. */
+  readonly latency = new Float64Array(24);
+  readonly #thread: Thread;
+  readonly #message: OpenVolumeMessage;
+  readonly #windowMemory: NativeMemory;
+  /** [0]: bytes that may still be written before the free space is looked up. */
+  readonly #spaceBudget = new Float64Array(1);
+  #isFull = false;
+  /** One block for sectors of the intent log, one for the generations file. */
+  readonly #intentBuffer: number;
+  readonly #generationBuffer: number;
+  /** [0]: file offset of the intent write under way; [1..8]: of the generation sectors. */
+  readonly #metaOffsets = new Float64Array(1 + SECTORS_PER_BUFFER);
+  #roundNext = 0;
+  #roundPending = 0;
+  #roundFlags = 0;
+  #mergeNext = 0;
+  #mergeCount = 0;
+  #mergePending = 0;
+  #mergePhase = MERGE_READING;
+  #mergeErrno = 0;
+  readonly #mergeStamps = new Uint32Array(GENERATION_BLOCKS_PER_EXTENT);
+
+  constructor(thread: Thread, index: number, message: OpenVolumeMessage) {
+    this.#thread = thread;
+    this.#message = message;
+    this.index = index;
+    this.volumeId = message.volumeId;
+    this.dataFd = message.dataFd;
+    this.attachmentNumber = message.attachmentNumber;
+    this.#windowMemory = native.mapFile(message.windowFd, WINDOW_FILE_BYTES);
+    const window = new WindowFile(this.#windowMemory.buffer);
+    // In a set of one there is no other copy to agree with: what was in flight is settled as it stands.
+    window.reset(message.bootId);
+    this.#intentBuffer = thread.memory.allocate(BLOCK_BYTES, 0);
+    this.#generationBuffer = thread.memory.allocate(BLOCK_BYTES, 0);
+    invariant(this.#intentBuffer >= 0 && this.#generationBuffer >= 0, 'a volume gets its two metadata blocks');
+    this.core = new VolumeCore(thread.slots, this, {
+      sizeBytes: message.sizeBytes,
+      epoch: message.epoch,
+      openingLow: Number.parseInt(message.opening.slice(0, 8), 16) | 0,
+      openingHigh: Number.parseInt(message.opening.slice(8, 16), 16) | 0,
+      durability: message.durability,
+      intentBits: message.hotBits,
+      window,
+      windowEntryCount: WINDOW_ENTRY_COUNT,
+    });
+  }
+
+  /** Everything is at rest and nobody refers to it any more. */
+  dispose(): void {
+    invariant(this.core.isQuiet && this.inFlightCount === 0, 'only a quiet volume is closed');
+    this.#thread.memory.free(this.#intentBuffer);
+    this.#thread.memory.free(this.#generationBuffer);
+    native.freeMemory(this.#windowMemory);
+  }
+
+  // ---- VolumePorts: data
+
+  startRead(request: number): void {
+    const slots = this.#thread.slots;
+    const offset = slots.offsetBytes[request] as number;
+    const length = slots.lengthBytes[request] as number;
+    this.counters[0] = (this.counters[0] as number) + 1;
+    this.counters[1] = (this.counters[1] as number) + length;
+    this.#startWhole(request, offset, length);
+    this.#continueRead(request);
+  }
+
+  startWrite(request: number): void {
+    const slots = this.#thread.slots;
+    const offset = slots.offsetBytes[request] as number;
+    const length = slots.lengthBytes[request] as number;
+    this.counters[2] = (this.counters[2] as number) + 1;
+    this.counters[3] = (this.counters[3] as number) + length;
+    if (!this.#hasSpace(request)) {
+      this.core.requestDone(request, ENOSPC);
+      return;
+    }
+    if (this.#message.ioMode === 'buffered') {
+      slots.ioOffset[request] = offset;
+      slots.ioBuffer[request] = slots.data[request] as number;
+      slots.ioLeft[request] = length;
+      this.#continueWrite(request);
+      return;
+    }
+    this.#startWhole(request, offset, length);
+    if (offset % BLOCK_BYTES !== 0 || (offset + length) % BLOCK_BYTES !== 0) this.#readEdges(request);
+    else this.#continueWrite(request);
+  }
+
+  startZero(request: number): void {
+    const slots = this.#thread.slots;
+    this.counters[5] = (this.counters[5] as number) + 1;
+    const keepsBlocks = ((slots.flags[request] as number) & FLAG_NO_HOLE) !== 0;
+    if (keepsBlocks && !this.#hasSpace(request)) {
+      this.core.requestDone(request, ENOSPC);
+      return;
+    }
+    this.#zero(request, keepsBlocks ? FALLOC_ZERO_RANGE | FALLOC_KEEP_SIZE : FALLOC_PUNCH_HOLE | FALLOC_KEEP_SIZE);
+  }
+
+  startFlush(): void {
+    this.counters[4] = (this.counters[4] as number) + 1;
+    if (this.#thread.faults.noDataFlush) this.#thread.ring.nop(this.index, TAG_FLUSH);
+    else this.#thread.ring.fdatasync(this.dataFd, this.index, TAG_FLUSH);
+  }
+
+  reply(request: number, errno: number): void {
+    if (errno !== 0) this.counters[6] = (this.counters[6] as number) + 1;
+    this.#thread.sessionOf(request).reply(request, errno);
+  }
+
+  failed(what: 'flush' | 'intent', errno: number): void {
+    this.#thread.tell({ type: 'volumeFailed', volumeId: this.volumeId, what, errno });
+  }
+
+  // ---- ends of ring entries
+
+  dataDone(request: number, result: number): void {
+    const slots = this.#thread.slots;
+    const isRead = slots.kind[request] === READ;
+    if (result <= 0) {
+      // Nothing read inside the volume means that the file is shorter than it should be.
+      this.core.requestDone(request, result === 0 ? EIO : -result);
+      return;
+    }
+    const left = (slots.ioLeft[request] as number) - result;
+    slots.ioLeft[request] = left;
+    if (left <= 0) {
+      this.core.requestDone(request, 0);
+      return;
+    }
+    slots.ioOffset[request] = (slots.ioOffset[request] as number) + result;
+    slots.ioBuffer[request] = (slots.ioBuffer[request] as number) + result;
+    if (isRead) this.#continueRead(request);
+    else this.#continueWrite(request);
+  }
+
+  edgeRead(request: number, result: number): void {
+    const slots = this.#thread.slots;
+    if (result !== BLOCK_BYTES && (slots.error[request] as number) === 0) {
+      slots.error[request] = result < 0 ? -result : EIO;
+    }
+    slots.pending[request] = (slots.pending[request] as number) - 1;
+    if ((slots.pending[request] as number) > 0) return;
+    const errno = slots.error[request] as number;
+    if (errno !== 0) {
+      this.core.requestDone(request, errno);
+      return;
+    }
+    this.#mergeEdges(request);
+    this.#continueWrite(request);
+  }
+
+  zeroDone(request: number, result: number): void {
+    const slots = this.#thread.slots;
+    if (result !== -EOPNOTSUPP) {
+      // The second step of the fallback below keeps the blocks; its first has zeroed them.
+      if (result === 0 && (slots.pending[request] as number) > 0) {
+        slots.pending[request] = 0;
+        this.#zero(request, FALLOC_KEEP_SIZE);
+        return;
+      }
+      this.core.requestDone(request, -result);
+      return;
+    }
+    const flags = slots.flags[request] as number;
+    const isFirstTry = slots.pending[request] === 0 && (flags & FLAG_NO_HOLE) !== 0;
+    if (!isFirstTry || (flags & FLAG_FAST_ZERO) !== 0) {
+      this.core.requestDone(request, EOPNOTSUPP);
+      return;
+    }
+    // No zeroing in place here: punch the range out, then allocate it again.
+    slots.pending[request] = 1;
+    this.#zero(request, FALLOC_PUNCH_HOLE | FALLOC_KEEP_SIZE);
+  }
+
+  // ---- VolumePorts: the logs
+
+  startIntentRound(durable: boolean): void {
+    this.#roundNext = 0;
+    this.#roundFlags = durable && !this.#thread.faults.noIntentFlush ? RWF_DSYNC : 0;
+    this.#writeIntentRun();
+  }
+
+  intentWritten(result: number): void {
+    if (result !== this.#roundPending) {
+      this.core.intentRoundDone(result < 0 ? -result : EIO);
+      return;
+    }
+    if (this.#roundNext < this.core.extents.roundSectorCount) this.#writeIntentRun();
+    else this.core.intentRoundDone(0);
+  }
+
+  startGenerationMerge(): void {
+    this.#mergeNext = 0;
+    this.#mergeErrno = 0;
+    this.#readGenerations();
+  }
+
+  generationDone(result: number): void {
+    const expected = this.#mergePhase === MERGE_FLUSHING ? 0 : GENERATION_SECTOR_BYTES;
+    if (result !== expected && this.#mergeErrno === 0) this.#mergeErrno = result < 0 ? -result : EIO;
+    this.#mergePending -= 1;
+    if (this.#mergePending > 0) return;
+    if (this.#mergeErrno !== 0 || this.#mergePhase === MERGE_FLUSHING) {
+      this.core.generationsMerged(this.#mergeErrno);
+      return;
+    }
+    if (this.#mergePhase === MERGE_READING) {
+      this.#writeGenerations();
+      return;
+    }
+    this.#mergeNext += this.#mergeCount;
+    if (this.#mergeNext < this.core.extents.coolingCount) this.#readGenerations();
+    else this.#flushGenerations();
+  }
+
+  // ---- steps of data operations
+
+  /** The disk operation covers the whole blocks around the request. */
+  #startWhole(request: number, offset: number, length: number): void {
+    const slots = this.#thread.slots;
+    if (this.#message.ioMode === 'buffered') {
+      slots.ioOffset[request] = offset;
+      slots.ioBuffer[request] = slots.data[request] as number;
+      slots.ioLeft[request] = length;
+      return;
+    }
+    const inBlock = offset % BLOCK_BYTES;
+    slots.ioOffset[request] = offset - inBlock;
+    slots.ioBuffer[request] = (slots.data[request] as number) - inBlock;
+    slots.ioLeft[request] = Math.ceil((inBlock + length) / BLOCK_BYTES) * BLOCK_BYTES;
+  }
+
+  #continueRead(request: number): void {
+    const slots = this.#thread.slots;
+    this.#thread.ring.read(
+      this.dataFd,
+      slots.ioBuffer[request] as number,
+      slots.ioLeft[request] as number,
+      slots.ioOffset,
+      request,
+      request,
+      TAG_DATA,
+    );
+  }
+
+  #continueWrite(request: number): void {
+    const slots = this.#thread.slots;
+    this.#thread.ring.write(
+      this.dataFd,
+      slots.ioBuffer[request] as number,
+      slots.ioLeft[request] as number,
+      slots.ioOffset,
+      request,
+      request,
+      TAG_DATA,
+      0,
+    );
+  }
+
+  /** The two spare blocks at the end of an unaligned request's buffer take the blocks at its edges. */
+  #readEdges(request: number): void {
+    const slots = this.#thread.slots;
+    const wholeBytes = slots.ioLeft[request] as number;
+    const start = slots.ioOffset[request] as number;
+    const spare = (slots.ioBuffer[request] as number) + wholeBytes;
+    const offset = slots.offsetBytes[request] as number;
+    const hasHead = offset !== start;
+    const hasTail = offset + (slots.lengthBytes[request] as number) !== start + wholeBytes;
+    const edges = this.#thread.edgeOffsets;
+    edges[0] = start;
+    edges[1] = start + wholeBytes - BLOCK_BYTES;
+    slots.pending[request] = (hasHead ? 1 : 0) + (hasTail ? 1 : 0);
+    const ring = this.#thread.ring;
+    if (hasHead) ring.read(this.dataFd, spare, BLOCK_BYTES, edges, 0, request, TAG_MERGE_READ);
+    if (hasTail) ring.read(this.dataFd, spare + BLOCK_BYTES, BLOCK_BYTES, edges, 1, request, TAG_MERGE_READ);
+  }
+
+  #mergeEdges(request: number): void {
+    const slots = this.#thread.slots;
+    const bytes = this.#thread.memory.bytes;
+    const whole = slots.ioBuffer[request] as number;
+    const wholeBytes = slots.ioLeft[request] as number;
+    const spare = whole + wholeBytes;
+    const data = slots.data[request] as number;
+    const end = data + (slots.lengthBytes[request] as number);
+    if (data !== whole) bytes.copyWithin(whole, spare, spare + (data - whole));
+    const tail = whole + wholeBytes - end;
+    if (tail > 0) bytes.copyWithin(end, spare + 2 * BLOCK_BYTES - tail, spare + 2 * BLOCK_BYTES);
+  }
+
+  #zero(request: number, mode: number): void {
+    const slots = this.#thread.slots;
+    this.#thread.ring.fallocate(this.dataFd, mode, slots.offsetBytes, slots.lengthBytes, request, request, TAG_ZERO);
+  }
+
+  // ---- space
+
+  #hasSpace(request: number): boolean {
+    const slots = this.#thread.slots;
+    const length = slots.lengthBytes[request] as number;
+    const left = (this.#spaceBudget[0] as number) - length;
+    if (left >= 0) {
+      this.#spaceBudget[0] = left;
+      return true;
+    }
+    const free = native.fileSystemSpace(this.dataFd).availableBytes - this.#message.reserveBytes;
+    const isFull = free < length;
+    if (isFull !== this.#isFull) {
+      this.#isFull = isFull;
+      this.#thread.tell({ type: 'poolSpace', volumeId: this.volumeId, isFull });
+    }
+    // Others write to the same pool: nobody counts on more than a part of what is left.
+    this.#spaceBudget[0] = isFull ? 0 : Math.min(SPACE_CHECK_BYTES, free / 16);
+    return !isFull || this.#isAllocated(slots.offsetBytes[request] as number, length);
+  }
+
+  #isAllocated(offset: number, length: number): boolean {
+    const run = native.nextRun(this.dataFd, offset, offset + length);
+    return run.isData && run.endOffset >= offset + length;
+  }
+
+  // ---- steps of the logs
+
+  /** As many neighbouring sectors of the round as one block takes. */
+  #writeIntentRun(): void {
+    const { roundSectors, roundSectorCount, bits } = this.core.extents;
+    const bytes = this.#thread.memory.bytes;
+    const first = roundSectors[this.#roundNext] as number;
+    let count = 0;
+    while (
+      count < SECTORS_PER_BUFFER &&
+      this.#roundNext < roundSectorCount &&
+      roundSectors[this.#roundNext] === first + count
+    ) {
+      encodeIntentSector(bytes, this.#intentBuffer + count * INTENT_SECTOR_BYTES, first + count, bits);
+      this.#roundNext += 1;
+      count += 1;
+    }
+    this.#roundPending = count * INTENT_SECTOR_BYTES;
+    this.#metaOffsets[0] = intentSectorOffset(first);
+    this.#thread.ring.write(
+      this.#message.intentFd,
+      this.#intentBuffer,
+      this.#roundPending,
+      this.#metaOffsets,
+      0,
+      this.index,
+      TAG_INTENT,
+      this.#roundFlags,
+    );
+  }
+
+  #readGenerations(): void {
+    const extents = this.core.extents;
+    this.#mergeCount = Math.min(SECTORS_PER_BUFFER, extents.coolingCount - this.#mergeNext);
+    this.#mergePhase = MERGE_READING;
+    this.#mergePending = this.#mergeCount;
+    for (let i = 0; i < this.#mergeCount; i++) {
+      const extent = extents.coolingExtents[this.#mergeNext + i] as number;
+      this.#metaOffsets[1 + i] = generationFileOffset(extent);
+      const at = this.#generationBuffer + i * GENERATION_SECTOR_BYTES;
+      this.#thread.ring.read(
+        this.#message.generationsFd,
+        at,
+        GENERATION_SECTOR_BYTES,
+        this.#metaOffsets,
+        1 + i,
+        this.index,
+        TAG_GENERATION,
+      );
+    }
+  }
+
+  /** Later of what stands there and of what was written since; what nobody knows was written in this epoch. */
+  #writeGenerations(): void {
+    const extents = this.core.extents;
+    const bytes = this.#thread.memory.bytes;
+    const merged = this.#mergeStamps;
+    this.#mergePhase = MERGE_WRITING;
+    this.#mergePending = this.#mergeCount;
+    for (let i = 0; i < this.#mergeCount; i++) {
+      const extent = extents.coolingExtents[this.#mergeNext + i] as number;
+      const at = this.#generationBuffer + i * GENERATION_SECTOR_BYTES;
+      decodeGenerationSector(bytes, at, extent, merged, 0);
+      const stamps = extents.stampMemory;
+      const base = extents.stampOffset(extent);
+      for (let block = 0; block < GENERATION_BLOCKS_PER_EXTENT; block++) {
+        const newest = Math.max(merged[block] as number, stamps[base + block] as number);
+        merged[block] = newest === STAMP_UNKNOWN ? this.core.epoch : newest;
+      }
+      encodeGenerationSector(bytes, at, extent, merged, 0);
+      this.#thread.ring.write(
+        this.#message.generationsFd,
+        at,
+        GENERATION_SECTOR_BYTES,
+        this.#metaOffsets,
+        1 + i,
+        this.index,
+        TAG_GENERATION,
+        0,
+      );
+    }
+  }
+
+  #flushGenerations(): void {
+    this.#mergePhase = MERGE_FLUSHING;
+    this.#mergePending = 1;
+    this.#thread.ring.fdatasync(this.#message.generationsFd, this.index, TAG_GENERATION);
+  }
+}

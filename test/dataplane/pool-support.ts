@@ -1,0 +1,85 @@
+// Pools in scratch directories, and a child process that changes one until it is killed.
+
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { createInterface } from 'node:readline';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { Pool, type PoolOptions } from '../../src/dataplane/pool.ts';
+import type { ReplicaSpec } from '../../src/dataplane/node-storage.ts';
+import { GIB } from '../../src/core/units.ts';
+
+export const VOLUME = 'a'.repeat(32);
+export const OTHER_VOLUME = 'b'.repeat(32);
+export const BOOT = 'boot-1';
+
+export function specOf(volumeId: string, sizeBytes = GIB): ReplicaSpec {
+  return {
+    volumeId,
+    volumeName: `volume ${volumeId.slice(0, 2)}`,
+    replicaId: `replica-${volumeId.slice(0, 2)}`,
+    pool: 'fast',
+    sizeBytes,
+    lineage: 'lineage-1',
+    epoch: 1,
+    durability: 'writeback',
+    failureMode: 'soft',
+  };
+}
+
+export function openPool(directory: string, options: Partial<PoolOptions> = {}): Promise<Pool> {
+  return Pool.open('fast', directory, { overcommitRatio: 1000, ...options });
+}
+
+/** Runs `use` with a pool of its own and removes everything afterwards. */
+export async function withPool(
+  use: (pool: Pool) => Promise<void>,
+  options: Partial<PoolOptions> = {},
+): Promise<void> {
+  await withDirectory(async (directory) => {
+    const pool = await openPool(join(directory, 'pool'), options);
+    try {
+      await use(pool);
+    } finally {
+      await pool.close();
+    }
+  });
+}
+
+export async function withDirectory(use: (directory: string) => Promise<void>): Promise<void> {
+  const directory = await mkdtemp(join(tmpdir(), 'holdfast-pool-'));
+  try {
+    await use(directory);
+  } finally {
+    await rm(directory, { recursive: true, force: true });
+  }
+}
+
+/**
+ * Starts pool-child.ts, kills it with SIGKILL at a random moment after its first line, and returns the last
+ * number that it printed.
+ */
+export async function killAtRandom(what: 'churn' | 'update' | 'window', directory: string): Promise<number> {
+  const script = join(import.meta.dirname, 'pool-child.ts');
+  const child = spawn(process.execPath, [script, what, directory], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+    timeout: 20_000,
+    killSignal: 'SIGKILL',
+  });
+  const exited = once(child, 'exit');
+  const lines = createInterface({ input: child.stdout });
+  const closed = once(lines, 'close');
+  let last = Number.NaN;
+  lines.on('line', (line) => {
+    last = Number(line);
+  });
+  await Promise.race([once(lines, 'line'), closed]);
+  await sleep(Math.random() * 15);
+  child.kill('SIGKILL');
+  const [, signal] = (await exited) as [number | null, string | null];
+  await closed;
+  if (signal !== 'SIGKILL' || Number.isNaN(last)) throw new Error(`the child for '${what}' ended by itself`);
+  return last;
+}

@@ -1,5 +1,7 @@
 // Rings in JavaScript's hands. `enter` is the one hot call of the whole addon and goes through the plain
 // C interface: no object is made, nothing is allocated. Everything else runs once per ring.
+#include <algorithm>
+
 #include "environment.h"
 #include "exports.h"
 #include "js.h"
@@ -66,7 +68,9 @@ Napi::Value probeRing(const Napi::CallbackInfo& info) {
   RingCapabilities capabilities;
   const Failure failure = IoRing::probe(&capabilities);
   Napi::Uint8Array opcodes = Napi::Uint8Array::New(env, capabilities.opcodes.size());
-  std::copy(capabilities.opcodes.begin(), capabilities.opcodes.end(), opcodes.Data());
+  // Not made when the thread is being terminated.
+  if (opcodes.IsEmpty()) return {};
+  if (!failure) std::copy(capabilities.opcodes.begin(), capabilities.opcodes.end(), opcodes.Data());
   Napi::Object result = Napi::Object::New(env);
   result.Set("errno", failure.error);
   result.Set("features", capabilities.features);

@@ -1,0 +1,182 @@
+// Locks, holes, space and mapped memory on real files.
+
+import {
+  closeSync,
+  ftruncateSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  statfsSync,
+  writeSync,
+} from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { native } from '../../src/dataplane/native.ts';
+
+const MIB = 1 << 20;
+let dir: string;
+let path: string;
+const fds: number[] = [];
+
+function open(): number {
+  const fd = openSync(path, 'a+');
+  fds.push(fd);
+  return fd;
+}
+
+beforeEach(() => {
+  dir = mkdtempSync(join(tmpdir(), 'holdfast-native-'));
+  path = join(dir, 'file');
+});
+
+afterEach(() => {
+  for (const fd of fds.splice(0)) closeSync(fd);
+  rmSync(dir, { recursive: true });
+});
+
+describe('tryLock', () => {
+  test('gives the lock to one open file description at a time', () => {
+    const first = open();
+    const second = open();
+    expect(native.tryLock(first)).toBe(true);
+    expect(native.tryLock(second)).toBe(false);
+    expect(native.tryLock(first)).toBe(true);
+    closeSync(fds.shift() as number);
+    expect(native.tryLock(second)).toBe(true);
+  });
+
+  test('is held by a ring that has the description registered, after the descriptor is closed', () => {
+    const first = open();
+    const second = open();
+    const ring = native.createRing(1, 2);
+    native.registerFiles(ring, 1);
+    native.updateFile(ring, 0, first);
+    expect(native.tryLock(first)).toBe(true);
+    closeSync(fds.shift() as number);
+    expect(native.tryLock(second)).toBe(false);
+    native.closeRing(ring);
+  });
+});
+
+describe('nextRun', () => {
+  /** Data in MiB 1 and 2, and 4096 bytes at 5 MiB; holes elsewhere; 8 MiB long. */
+  function sparseFile(): number {
+    const fd = openSync(path, 'w+');
+    fds.push(fd);
+    ftruncateSync(fd, 8 * MIB);
+    writeSync(fd, Buffer.alloc(2 * MIB, 1), 0, 2 * MIB, MIB);
+    writeSync(fd, Buffer.alloc(4096, 1), 0, 4096, 5 * MIB);
+    return fd;
+  }
+
+  test('steps through data and holes to the end', () => {
+    const fd = sparseFile();
+    const runs: [number, boolean][] = [];
+    for (let offset = 0; offset < 8 * MIB; ) {
+      const run = native.nextRun(fd, offset, 8 * MIB);
+      expect(run.endOffset).toBeGreaterThan(offset);
+      runs.push([run.endOffset, run.isData]);
+      offset = run.endOffset;
+    }
+    expect(runs).toEqual([
+      [MIB, false],
+      [3 * MIB, true],
+      [5 * MIB, false],
+      [5 * MIB + 4096, true],
+      [8 * MIB, false],
+    ]);
+  });
+
+  test('ends a run at the limit, inside a run too', () => {
+    const fd = sparseFile();
+    expect(native.nextRun(fd, 100, 200)).toEqual({ endOffset: 200, isData: false });
+    expect(native.nextRun(fd, MIB + 5, MIB + 6)).toEqual({ endOffset: MIB + 6, isData: true });
+  });
+
+  test('calls everything beyond the end of the file a hole', () => {
+    const fd = sparseFile();
+    expect(native.nextRun(fd, 7 * MIB, 2 ** 52)).toEqual({ endOffset: 2 ** 52, isData: false });
+    expect(native.nextRun(fd, 100 * MIB, 101 * MIB)).toEqual({ endOffset: 101 * MIB, isData: false });
+  });
+
+  test('refuses an empty range', () => {
+    expect(() => native.nextRun(sparseFile(), 5, 5)).toThrow(RangeError);
+  });
+});
+
+describe('fileSystemSpace', () => {
+  test('tells what statfs tells', () => {
+    const { availableBytes, totalBytes } = native.fileSystemSpace(open());
+    const space = statfsSync(dir);
+    expect(totalBytes).toBe(space.blocks * space.bsize);
+    expect(availableBytes).toBeGreaterThan(0);
+    expect(Math.abs(availableBytes - space.bavail * space.bsize)).toBeLessThan(1024 * MIB);
+  });
+});
+
+describe('memory', () => {
+  test('is zeroed, begins at a multiple of 2 MiB below 2^47, and has exactly the length asked for', () => {
+    for (const byteCount of [1, 4096, 5000, 3 * MIB]) {
+      const memory = native.createMemory(byteCount);
+      expect(memory.address % (2 * MIB)).toBe(0);
+      expect(memory.address).toBeGreaterThan(0);
+      expect(memory.address).toBeLessThan(2 ** 47);
+      expect(memory.buffer.byteLength).toBe(byteCount);
+      expect(new Uint8Array(memory.buffer).every((byte) => byte === 0)).toBe(true);
+      native.freeMemory(memory);
+      native.freeMemory(memory);
+      expect(memory.buffer.byteLength).toBe(0);
+    }
+  });
+
+  test('costs nothing before it is touched', () => {
+    const before = process.memoryUsage.rss();
+    const memory = native.createMemory(8192 * MIB);
+    expect(process.memoryUsage.rss() - before).toBeLessThan(64 * MIB);
+    native.freeMemory(memory);
+  });
+
+  test('is gone from the address space once freed', () => {
+    const memory = native.createMemory(16 * MIB);
+    const start = memory.address.toString(16);
+    expect(readFileSync('/proc/self/maps', 'latin1')).toContain(`${start}-`);
+    native.freeMemory(memory);
+    expect(readFileSync('/proc/self/maps', 'latin1')).not.toContain(`${start}-`);
+  });
+
+  test('of a mapped file is the file', () => {
+    const fd = openSync(path, 'w+');
+    fds.push(fd);
+    writeSync(fd, Buffer.alloc(8192));
+    const window = native.mapFile(fd, 8192);
+    Buffer.from(window.buffer).write('stored', 4096);
+    expect(readFileSync(path).toString('latin1', 4096, 4102)).toBe('stored');
+    writeSync(fd, 'both ways', 0);
+    expect(Buffer.from(window.buffer).toString('latin1', 0, 9)).toBe('both ways');
+    native.freeMemory(window);
+    expect(window.buffer.byteLength).toBe(0);
+    expect(readFileSync(path).toString('latin1', 4096, 4102)).toBe('stored');
+  });
+
+  test('is not mapped past the end of the file, where a touch would kill the process', () => {
+    expect(() => native.mapFile(open(), 4096)).toThrow('the file has 0 bytes');
+  });
+
+  test('is not freed while a transferred buffer still shows it', () => {
+    const memory = native.createMemory(4096);
+    const moved = memory.buffer.transfer();
+    new Uint8Array(moved)[0] = 5;
+    expect(() => native.freeMemory(memory)).toThrow('transferred');
+    expect(new Uint8Array(moved)[0]).toBe(5);
+  });
+
+  test('cannot be sent to another thread', () => {
+    const memory = native.createMemory(4096);
+    expect(() => structuredClone(memory.buffer, { transfer: [memory.buffer] })).toThrow('unsupported type');
+    expect(memory.buffer.byteLength).toBe(4096);
+    expect(() => native.freeMemory({ ...memory })).toThrow(TypeError);
+    native.freeMemory(memory);
+  });
+});

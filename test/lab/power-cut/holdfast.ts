@@ -6,10 +6,10 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { EXTENT_BYTES } from '../../../src/core/units.ts';
 import { decodeIntent } from '../../../src/replication/layout/intent.ts';
 import type { Guest } from '../guest.ts';
-import { LabError, mustRun, tail } from '../machine.ts';
+import { LabDaemon } from '../daemon.ts';
+import { LabError, mustRun } from '../machine.ts';
 import { POOL_DIR, type Target, VOLUME_BYTES } from './rig.ts';
 
-const REPOSITORY = join(import.meta.dirname, '../../..');
 const API = '/run/holdfast.sock';
 const START_TIMEOUT_MS = 90_000;
 
@@ -57,34 +57,26 @@ export class HoldfastTarget implements Target {
       // The sources are compiled once for all boots.
       NODE_COMPILE_CACHE: join(roundDir, 'compile-cache'),
     };
-    const dirs = `--data-dir ${POOL_DIR}/daemon --pool default=${POOL_DIR}/replicas`;
-    const timeoutMs = 300_000;
-    const daemon = guest.start(
-      `exec ${REPOSITORY}/bin/holdfast daemon ${dirs} --node-name lab --api ${API}`,
-      {
-        env,
-        timeoutMs,
-      },
-    );
-    const script = join(import.meta.dirname, 'control.ts');
-    guest.start(['node', script, API, this.#eventsPath, this.#round, VOLUME_BYTES].map(String), {
+    const daemon = LabDaemon.launch(guest, {
+      dataDir: `${POOL_DIR}/daemon`,
+      poolDir: `${POOL_DIR}/replicas`,
+      apiPath: API,
       env,
-      timeoutMs,
     });
-    let isOver = false;
-    const over = () => {
-      isOver = true;
-    };
-    daemon.ended.then(over, over);
-    for (const deadline = Date.now() + START_TIMEOUT_MS; Date.now() < deadline && !isOver; await sleep(50)) {
+    const script = join(import.meta.dirname, 'control.ts');
+    const words = ['node', script, API, this.#eventsPath, this.#round, VOLUME_BYTES];
+    guest.start(words.map(String), { env, timeoutMs: 300_000 });
+    for (
+      const deadline = Date.now() + START_TIMEOUT_MS;
+      Date.now() < deadline && !daemon.isOver;
+      await sleep(50)
+    ) {
       const attached = (await this.#readEvents()).find((event) => event.kind === 'attached');
       if (attached === undefined) continue;
       this.#volumeId = attached.id;
       return attached.device;
     }
-    throw new LabError(
-      `the volume was not attached. The daemon's log:\n${tail(await daemon.stdout())}\n${tail(await daemon.stderr())}`,
-    );
+    throw new LabError(`the volume was not attached; the daemon's log:\n${await daemon.log()}`);
   }
 
   check(): Promise<string[]> {

@@ -8,7 +8,9 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { Guest } from './guest.ts';
+import { HostMachine } from './host-machine.ts';
 import { mustRun } from './machine.ts';
+import { machineContract } from './machine-contract.ts';
 import { LabNetwork } from './network.ts';
 
 const GUEST_TIMEOUT_MS = 120_000;
@@ -36,37 +38,7 @@ describe('a guest', { timeout: 120_000 }, () => {
     await rm(dir, { recursive: true, force: true });
   });
 
-  test('returns output and exact exit codes of commands that run beside each other', async () => {
-    const results = await Promise.all(
-      Array.from({ length: 12 }, (_, index) =>
-        guest.run(`sleep 0.${index % 3}; seq ${index * 2000}; echo error ${index} >&2; exit ${index}`),
-      ),
-    );
-    for (const [index, result] of results.entries()) {
-      expect(result.exitCode).toBe(index);
-      expect(result.stderr).toBe(`error ${index}\n`);
-      expect(result.stdout.split('\n').length - 1).toBe(index * 2000);
-    }
-  });
-
-  test('takes argument vectors that no shell interprets, and environment', async () => {
-    const words = ["it's", '$HOME', 'two words', '', '"'];
-    expect(await mustRun(guest, ['printf', '%s|', ...words])).toBe(`${words.join('|')}|`);
-    expect(await mustRun(guest, 'echo "$WORD"', { env: { WORD: "a 'b' $c" } })).toBe("a 'b' $c\n");
-  });
-
-  test('stops a command and its children at the time limit', async () => {
-    await expect(guest.run('sleep 4711 & sleep 4711', { timeoutMs: 500 })).rejects.toThrow('after 500 ms');
-    expect((await guest.run('pgrep -f "sleep 4711"; true')).stdout).not.toMatch(/sleep/);
-    expect((await guest.run(['pgrep', '-x', 'sleep'])).exitCode).toBe(1);
-  });
-
-  test('reports a job that was killed as a shell does', async () => {
-    const job = guest.start('echo started; sleep 4711');
-    await expect.poll(() => job.stdout(), { timeout: 10_000 }).toBe('started\n');
-    job.kill('KILL');
-    expect((await job.ended).exitCode).toBe(137);
-  });
+  machineContract(() => guest);
 
   test('runs the same Node.js as the tests', async () => {
     expect(await mustRun(guest, ['node', '-p', 'process.version'])).toBe(`${process.version}\n`);
@@ -98,6 +70,20 @@ describe('a guest', { timeout: 120_000 }, () => {
     await mustRun(guest, 'mount /dev/ubda /mnt');
     expect(await mustRun(guest, 'cat /mnt/synced; cat /mnt/lost 2>/dev/null; umount /mnt')).toBe('synced\n');
   });
+});
+
+describe('this host', () => {
+  let host: HostMachine;
+
+  beforeAll(async () => {
+    host = await HostMachine.create();
+  });
+
+  afterAll(async () => {
+    await host[Symbol.asyncDispose]();
+  });
+
+  machineContract(() => host);
 });
 
 test('a guest ends with its owner and leaves nothing behind', { timeout: 60_000 }, async () => {

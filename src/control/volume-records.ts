@@ -113,6 +113,13 @@ export class VolumeRecords {
     }
   }
 
+  /** By its record, or by the claim that outlived it. undefined: nothing is left of this volume. */
+  async nameOf(volumeId: string): Promise<string | undefined> {
+    const record = await this.read(volumeId);
+    if (record !== undefined) return record.name;
+    return (await this.claims()).find((claim) => claim.id === volumeId)?.name;
+  }
+
   async claim(name: string): Promise<Stored<NameClaim> | undefined> {
     const entry = await this.#store.get(claimKey(name));
     return entry && { value: parseClaim(entry), revision: entry.revision };

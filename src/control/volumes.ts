@@ -87,12 +87,12 @@ export class Volumes implements VolumeService {
 
   async delete(volumeId: string): Promise<void> {
     await this.#aloneWith(volumeId, async () => {
-      const record = await this.#context.records.read(volumeId);
-      if (record === undefined) return;
+      const name = await this.#context.records.nameOf(volumeId);
+      if (name === undefined) return;
       await this.#alone(
-        nameLock(record.name),
-        `volume "${record.name}"`,
-        async () => await deleteVolume(this.#context, volumeId, record.name),
+        nameLock(name),
+        `volume "${name}"`,
+        async () => await deleteVolume(this.#context, volumeId, name),
       );
     });
   }

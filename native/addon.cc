@@ -11,6 +11,7 @@ static Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   holdfast::exportSockets(env, exports);
   holdfast::exportFiles(env, exports);
   holdfast::exportProcess(env, exports);
+  holdfast::exportBatches(env, exports);
   holdfast::exportNbd(env, exports);
   return exports;
 }

@@ -89,6 +89,14 @@ export interface Native {
    * Returns the number submitted, or a negative errno (-EINTR, -EBUSY, -ETIME are ordinary). Allocates nothing.
    */
   enter(ring: NativeRing, submitCount: number, waitCount: number, spinMicros: number, timeoutMicros: number): number;
+  /**
+   * Writes through the page cache, one after the other, in this one call. `entries` holds four numbers a write:
+   * fd, offset in `memory`, length, file offset; the first is replaced by the bytes written or a negative errno.
+   * Returns the microseconds it took. Blocks when the kernel makes writers wait. Allocates nothing.
+   */
+  writeBatch(memory: Uint8Array, entries: Float64Array, count: number): number;
+  /** Stores CLOCK_BOOTTIME in milliseconds, with fractions, into target[0]. Allocates nothing. */
+  readClock(target: Float64Array): void;
   /** Registers a sparse table of `count` fixed files, or updates one slot (fd -1 clears). */
   registerFiles(ring: NativeRing, count: number): void;
   updateFile(ring: NativeRing, slot: number, fd: number): void;
@@ -128,7 +136,10 @@ export interface Native {
   // ---- the process
   /** PR_SET_IO_FLUSHER for the calling thread and all that it creates afterwards. Throws EPERM without CAP_SYS_RESOURCE. */
   setIoFlusher(on: boolean): void;
-  /** mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT). */
+  /**
+   * Pins, as they are touched, the program's code and every arena and file mapped from now on. Not V8's heap:
+   * V8 returns pages with madvise, which the kernel refuses for locked ones, and then aborts.
+   */
   lockMemory(): void;
   /** CLOCK_BOOTTIME in milliseconds, with fractions. */
   bootTimeMs(): number;

@@ -8,6 +8,8 @@ export class Slots extends RequestTable {
   readonly session = new Int32Array(REQUEST_CAPACITY);
   /** Index of the volume that serves it. */
   readonly volume = new Int32Array(REQUEST_CAPACITY);
+  /** When its header was read, CLOCK_BOOTTIME. */
+  readonly startedMs = new Float64Array(REQUEST_CAPACITY);
   /** NBD_CMD_*: decides the shape of the answer. */
   readonly command = new Uint8Array(REQUEST_CAPACITY);
   /** The buffer, or NONE. It holds whole blocks: the request's first byte is at `data`. */

@@ -27,6 +27,7 @@ import {
 import { SESSION_CAPACITY, ThreadMemory } from './thread-memory.ts';
 import type { ThreadCounters, ThreadData, ThreadEvent, ThreadFaults } from './thread-messages.ts';
 import type { Volume } from './volume.ts';
+import { WriteBatch } from './write-batch.ts';
 
 const SUBMISSION_ENTRIES = 1024;
 const COMPLETION_ENTRIES = 8192;
@@ -49,10 +50,11 @@ export class Thread {
   readonly faults: ThreadFaults;
   /** File offsets of the block reads around an unaligned write, only while the entries are written. */
   readonly edgeOffsets = new Float64Array(2);
+  readonly writes = new WriteBatch(this.memory.bytes, this.slots);
   readonly volumes: (Volume | undefined)[] = [];
   readonly eventFd = native.eventFd();
-  /** When this turn began, CLOCK_BOOTTIME; refreshed at ticks and when somebody must know. */
-  turnMs = 0;
+  /** [0]: when this turn began, CLOCK_BOOTTIME in milliseconds; in an array so that it is never boxed. */
+  readonly clockMs = new Float64Array(1);
   readonly #port: MessagePort;
   readonly #busyPollMicros: number;
   readonly #sessions: (Session | undefined)[] = [];
@@ -75,12 +77,11 @@ export class Thread {
     this.#port = port;
     this.faults = data.faults;
     this.#busyPollMicros = data.busyPollMicros;
-    this.turnMs = native.bootTimeMs();
+    native.readClock(this.clockMs);
   }
 
   nowMs(): number {
-    this.turnMs = native.bootTimeMs();
-    return this.turnMs;
+    return this.clockMs[0] as number;
   }
 
   tell(event: ThreadEvent): void {
@@ -110,9 +111,11 @@ export class Thread {
     this.tell({ type: 'ready', eventFd: this.eventFd, setupFlags: this.ring.setupFlags });
     this.#drainMessages();
     while (!this.#isStopped) {
+      native.readClock(this.clockMs);
       this.#takeCompletions();
       if (this.#hasFreed && this.#parked.length > 0) this.#retryParked();
       if (this.#hasBusiness) this.#hasBusiness = this.#onTurn();
+      this.#runWrites();
       this.#flushDirty();
       this.ring.enter(1, this.#busyPollMicros, -1);
     }
@@ -178,6 +181,18 @@ export class Thread {
     const ring = this.ring;
     for (let count = 0; count < COMPLETIONS_PER_TURN && ring.next(); count++) {
       this.#dispatch(ring.index, ring.tag, ring.result);
+    }
+  }
+
+  /** A finished write may let others start: until there are none. */
+  #runWrites(): void {
+    const writes = this.writes;
+    while (!writes.isEmpty) {
+      const count = writes.run(this.clockMs);
+      for (let i = 0; i < count; i++) {
+        const request = writes.request(i);
+        this.#volumeOf(request).dataDone(request, writes.result(i));
+      }
     }
   }
 

@@ -113,7 +113,7 @@ export class Session {
   readonly #sending: RequestQueue;
   #isSending = false;
   #sendLeft = 0;
-  #sendStartedMs = 0;
+  readonly #sendStartedMs = new Float64Array(1);
   #iovFirst = 0;
   #iovCount = 0;
   readonly #messageAt: number;
@@ -274,6 +274,7 @@ export class Session {
     slots.command[request] = command > 255 ? 255 : command;
     slots.session[request] = this.index;
     slots.volume[request] = volume.index;
+    slots.startedMs[request] = this.#thread.clockMs[0] as number;
     slots.buffer[request] = NONE;
     slots.charged[request] = 0;
     slots.replyBytes[request] = 0;
@@ -473,7 +474,7 @@ export class Session {
     this.#iovFirst = 0;
     this.#iovCount = count;
     this.#sendLeft = total;
-    this.#sendStartedMs = this.#thread.turnMs;
+    this.#sendStartedMs[0] = this.#thread.clockMs[0] as number;
     this.#sendMessage();
   }
 
@@ -489,7 +490,7 @@ export class Session {
     }
     this.#sendLeft -= result;
     if (this.#sendLeft > 0) {
-      if (result > 0) this.#sendStartedMs = this.#thread.turnMs;
+      if (result > 0) this.#sendStartedMs[0] = this.#thread.clockMs[0] as number;
       this.#skipSent(result);
       this.#sendMessage();
       return;
@@ -656,7 +657,7 @@ export class Session {
     this.#handshakeBuffer = buffer;
     this.#handshakeAt = buffer;
     this.#sendLeft = next.length;
-    this.#sendStartedMs = this.#thread.turnMs;
+    this.#sendStartedMs[0] = this.#thread.clockMs[0] as number;
     this.#isSending = true;
     ring.send(this.fd, buffer, next.length, this.index, TAG_SEND);
   }
@@ -672,7 +673,9 @@ export class Session {
     }
     memory.free(this.#handshakeBuffer);
     this.#handshakeBuffer = NONE;
-    if (this.#sendLeft > 0 || this.isClosing || (this.#isLast && this.#handshakeOutput.length === 0)) {
+    // A request and DISC may have come in one piece with the last option: they are answered first.
+    const isOver = this.#isLast && this.#handshakeOutput.length === 0 && this.inFlightCount === 0;
+    if (this.#sendLeft > 0 || this.isClosing || isOver) {
       this.close();
       return;
     }
@@ -691,7 +694,7 @@ export class Session {
   checkDeadlines(nowMs: number, isMemoryShort: boolean): void {
     if (this.isClosing) return;
     if (this.#handshake !== undefined && nowMs - this.#openedAtMs > HANDSHAKE_LIMIT_MS) this.close();
-    else if (this.#isSending && isMemoryShort && nowMs - this.#sendStartedMs > SEND_STALL_LIMIT_MS) this.close();
+    else if (this.#isSending && isMemoryShort && nowMs - (this.#sendStartedMs[0] as number) > SEND_STALL_LIMIT_MS) this.close();
   }
 
   /** Ends the connection now; requests in flight run to their end unheard. */

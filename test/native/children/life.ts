@@ -39,7 +39,7 @@ function sayAlive(): void {
 async function terminated(worker: Worker): Promise<void> {
   const start = native.bootTimeMs();
   await worker.terminate();
-  if (native.bootTimeMs() - start > 5000) throw new Error('the thread ended late');
+  if (native.bootTimeMs() - start > 15_000) throw new Error('the thread ended late');
 }
 
 const MAIN_LIVES: Record<string, () => void | Promise<void>> = {

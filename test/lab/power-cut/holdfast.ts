@@ -53,6 +53,7 @@ export class HoldfastTarget implements Target {
     this.#eventsPath = join(roundDir, `events-${this.#round}`);
     this.#seenEvents = 0;
     const env = {
+      HOLDFAST_TEST: '1',
       HOLDFAST_TEST_FAULTS: this.#faults.join(','),
       // The sources are compiled once for all boots.
       NODE_COMPILE_CACHE: join(roundDir, 'compile-cache'),

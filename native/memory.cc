@@ -2,13 +2,18 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
+#include <atomic>
+
 #include "environment.h"
 #include "exports.h"
 #include "js.h"
+#include "locked_memory.h"
 
 namespace holdfast {
 
 namespace {
+
+std::atomic<bool> mappingsAreLocked = false;
 
 constexpr size_t kAlignment = 2 << 20;
 constexpr int64_t kMaxBytes = int64_t{1} << 40;
@@ -52,6 +57,7 @@ Napi::Value createMemory(const Napi::CallbackInfo& info) {
   // A fork while the disk writes into a page would leave this process a copy of the page without what the
   // disk writes after; kernels before 6.3 do that to pages under direct I/O. The child has no use for them.
   madvise(address, byteCount, MADV_DONTFORK);
+  lockIfAsked(address, byteCount);
   return publish(info.Env(), address, byteCount);
 }
 
@@ -71,6 +77,7 @@ Napi::Value mapFile(const Napi::CallbackInfo& info) {
   void* address = mmap(nullptr, byteCount, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
   if (address == MAP_FAILED) return throwFailure(env, Failure::last("mmap"));
   madvise(address, byteCount, MADV_DONTFORK);
+  lockIfAsked(address, byteCount);
   return publish(env, address, byteCount);
 }
 
@@ -89,6 +96,12 @@ Napi::Value freeMemory(const Napi::CallbackInfo& info) {
 }
 
 }  // namespace
+
+void lockMappings() { mappingsAreLocked = true; }
+
+void lockIfAsked(void* address, size_t byteCount) {
+  if (mappingsAreLocked) mlock2(address, byteCount, MLOCK_ONFAULT);
+}
 
 void exportMemory(Napi::Env env, Napi::Object exports) {
   exports.Set("createMemory", Napi::Function::New<createMemory>(env, "createMemory"));

@@ -2,10 +2,13 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 
+#include <cinttypes>
+#include <cstdio>
 #include <ctime>
 
 #include "exports.h"
 #include "js.h"
+#include "locked_memory.h"
 
 #ifndef PR_SET_IO_FLUSHER
 #define PR_SET_IO_FLUSHER 57
@@ -25,11 +28,28 @@ Napi::Value setIoFlusher(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
+/**
+ * Pins, as it is touched, the memory of every file that is mapped now: the code of Node.js, of libraries and of
+ * this addon. Not mlockall: V8 gives pages of its heap back with madvise, which the kernel refuses for locked
+ * ones, and V8 then aborts.
+ */
 Napi::Value lockMemory(const Napi::CallbackInfo& info) {
-  // On fault: V8 reserves gigabytes that it never touches.
-  if (mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) != 0) {
-    return throwFailure(info.Env(), Failure::last("mlockall"));
+  FILE* maps = fopen("/proc/self/maps", "re");
+  if (maps == nullptr) return throwFailure(info.Env(), Failure::last("fopen"));
+  Failure failure;
+  char line[4096 + 256];
+  while (!failure && fgets(line, sizeof line, maps) != nullptr) {
+    uintptr_t begin = 0;
+    uintptr_t end = 0;
+    char permissions[5] = {};
+    int pathAt = 0;
+    const int fields = sscanf(line, "%" SCNxPTR "-%" SCNxPTR " %4s %*s %*s %*s %n", &begin, &end, permissions, &pathAt);
+    if (fields != 3 || line[pathAt] != '/' || permissions[0] != 'r') continue;
+    if (mlock2(reinterpret_cast<void*>(begin), end - begin, MLOCK_ONFAULT) != 0) failure = Failure::last("mlock2");
   }
+  fclose(maps);
+  if (failure) return throwFailure(info.Env(), failure);
+  lockMappings();
   return info.Env().Undefined();
 }
 

@@ -1,0 +1,636 @@
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import type { VolumeRecord } from '../../src/control/records.ts';
+import { Volumes } from '../../src/control/volumes.ts';
+import { GIB, MAX_VOLUME_BYTES, MIB, MIN_VOLUME_BYTES, TIB } from '../../src/core/units.ts';
+import { Faults } from '../support/faults.ts';
+import { NODE, request, VolumeWorld } from '../support/volume-world.ts';
+
+let directory: string;
+let world: VolumeWorld;
+let volumes: Volumes;
+
+beforeEach(async () => {
+  directory = await mkdtemp(join(tmpdir(), 'holdfast-volumes-'));
+  world = await VolumeWorld.open(join(directory, 'store'), { maxVolumesPerNode: 3 });
+  volumes = world.volumes;
+});
+
+afterEach(async () => {
+  await world.store.close();
+  await rm(directory, { recursive: true });
+});
+
+describe('creation', () => {
+  test('a volume is durable on disk and in the store, in the shape that replication needs', async () => {
+    const record = await volumes.create(request('data', { labels: { app: 'db' } }));
+    const replicaId = record.primary.replicaId;
+    expect(record).toEqual({
+      version: 1,
+      id: expect.stringMatching(/^[0-9a-f]{32}$/),
+      name: 'data',
+      state: 'ready',
+      sizeBytes: 64 * MIB,
+      targetSizeBytes: 64 * MIB,
+      lineage: expect.stringMatching(/^[0-9a-f]{32}$/),
+      epoch: 1,
+      primary: { replicaId, opening: null },
+      inSync: [{ replicaId, incarnation: null }],
+      replicas: [{ id: replicaId, node: NODE, pool: 'default', state: 'inSync', outSince: null }],
+      attachment: { number: 0, node: null, readOnly: false },
+      durability: 'writeback',
+      failureMode: 'soft',
+      fileSystem: { type: 'ext4', made: false },
+      labels: { app: 'db' },
+    });
+    expect(world.storage.superblockOf(record.id)).toMatchObject({
+      replicaId,
+      lineage: record.lineage,
+      volumeName: 'data',
+      sizeBytes: 64 * MIB,
+      promisedEpoch: 1,
+    });
+    expect(await world.expectSound()).toEqual([record]);
+  });
+
+  test('the same request again gives the same volume, and what it leaves open does not differ', async () => {
+    const first = await volumes.create(request('data', { labels: { a: '1', b: '2' } }));
+    expect(await volumes.create(request('data', { labels: { b: '2', a: '1' }, pool: 'default' }))).toEqual(
+      first,
+    );
+    expect(
+      await volumes.create(request('data', { labels: { a: '1', b: '2' }, fileSystemType: null })),
+    ).toEqual(first);
+    expect(world.disks.replicas.size).toBe(1);
+  });
+
+  test('another request under the same name is refused and told every difference', async () => {
+    await volumes.create(request('data'));
+    await expect(
+      volumes.create(request('data', { sizeBytes: 128 * MIB, failureMode: 'hard', fileSystemType: 'xfs' })),
+    ).rejects.toMatchObject({
+      code: 'ALREADY_EXISTS',
+      message: expect.stringMatching(
+        /size is 64 MiB.*asked was 128 MiB.*failure mode is soft.*hard.*ext4.*xfs/,
+      ),
+    });
+  });
+
+  test.each([
+    ['', 'INVALID'],
+    ['x'.repeat(129), 'INVALID'],
+    ['ü'.repeat(65), 'INVALID'],
+    ['\ud800', 'INVALID'],
+  ])('the name %j is refused', async (name, code) => {
+    await expect(volumes.create(request(name))).rejects.toMatchObject({ code });
+  });
+
+  test.each(['a', 'x'.repeat(128), 'pvc 1/2', '../../etc', '\n\u0000', '数据', '__proto__'])(
+    'the name %j is a name like any other',
+    async (name) => {
+      const record = await volumes.create(request(name));
+      expect(await volumes.find(name)).toEqual(record);
+      await volumes.delete(record.id);
+      expect(await world.expectSound()).toEqual([]);
+    },
+  );
+
+  test.each([
+    [MIN_VOLUME_BYTES + 1, 'INVALID'],
+    [Number.NaN, 'INVALID'],
+    [MIN_VOLUME_BYTES - 4096, 'OUT_OF_RANGE'],
+    [MAX_VOLUME_BYTES + 4096, 'OUT_OF_RANGE'],
+    [0, 'OUT_OF_RANGE'],
+  ])('a size of %d bytes is refused', async (sizeBytes, code) => {
+    await expect(volumes.create(request('data', { sizeBytes }))).rejects.toMatchObject({ code });
+    expect(await world.expectSound()).toEqual([]);
+  });
+
+  test('the smallest and the largest size are allowed', async () => {
+    world.disks.pools.set('large', { totalBytes: 65 * TIB, overcommitRatio: 1 });
+    await volumes.create(request('small', { sizeBytes: MIN_VOLUME_BYTES }));
+    await volumes.create(request('large', { sizeBytes: MAX_VOLUME_BYTES, pool: 'large' }));
+    expect(await world.expectSound()).toHaveLength(2);
+  });
+
+  test('copies that this version cannot make are refused, never ignored', async () => {
+    await expect(volumes.create(request('data', { replicaCount: 1 }))).rejects.toMatchObject({
+      code: 'INVALID',
+    });
+    await expect(volumes.create(request('data', { failureMode: 6 }))).rejects.toMatchObject({
+      code: 'INVALID',
+    });
+    expect(await world.expectSound()).toEqual([]);
+  });
+
+  test('an unknown pool is refused with the name that was probably meant', async () => {
+    await expect(volumes.create(request('data', { pool: 'defualt' }))).rejects.toMatchObject({
+      code: 'INVALID',
+      message: expect.stringContaining('Did you mean "default"?'),
+    });
+    expect(await world.expectSound()).toEqual([]);
+  });
+
+  test('more than the pool may promise is refused with all figures, and leaves nothing', async () => {
+    await volumes.create(request('first', { sizeBytes: 150 * GIB }));
+    await expect(volumes.create(request('second', { sizeBytes: 51 * GIB }))).rejects.toMatchObject({
+      code: 'NO_SPACE',
+      message: expect.stringMatching(/51 GiB.*100 GiB.*× 2.*150 GiB.*50 GiB/),
+      details: { creatableBytes: 50 * GIB, provisionedBytes: 150 * GIB },
+    });
+    await volumes.create(request('second', { sizeBytes: 50 * GIB }));
+    expect(await world.expectSound()).toHaveLength(2);
+  });
+
+  test('creations at once do not together promise more than the pool may', async () => {
+    const results = await Promise.allSettled(
+      Array.from(
+        { length: 5 },
+        async (_, index) => await volumes.create(request(`v${index}`, { sizeBytes: 80 * GIB })),
+      ),
+    );
+    expect(results.filter((result) => result.status === 'fulfilled')).toHaveLength(2);
+    expect(await world.expectSound()).toHaveLength(2);
+  });
+
+  test('of two creations of one name at once the second is told to try again', async () => {
+    const [first, second] = await Promise.allSettled([
+      volumes.create(request('data')),
+      volumes.create(request('data')),
+    ]);
+    expect(first.status).toBe('fulfilled');
+    expect(second).toMatchObject({ status: 'rejected', reason: { code: 'BUSY' } });
+  });
+
+  test('a name that is used again gets another id', async () => {
+    const first = await volumes.create(request('data'));
+    await volumes.delete(first.id);
+    const second = await volumes.create(request('data'));
+    expect(second.id).not.toBe(first.id);
+    await volumes.delete(first.id);
+    expect(await volumes.find('data')).toEqual(second);
+  });
+});
+
+describe('finding', () => {
+  test('a volume is found by name and by id, and lists are sorted by id', async () => {
+    const made = [];
+    for (const name of ['a', 'b', 'c']) made.push(await volumes.create(request(name)));
+    for (const record of made) {
+      expect(await volumes.find(record.name)).toEqual(record);
+      expect(await volumes.find(record.id)).toEqual(record);
+      expect(await volumes.get(record.id)).toEqual(record);
+    }
+    expect(await volumes.list()).toEqual(made.sort((a, b) => (a.id < b.id ? -1 : 1)));
+  });
+
+  test('an id wins over a name that looks like one', async () => {
+    const victim = await volumes.create(request('data'));
+    await volumes.create(request(victim.id));
+    expect((await volumes.find(victim.id)).name).toBe('data');
+  });
+
+  test('a name that is not known is answered with the nearest one', async () => {
+    await volumes.create(request('postgres-data'));
+    await expect(volumes.find('postgers-data')).rejects.toMatchObject({
+      code: 'NOT_FOUND',
+      message: expect.stringContaining('Did you mean "postgres-data"?'),
+    });
+    await expect(volumes.get('0'.repeat(32))).rejects.toMatchObject({ code: 'NOT_FOUND' });
+  });
+
+  test('what is half made is not shown', async () => {
+    const faults = new Faults('crashBefore', 1, 'createReplica');
+    await expect(world.inject(faults).create(request('data'))).rejects.toThrow();
+    const next = world.inject(new Faults());
+    expect(await next.list()).toEqual([]);
+    await expect(next.find('data')).rejects.toMatchObject({ code: 'NOT_FOUND' });
+  });
+});
+
+describe('epoch and attachment', () => {
+  async function changeOf(
+    id: string,
+    operation: () => Promise<unknown>,
+  ): Promise<{ epoch: number; attachment: number }> {
+    const before = await volumes.get(id);
+    await operation();
+    const after = await volumes.get(id);
+    return {
+      epoch: after.epoch - before.epoch,
+      attachment: after.attachment.number - before.attachment.number,
+    };
+  }
+
+  test('the epoch rises at attachments and openings and at nothing else', async () => {
+    const { id } = await volumes.create(request('data'));
+    const change = async (operation: () => Promise<unknown>) => await changeOf(id, operation);
+    expect(await change(async () => await volumes.publish(id, NODE, false))).toEqual({
+      epoch: 1,
+      attachment: 1,
+    });
+    expect(await change(async () => await volumes.publish(id, NODE, false))).toEqual({
+      epoch: 0,
+      attachment: 0,
+    });
+    expect(await change(async () => await volumes.acquire(id))).toEqual({ epoch: 1, attachment: 0 });
+    expect(await change(async () => await volumes.acquire(id))).toEqual({ epoch: 0, attachment: 0 });
+    expect(await change(async () => await volumes.renewAttachment(id, NODE))).toEqual({
+      epoch: 1,
+      attachment: 1,
+    });
+    expect(await change(async () => await volumes.resize(id, 128 * MIB))).toEqual({
+      epoch: 0,
+      attachment: 0,
+    });
+    expect(await change(async () => await volumes.chooseFileSystem(id, 'xfs'))).toEqual({
+      epoch: 0,
+      attachment: 0,
+    });
+    expect(await change(async () => await volumes.fileSystemMade(id))).toEqual({ epoch: 0, attachment: 0 });
+    expect(await change(async () => await volumes.unpublish(id, NODE))).toEqual({ epoch: 1, attachment: 1 });
+    expect(await change(async () => await volumes.unpublish(id, NODE))).toEqual({ epoch: 0, attachment: 0 });
+    expect(await change(async () => await volumes.release(id))).toEqual({ epoch: 0, attachment: 0 });
+    expect(await change(async () => await volumes.release(id))).toEqual({ epoch: 0, attachment: 0 });
+  });
+
+  test('a published volume is refused another way of access, and its deletion', async () => {
+    const { id } = await volumes.create(request('data'));
+    await volumes.publish(id, NODE, true);
+    await expect(volumes.publish(id, NODE, false)).rejects.toMatchObject({ code: 'ALREADY_EXISTS' });
+    await expect(volumes.delete(id)).rejects.toMatchObject({
+      code: 'CONFLICT',
+      message: expect.stringContaining(NODE),
+    });
+    await volumes.unpublish(id, NODE);
+    await volumes.delete(id);
+    expect(await world.expectSound()).toEqual([]);
+  });
+
+  test('unpublishing from another node, or what is unknown, changes nothing and succeeds', async () => {
+    const { id } = await volumes.create(request('data'));
+    const published = await volumes.publish(id, NODE, false);
+    await volumes.unpublish(id, 'node-2');
+    expect(await volumes.get(id)).toEqual(published);
+    await volumes.unpublish('0'.repeat(32), null);
+    await volumes.delete('0'.repeat(32));
+    await volumes.unpublish(id, null);
+    expect((await volumes.get(id)).attachment.node).toBeNull();
+  });
+
+  test('unknown volumes and unknown nodes are not found', async () => {
+    const { id } = await volumes.create(request('data'));
+    await expect(volumes.publish('0'.repeat(32), NODE, false)).rejects.toMatchObject({ code: 'NOT_FOUND' });
+    await expect(volumes.publish(id, 'node-2', false)).rejects.toMatchObject({ code: 'NOT_FOUND' });
+    await expect(volumes.resize('0'.repeat(32), GIB)).rejects.toMatchObject({ code: 'NOT_FOUND' });
+    await expect(volumes.acquire('0'.repeat(32))).rejects.toMatchObject({ code: 'NOT_FOUND' });
+  });
+
+  test('a node gets no more volumes than it may have, also when they come at once', async () => {
+    const made = await Promise.all(
+      ['a', 'b', 'c', 'd', 'e'].map(async (name) => await volumes.create(request(name))),
+    );
+    const results = await Promise.allSettled(
+      made.map(async ({ id }) => await volumes.publish(id, NODE, false)),
+    );
+    expect(results.filter((result) => result.status === 'fulfilled')).toHaveLength(3);
+    for (const result of results) {
+      if (result.status === 'rejected') expect(result.reason).toMatchObject({ code: 'LIMIT' });
+    }
+    const [first] = made;
+    expect((await volumes.publish(first?.id ?? '', NODE, false)).attachment.number).toBe(1);
+    await volumes.unpublish(first?.id ?? '', NODE);
+    await volumes.publish(made[4]?.id ?? '', NODE, false);
+  });
+
+  test('only a published attachment is renewed', async () => {
+    const { id } = await volumes.create(request('data'));
+    await expect(volumes.renewAttachment(id, NODE)).rejects.toMatchObject({ code: 'CONFLICT' });
+    await volumes.publish(id, NODE, true);
+    expect((await volumes.renewAttachment(id, NODE)).attachment).toEqual({
+      number: 2,
+      node: NODE,
+      readOnly: true,
+    });
+  });
+
+  test('a device found after a restart may go on only under the current attachment', async () => {
+    const { id } = await volumes.create(request('data'));
+    await volumes.publish(id, NODE, false);
+    await world.restart();
+    expect(await world.volumes.isCurrentAttachment(id, 1)).toBe(true);
+    expect(await world.volumes.isCurrentAttachment(id, 0)).toBe(false);
+    expect(await world.volumes.isCurrentAttachment('0'.repeat(32), 1)).toBe(false);
+    await world.volumes.unpublish(id, null);
+    expect(await world.volumes.isCurrentAttachment(id, 1)).toBe(false);
+    expect(await world.volumes.isCurrentAttachment(id, 2)).toBe(false);
+  });
+});
+
+describe('opening', () => {
+  let record: VolumeRecord;
+
+  beforeEach(async () => {
+    record = await volumes.create(request('data'));
+  });
+
+  test('the first user opens the volume and the last one closes it', async () => {
+    const [first, second] = await Promise.all([volumes.acquire(record.id), volumes.acquire(record.id)]);
+    expect(second).toEqual(first);
+    expect(world.storage.open.get(record.id)).toEqual({
+      volumeId: record.id,
+      epoch: 2,
+      opening: first.primary.opening,
+      attachmentNumber: 0,
+    });
+    await volumes.release(record.id);
+    expect(world.storage.isOpen(record.id)).toBe(true);
+    await expect(volumes.delete(record.id)).rejects.toMatchObject({ code: 'CONFLICT' });
+    await volumes.release(record.id);
+    expect(world.storage.isOpen(record.id)).toBe(false);
+    await volumes.delete(record.id);
+  });
+
+  test('every opening is drawn anew', async () => {
+    const first = await volumes.acquire(record.id);
+    await volumes.release(record.id);
+    const second = await volumes.acquire(record.id);
+    expect(second.primary.opening).not.toBe(first.primary.opening);
+    expect(second.epoch).toBe(first.epoch + 1);
+  });
+
+  test('an open volume is told of every attachment, so that sessions of older ones are refused', async () => {
+    await volumes.acquire(record.id);
+    for (const operation of [
+      async () => await volumes.publish(record.id, NODE, false),
+      async () => await volumes.renewAttachment(record.id, NODE),
+      async () => await volumes.unpublish(record.id, NODE),
+    ]) {
+      await operation();
+      const { epoch, attachment } = await volumes.get(record.id);
+      expect(world.storage.open.get(record.id)).toMatchObject({ epoch, attachmentNumber: attachment.number });
+    }
+  });
+
+  test('the incarnation of the copy is in the store before the volume is used, also when a reboot redrew it', async () => {
+    const first = await volumes.acquire(record.id);
+    const incarnation = world.storage.superblockOf(record.id).incarnation;
+    expect(first.inSync).toEqual([{ replicaId: record.primary.replicaId, incarnation }]);
+    world.disks.reboot();
+    await world.restart();
+    const second = await world.volumes.acquire(record.id);
+    const redrawn = world.storage.superblockOf(record.id).incarnation;
+    expect(redrawn).not.toBe(incarnation);
+    expect(second.inSync).toEqual([{ replicaId: record.primary.replicaId, incarnation: redrawn }]);
+    expect(second.epoch).toBe(first.epoch + 2);
+    expect(world.storage.open.get(record.id)?.epoch).toBe(second.epoch);
+  });
+
+  test('a volume that the storage lost is opened again for the next user', async () => {
+    await volumes.acquire(record.id);
+    world.storage.open.clear();
+    await volumes.acquire(record.id);
+    expect(world.storage.isOpen(record.id)).toBe(true);
+    await volumes.release(record.id);
+    expect(world.storage.isOpen(record.id)).toBe(true);
+    await volumes.release(record.id);
+    expect(world.storage.isOpen(record.id)).toBe(false);
+  });
+
+  test('a copy that promised more than the store knows is not served, and the text says who must decide', async () => {
+    for (const change of [{ promisedEpoch: 9 }, { attachmentNumber: 9 }]) {
+      await volumes.acquire(record.id);
+      await volumes.release(record.id);
+      const before = world.storage.superblockOf(record.id);
+      await world.storage.updateSuperblock(record.id, change);
+      await expect(volumes.acquire(record.id)).rejects.toMatchObject({
+        code: 'CORRUPT',
+        message: expect.stringMatching(/restored from a backup.*person decides/),
+      });
+      expect(world.storage.isOpen(record.id)).toBe(false);
+      expect(await volumes.explain(record.id)).toHaveLength(1);
+      await world.storage.updateSuperblock(record.id, before);
+    }
+  });
+
+  test('a copy on another node is not opened here', async () => {
+    const elsewhere = new Volumes(world.store, world.storage, { node: 'node-2', maxVolumesPerNode: 9 });
+    await expect(elsewhere.acquire(record.id)).rejects.toMatchObject({ code: 'UNAVAILABLE' });
+    await expect(elsewhere.delete(record.id)).rejects.toMatchObject({ code: 'UNAVAILABLE' });
+    expect((await elsewhere.explain(record.id))[0]?.problem).toContain(NODE);
+    expect((await elsewhere.repair()).problems).toEqual([]);
+  });
+});
+
+describe('resize', () => {
+  test('a volume grows, never shrinks, and the same size again changes nothing', async () => {
+    const record = await volumes.create(request('data'));
+    const grown = await volumes.resize(record.id, 128 * MIB);
+    expect(grown).toEqual({ ...record, sizeBytes: 128 * MIB, targetSizeBytes: 128 * MIB });
+    expect(await volumes.resize(record.id, 128 * MIB)).toEqual(grown);
+    await expect(volumes.resize(record.id, 64 * MIB)).rejects.toMatchObject({ code: 'OUT_OF_RANGE' });
+    await expect(volumes.resize(record.id, 128 * MIB + 1)).rejects.toMatchObject({ code: 'INVALID' });
+    await expect(volumes.resize(record.id, 65 * TIB)).rejects.toMatchObject({ code: 'OUT_OF_RANGE' });
+    expect(await world.expectSound()).toEqual([grown]);
+  });
+
+  test('a volume does not grow beyond what its pool may promise', async () => {
+    const { id } = await volumes.create(request('data', { sizeBytes: 100 * GIB }));
+    await volumes.create(request('other', { sizeBytes: 50 * GIB }));
+    await expect(volumes.resize(id, 151 * GIB)).rejects.toMatchObject({ code: 'NO_SPACE' });
+    expect((await volumes.get(id)).targetSizeBytes).toBe(100 * GIB);
+    expect((await volumes.resize(id, 150 * GIB)).sizeBytes).toBe(150 * GIB);
+  });
+
+  test('after a growth that failed a smaller one may be asked', async () => {
+    const { id } = await volumes.create(request('data'));
+    await expect(
+      world.inject(new Faults('failBefore', 1, 'resizeReplica')).resize(id, GIB),
+    ).rejects.toThrow();
+    const next = world.inject(new Faults());
+    expect((await next.explain(id))[0]?.problem).toContain('resize');
+    expect((await next.resize(id, 64 * MIB)).targetSizeBytes).toBe(64 * MIB);
+    expect(await next.explain(id)).toEqual([]);
+  });
+
+  test('after a growth whose answer was lost the volume has what its copy has', async () => {
+    const { id } = await volumes.create(request('data'));
+    await expect(world.inject(new Faults('failAfter', 1, 'resizeReplica')).resize(id, GIB)).rejects.toThrow();
+    expect((await world.inject(new Faults()).resize(id, 128 * MIB)).sizeBytes).toBe(GIB);
+    await world.expectSound();
+  });
+});
+
+describe('file system', () => {
+  test('the type may be chosen anew until mkfs has succeeded, and then stays', async () => {
+    const { id } = await volumes.create(request('data', { fileSystemType: null }));
+    await expect(volumes.fileSystemMade(id)).rejects.toMatchObject({ code: 'CONFLICT' });
+    await volumes.chooseFileSystem(id, 'ext4');
+    expect((await volumes.chooseFileSystem(id, 'xfs')).fileSystem).toEqual({ type: 'xfs', made: false });
+    expect((await volumes.fileSystemMade(id)).fileSystem).toEqual({ type: 'xfs', made: true });
+    expect(world.storage.superblockOf(id).fileSystemMade).toBe('xfs');
+    expect((await volumes.chooseFileSystem(id, 'xfs')).fileSystem).toEqual({ type: 'xfs', made: true });
+    await expect(volumes.chooseFileSystem(id, 'ext4')).rejects.toMatchObject({ code: 'CONFLICT' });
+  });
+});
+
+describe('capacity', () => {
+  test('what may still be made counts what is promised, not what is used', async () => {
+    world.disks.pools.set('fast', { totalBytes: 10 * GIB, overcommitRatio: 1.5 });
+    await volumes.create(request('a', { sizeBytes: 20 * GIB }));
+    await volumes.create(request('b', { sizeBytes: 5 * GIB, pool: 'fast' }));
+    expect(await volumes.capacity()).toEqual([
+      expect.objectContaining({ pool: 'default', provisionedBytes: 20 * GIB, creatableBytes: 180 * GIB }),
+      expect.objectContaining({ pool: 'fast', provisionedBytes: 5 * GIB, creatableBytes: 10 * GIB }),
+    ]);
+    expect(await volumes.capacity('fast')).toMatchObject([{ pool: 'fast', node: NODE }]);
+    await expect(volumes.capacity('fats')).rejects.toMatchObject({
+      code: 'NOT_FOUND',
+      message: expect.stringContaining('Did you mean "fast"?'),
+    });
+  });
+
+  test('the largest volume that capacity shows can be made, and nothing more', async () => {
+    await volumes.create(request('a', { sizeBytes: 20 * GIB }));
+    const [pool] = await volumes.capacity('default');
+    await expect(
+      volumes.create(request('b', { sizeBytes: (pool?.creatableBytes ?? 0) + 4096 })),
+    ).rejects.toMatchObject({ code: 'NO_SPACE' });
+    await volumes.create(request('b', { sizeBytes: pool?.creatableBytes ?? 0 }));
+    expect(await volumes.capacity('default')).toMatchObject([{ creatableBytes: 0 }]);
+  });
+});
+
+describe('repair', () => {
+  test('a sound machine needs none', async () => {
+    await volumes.create(request('data'));
+    expect(await world.restart()).toEqual({ done: [], problems: [], orphans: [] });
+  });
+
+  test('what was done is said', async () => {
+    await expect(
+      world.inject(new Faults('crashAfter', 1, 'createReplica')).create(request('data')),
+    ).rejects.toThrow();
+    expect(await world.restart()).toMatchObject({ done: [{ name: 'data', action: 'creationUndone' }] });
+    expect(await world.expectSound()).toEqual([]);
+  });
+
+  test('a copy that no record knows stays, and is reported', async () => {
+    const { id } = await volumes.create(request('data'));
+    const entry = await world.store.get(`volumes/${id}`);
+    await world.store.compareAndSwap(`volumes/${id}`, entry?.revision ?? 0, undefined);
+    const report = await world.restart();
+    expect(report.orphans).toEqual([
+      {
+        volumeId: id,
+        pool: 'default',
+        problem: expect.stringContaining('"data"'),
+        nextStep: expect.stringContaining('may be the only one'),
+      },
+    ]);
+    expect(report.done).toEqual([{ volumeId: id, name: 'data', action: 'nameFreed' }]);
+    expect(world.disks.replicas.has(id)).toBe(true);
+  });
+
+  test('a volume whose copy is missing stays, and is reported and explained', async () => {
+    const { id } = await volumes.create(request('data'));
+    const copy = world.disks.replicas.get(id);
+    world.disks.replicas.delete(id);
+    const report = await world.restart();
+    expect(report.problems).toMatchObject([{ volumeId: id, problem: expect.stringContaining('missing') }]);
+    expect(await world.volumes.explain(id)).toEqual([
+      { problem: report.problems[0]?.problem, nextStep: report.problems[0]?.nextStep },
+    ]);
+    expect(await world.volumes.list()).toHaveLength(1);
+    await expect(world.volumes.acquire(id)).rejects.toMatchObject({ code: 'UNAVAILABLE' });
+    if (copy !== undefined) world.disks.replicas.set(id, copy);
+    expect((await world.restart()).problems).toEqual([]);
+    await world.volumes.acquire(id);
+  });
+
+  test('a copy that cannot be read stays, and is reported', async () => {
+    const { id } = await volumes.create(request('data'));
+    const copy = world.disks.replicas.get(id);
+    if (copy !== undefined) copy.superblock = undefined;
+    expect((await world.restart()).problems).toMatchObject([
+      { volumeId: id, problem: expect.stringContaining('its checksum is wrong') },
+    ]);
+    await expect(world.volumes.acquire(id)).rejects.toMatchObject({ code: 'CORRUPT' });
+  });
+
+  test('another copy in the place of the one that was is not served', async () => {
+    const { id } = await volumes.create(request('data'));
+    const copy = world.disks.replicas.get(id);
+    if (copy?.superblock) copy.superblock = { ...copy.superblock, lineage: 'f'.repeat(32) };
+    expect((await world.restart()).problems).toHaveLength(1);
+    await expect(world.volumes.acquire(id)).rejects.toMatchObject({ code: 'CORRUPT' });
+  });
+
+  test('a record that cannot be understood is reported, and keeps no other volume from being served', async () => {
+    const good = await volumes.create(request('good'));
+    const bad = await volumes.create(request('bad'));
+    const entry = await world.store.get(`volumes/${bad.id}`);
+    await world.store.compareAndSwap(`volumes/${bad.id}`, entry?.revision ?? 0, '{"version":2}');
+    const report = await world.restart();
+    expect(report.problems).toMatchObject([
+      { volumeId: bad.id, problem: expect.stringContaining('another version') },
+    ]);
+    expect(report.orphans).toEqual([]);
+    expect(report.done).toEqual([]);
+    await world.volumes.acquire(good.id);
+    await expect(world.volumes.get(bad.id)).rejects.toMatchObject({ code: 'CORRUPT' });
+    await expect(world.volumes.list()).rejects.toMatchObject({ code: 'CORRUPT' });
+  });
+
+  test('a name whose claim was lost is claimed again, so that nobody else takes it', async () => {
+    const record = await volumes.create(request('data'));
+    const [claim] = await world.store.list('volume-names/');
+    await world.store.compareAndSwap(claim?.key ?? '', claim?.revision ?? 0, undefined);
+    expect((await world.restart()).done).toMatchObject([{ name: 'data', action: 'nameClaimed' }]);
+    expect(await world.volumes.create(request('data'))).toEqual(record);
+    await world.expectSound();
+  });
+
+  test('one volume that cannot be repaired does not keep the others from it', async () => {
+    for (const name of ['a', 'b']) {
+      await expect(
+        world.inject(new Faults('crashAfter', 1, 'createReplica')).create(request(name)),
+      ).rejects.toThrow();
+    }
+    const report = await world.inject(new Faults('failBefore', 1, 'deleteReplica')).repair();
+    expect(report.done).toHaveLength(1);
+    expect(report.problems).toHaveLength(1);
+    expect((await world.restart()).done).toHaveLength(1);
+    expect(await world.expectSound()).toEqual([]);
+  });
+});
+
+test('a second operation on a volume at once is told to try again, while opening and closing wait', async () => {
+  const { id } = await volumes.create(request('data'));
+  const results = await Promise.allSettled([
+    volumes.resize(id, 128 * MIB),
+    volumes.publish(id, NODE, false),
+    volumes.acquire(id),
+    volumes.acquire(id),
+    volumes.release(id),
+  ]);
+  expect(results.map((result) => result.status)).toEqual([
+    'fulfilled',
+    'rejected',
+    'fulfilled',
+    'fulfilled',
+    'fulfilled',
+  ]);
+  expect(results[1]).toMatchObject({ reason: { code: 'BUSY' } });
+  expect(world.storage.isOpen(id)).toBe(true);
+});
+
+test('five hundred volumes are checked at start within a second', async () => {
+  world.disks.pools.set('default', { totalBytes: TIB, overcommitRatio: 1 });
+  for (let index = 0; index < 500; index += 1) await volumes.create(request(`volume-${index}`));
+  const startMs = performance.now();
+  expect((await world.restart()).problems).toEqual([]);
+  expect(performance.now() - startMs).toBeLessThan(1000);
+});

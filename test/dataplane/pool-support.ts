@@ -58,11 +58,11 @@ export async function withDirectory(use: (directory: string) => Promise<void>): 
 }
 
 /**
- * Starts pool-child.ts, kills it with SIGKILL at a random moment after its first line, and returns the last
+ * Starts pool-child.fixture.ts, kills it with SIGKILL at a random moment after its first line, and returns the last
  * number that it printed.
  */
 export async function killAtRandom(what: 'churn' | 'update' | 'window', directory: string): Promise<number> {
-  const script = join(import.meta.dirname, 'pool-child.ts');
+  const script = join(import.meta.dirname, 'pool-child.fixture.ts');
   const child = spawn(process.execPath, [script, what, directory], {
     stdio: ['ignore', 'pipe', 'inherit'],
     timeout: 20_000,

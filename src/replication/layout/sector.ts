@@ -15,7 +15,6 @@ import { HoldfastError } from '../../core/errors.ts';
 
 /** What a disk writes whole or not at all. */
 export const SECTOR_BYTES = 512;
-export const PREFIX_BYTES = 16;
 
 /** Reserved: sums per block of data, which come with the scrub. No reader supports it yet. */
 export const FEATURE_BLOCK_CHECKSUMS = 1;

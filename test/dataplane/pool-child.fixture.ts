@@ -1,4 +1,4 @@
-// A process that changes a pool until it is killed:  node pool-child.ts WHAT POOL-DIRECTORY
+// A process that changes a pool until it is killed:  node pool-child.fixture.ts WHAT POOL-DIRECTORY
 // It prints one number a line: what has been done for good.
 
 import { setImmediate } from 'node:timers/promises';

@@ -4,7 +4,6 @@
 
 import { randomBytes } from 'node:crypto';
 import { chmod, lstat, mkdir, rename, rm } from 'node:fs/promises';
-import { connect } from 'node:net';
 import { dirname, join } from 'node:path';
 import {
   Server,
@@ -28,13 +27,13 @@ import {
   UNARY_NAMES,
   type UnaryName,
 } from './api-schema.ts';
+import { requireReplaceable } from './unix-socket.ts';
 
 export interface ApiServer {
   /** Ends the exports, refuses new calls, lets running ones finish for `graceMs`, removes the socket. */
   close(graceMs: number): Promise<void>;
 }
 
-const LIVENESS_PROBE_MS = 2000;
 const OPTIONS = { 'grpc.max_receive_message_length': 1024 * 1024, 'grpc.max_concurrent_streams': 256 };
 
 function parse<S extends z.ZodType>(schema: S, message: unknown): z.output<S> {
@@ -81,42 +80,6 @@ function exporting(handlers: ApiHandlers, stopping: AbortSignal, log: Logger) {
   return (call: ServerWritableStream<unknown, ExportEvent>): void => void serve(call);
 }
 
-/** True when something answers on the socket at `path`. */
-async function isLive(path: string): Promise<boolean> {
-  return new Promise((resolve, reject) => {
-    const socket = connect(path);
-    socket.setTimeout(LIVENESS_PROBE_MS);
-    const answer = (live: boolean): void => {
-      socket.destroy();
-      resolve(live);
-    };
-    socket.once('connect', () => answer(true));
-    // Somebody listens who does not accept: full backlog, not dead.
-    socket.once('timeout', () => answer(true));
-    socket.once('error', (error: NodeJS.ErrnoException) => {
-      if (error.code === 'ECONNREFUSED' || error.code === 'ENOENT') answer(false);
-      else reject(error);
-    });
-  });
-}
-
-async function refuseLive(path: string): Promise<void> {
-  const there = await lstat(path).catch(() => undefined);
-  if (there === undefined) return;
-  if (!there.isSocket()) {
-    throw new HoldfastError(
-      'CONFLICT',
-      `${path} exists and is no socket; give the API another path with --api`,
-    );
-  }
-  if (await isLive(path)) {
-    throw new HoldfastError(
-      'CONFLICT',
-      `another daemon answers at ${path}; give this one its own --data-dir or --api`,
-    );
-  }
-}
-
 function bind(server: Server, path: string): Promise<void> {
   return new Promise((resolve, reject) => {
     server.bindAsync(`unix:${path}`, ServerCredentials.createInsecure(), (error) => {
@@ -150,7 +113,7 @@ export async function startApiServer(options: {
 }): Promise<ApiServer> {
   const { path, handlers, log } = options;
   await mkdir(dirname(path), { recursive: true });
-  await refuseLive(path);
+  await requireReplaceable(path, 'give this daemon its own --data-dir or --api');
   const stopping = new AbortController();
   const implementation: UntypedServiceImplementation = {
     ExportVolume: exporting(handlers, stopping.signal, log),

@@ -120,6 +120,13 @@ export const OPTIONS = {
     range: '1 to 64',
     text: 'Data-plane threads.',
   }),
+  busyPoll: option({
+    argument: 'TIME',
+    schema: duration(0, 1),
+    default: '50us',
+    range: '0ms to 1ms',
+    text: 'How long a data-plane thread with requests in flight looks for completions before it sleeps: latency against CPU.',
+  }),
   overcommit: option({
     argument: 'RATIO',
     schema: number(0.1, 1000, 'fraction'),

@@ -4,8 +4,15 @@
 import bytesIec from 'bytes-iec';
 import prettyBytes from 'pretty-bytes';
 
-const DURATION = /^(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)$/;
-const UNIT_MS: Readonly<Record<string, number>> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 };
+const DURATION = /^(\d+(?:\.\d+)?)\s*(us|ms|s|m|h|d)$/;
+const UNIT_MS: Readonly<Record<string, number>> = {
+  us: 0.001,
+  ms: 1,
+  s: 1000,
+  m: 60_000,
+  h: 3_600_000,
+  d: 86_400_000,
+};
 
 /** Bytes of `10GiB`, `10Gi` (Kubernetes' spelling), `1.5 TB` (powers of ten) or a plain number of bytes. */
 export function parseSize(text: string): number | undefined {
@@ -21,11 +28,12 @@ export function formatSize(sizeBytes: number): string {
   return prettyBytes(sizeBytes, { binary: true, maximumFractionDigits: 1 });
 }
 
-/** Milliseconds of `250ms`, `30s`, `5m`, `24h`, `1d`. A unit is demanded: nobody guesses seconds right. */
+/** Milliseconds of `50us`, `250ms`, `30s`, `5m`, `24h`, `1d`. A unit is demanded: nobody guesses seconds right. */
 export function parseDuration(text: string): number | undefined {
   const match = DURATION.exec(text.trim());
   if (match === null) return undefined;
-  return Math.round(Number(match[1]) * (UNIT_MS[match[2] ?? ''] ?? Number.NaN));
+  const micros = Math.round(Number(match[1]) * (UNIT_MS[match[2] ?? ''] ?? Number.NaN) * 1000);
+  return micros / 1000;
 }
 
 export function formatDuration(durationMs: number): string {

@@ -37,9 +37,19 @@ export interface PoolSample {
   readonly provisionedBytes: number;
 }
 
+/** One data-plane thread; counts run since it started. */
+export interface ThreadSample {
+  readonly ringEntries: number;
+  readonly ringEnters: number;
+  readonly sessions: number;
+  readonly freeRequests: number;
+  readonly collections: number;
+}
+
 export interface MetricsSource {
   volumes(): Promise<readonly VolumeSample[]>;
   pools(): Promise<readonly PoolSample[]>;
+  threads(): Promise<readonly ThreadSample[]>;
 }
 
 export interface NodeFacts {
@@ -96,6 +106,17 @@ const POOL_GAUGES: readonly [
   ['holdfast_pool_available_bytes', 'Room for data', 'availableBytes'],
   ['holdfast_pool_reserve_bytes', 'Room that data never uses', 'reserveBytes'],
   ['holdfast_pool_provisioned_bytes', 'Sum of the sizes of its volumes', 'provisionedBytes'],
+];
+
+const THREAD_COUNTERS: readonly [name: string, help: string, field: keyof ThreadSample][] = [
+  ['holdfast_thread_ring_entries_total', 'Operations submitted to its io_uring', 'ringEntries'],
+  ['holdfast_thread_ring_enters_total', 'System calls made for them', 'ringEnters'],
+  ['holdfast_thread_garbage_collections_total', 'Garbage collections of the thread', 'collections'],
+];
+
+const THREAD_GAUGES: readonly [name: string, help: string, field: keyof ThreadSample][] = [
+  ['holdfast_thread_sessions', 'Connections that the thread serves', 'sessions'],
+  ['holdfast_thread_free_requests', 'Request slots not in use', 'freeRequests'],
 ];
 
 function labelsOf(sample: VolumeSample): VolumeLabels {
@@ -181,6 +202,31 @@ export function createMetrics(source: MetricsSource, facts: NodeFacts): Registry
         const pools = await source.pools();
         this.reset();
         for (const pool of pools) this.set({ pool: pool.name, io: pool.ioMode }, pool[field]);
+      },
+    });
+  }
+  for (const [name, help, field] of THREAD_COUNTERS) {
+    new Counter({
+      name,
+      help,
+      labelNames: ['thread'],
+      registers,
+      async collect(): Promise<void> {
+        const threads = await source.threads();
+        this.reset();
+        for (const [index, thread] of threads.entries()) this.inc({ thread: String(index) }, thread[field]);
+      },
+    });
+  }
+  for (const [name, help, field] of THREAD_GAUGES) {
+    new Gauge({
+      name,
+      help,
+      labelNames: ['thread'],
+      registers,
+      async collect(): Promise<void> {
+        const threads = await source.threads();
+        for (const [index, thread] of threads.entries()) this.set({ thread: String(index) }, thread[field]);
       },
     });
   }

@@ -33,6 +33,7 @@ test('a printed size is read back to within its rounding', () => {
 });
 
 test('a time needs a unit', () => {
+  expect(parseDuration('50us')).toBe(0.05);
   expect(parseDuration('250ms')).toBe(250);
   expect(parseDuration('1.5s')).toBe(1500);
   expect(parseDuration('24h')).toBe(86_400_000);

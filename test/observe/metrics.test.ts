@@ -32,6 +32,7 @@ const POOL = {
   reserveBytes: 5,
   provisionedBytes: 40,
 };
+const THREAD = { ringEntries: 900, ringEnters: 30, sessions: 1, freeRequests: 255, collections: 0 };
 const FACTS = { node: 'n1', version: '9.9.9', ringSetupFlags: 0x3288 };
 
 let server: HttpServer | undefined;
@@ -41,7 +42,10 @@ afterEach(async () => {
 });
 
 async function serve(volumes: readonly VolumeSample[], health = new Health()): Promise<string> {
-  const registry = createMetrics({ volumes: async () => volumes, pools: async () => [POOL] }, FACTS);
+  const registry = createMetrics(
+    { volumes: async () => volumes, pools: async () => [POOL], threads: async () => [THREAD] },
+    FACTS,
+  );
   server = await startHttpServer({
     host: '127.0.0.1',
     port: 0,
@@ -68,6 +72,8 @@ test("a scrape shows every count of every volume and the pools' room", async () 
   expect(found.get(`holdfast_volume_errors_total${labels}`)).toBe(4);
   expect(found.get(`holdfast_volume_requests_in_flight${labels}`)).toBe(5);
   expect(found.get(`holdfast_volume_open${labels}`)).toBe(1);
+  expect(found.get('holdfast_thread_ring_entries_total{thread="0",node="n1"}')).toBe(900);
+  expect(found.get('holdfast_thread_free_requests{thread="0",node="n1"}')).toBe(255);
   expect(found.get('holdfast_pool_available_bytes{pool="p",io="direct",node="n1"}')).toBe(60);
 });
 

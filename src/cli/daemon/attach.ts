@@ -1,0 +1,47 @@
+// Attaching by hand: the volume is published to this node, then becomes a block device. What a failed attach
+// published is unpublished again. Interrupted anywhere, repeating the command goes on.
+
+import type { Volumes } from '../../control/volumes.ts';
+import { HoldfastError } from '../../core/errors.ts';
+import type { AttachedDevice, DeviceService } from '../../host/device-service.ts';
+import type { Exports } from './exports.ts';
+
+export interface AttachContext {
+  readonly node: string;
+  readonly volumes: Volumes;
+  readonly devices: DeviceService;
+  readonly exports: Exports;
+}
+
+export async function attachVolume(
+  { node, volumes, devices, exports }: AttachContext,
+  nameOrId: string,
+  readOnly: boolean,
+): Promise<AttachedDevice> {
+  const before = await volumes.find(nameOrId);
+  if (exports.countOf(before.id) > 0) {
+    throw new HoldfastError('CONFLICT', `volume "${before.name}" is exported: end its exports first`);
+  }
+  let record = await volumes.publish(before.id, node, readOnly);
+  const live = devices.find(record.id);
+  if (live?.attachmentNumber === record.attachment.number) return live;
+  try {
+    // Published before, but its device is gone: sessions of the lost one must never count again.
+    if (before.attachment.node === node) record = await volumes.renewAttachment(record.id, node);
+    return await devices.attach(record.id, record.attachment.number, record.sizeBytes, readOnly);
+  } catch (error) {
+    // The reason of the failure goes first; what stays published is taken up by the next attempt.
+    if (before.attachment.node === null) await volumes.unpublish(record.id, node).catch(() => undefined);
+    throw error;
+  }
+}
+
+export async function detachVolume(
+  { node, volumes, devices }: AttachContext,
+  nameOrId: string,
+  force: boolean,
+): Promise<void> {
+  const { id } = await volumes.find(nameOrId);
+  await devices.detach(id, { force });
+  await volumes.unpublish(id, node);
+}

@@ -1,0 +1,104 @@
+// The control API's handlers: each translates one request into calls of the services, and the answer back.
+
+import type { VolumeRecord } from '../../control/records.ts';
+import { failureModeSchema } from '../../control/records.ts';
+import type { NodeStorage } from '../../dataplane/node-storage.ts';
+import type { ApiHandlers, VolumeView } from '../api-schema.ts';
+import { type AttachContext, attachVolume, detachVolume } from './attach.ts';
+import { explainVolume } from './explain.ts';
+import { poolView, volumeView } from './views.ts';
+
+export interface ControlApiContext extends AttachContext {
+  readonly storage: NodeStorage;
+  readonly storeIdentity: string;
+  readonly version: string;
+  readonly startedAt: Date;
+}
+
+/** '' is the default; '3' the number. */
+function failureMode(text: string): VolumeRecord['failureMode'] {
+  if (text === '') return 'soft';
+  return failureModeSchema.parse(/^\d$/.test(text) ? Number(text) : text);
+}
+
+export function controlApi(context: ControlApiContext): ApiHandlers {
+  const { volumes, storage, devices, exports } = context;
+
+  const view = async (record: VolumeRecord): Promise<VolumeView> =>
+    volumeView(record, await storage.replica(record.id), devices.find(record.id));
+
+  return {
+    async GetStatus() {
+      return {
+        node: context.node,
+        version: context.version,
+        storeIdentity: context.storeIdentity,
+        startedAt: context.startedAt.toISOString(),
+        processId: process.pid,
+        volumes: (await volumes.list()).length,
+        devices: devices.list().length,
+      };
+    },
+
+    async ListPools({ pool }) {
+      const capacities = await volumes.capacity(pool === '' ? undefined : pool);
+      const statuses = new Map((await storage.pools()).map((status) => [status.name, status]));
+      return { pools: capacities.map((capacity) => poolView(capacity, statuses.get(capacity.pool))) };
+    },
+
+    async CreateVolume(request) {
+      const record = await volumes.create({
+        name: request.name,
+        sizeBytes: request.sizeBytes,
+        pool: request.pool === '' ? undefined : request.pool,
+        replicaCount: request.replicas,
+        durability: request.durability === '' ? 'writeback' : request.durability,
+        failureMode: failureMode(request.failureMode),
+        fileSystemType: null,
+        labels: request.labels,
+      });
+      return view(record);
+    },
+
+    async ListVolumes() {
+      const records = await volumes.list();
+      const replicas = new Map((await storage.replicas()).map((replica) => [replica.volumeId, replica]));
+      const views = records.map((record) =>
+        volumeView(record, replicas.get(record.id), devices.find(record.id)),
+      );
+      return { volumes: views.sort((a, b) => (a.name < b.name ? -1 : Number(a.name > b.name))) };
+    },
+
+    async GetVolume({ volume }) {
+      return view(await volumes.find(volume));
+    },
+
+    async ResizeVolume({ volume, sizeBytes }) {
+      const { id } = await volumes.find(volume);
+      const record = await volumes.resize(id, sizeBytes);
+      if (devices.find(id) !== undefined) await devices.resize(id, record.sizeBytes);
+      return view(record);
+    },
+
+    async DeleteVolume({ volume }) {
+      await volumes.delete((await volumes.find(volume)).id);
+      return {};
+    },
+
+    async AttachVolume({ volume, readOnly }) {
+      const device = await attachVolume(context, volume, readOnly);
+      return { device: device.path, attachmentNumber: device.attachmentNumber };
+    },
+
+    async DetachVolume({ volume, force }) {
+      await detachVolume(context, volume, force);
+      return {};
+    },
+
+    async ExplainVolume({ volume }) {
+      return { findings: await explainVolume(context, volume) };
+    },
+
+    ExportVolume: (request, signal) => exports.serve(request, signal),
+  };
+}

@@ -1,0 +1,87 @@
+// `volume explain`: the state of a volume in sentences, what is wrong with it, and what to do next.
+
+import { isVolumeId } from '../../control/names.ts';
+import type { Volumes } from '../../control/volumes.ts';
+import { isHoldfastError } from '../../core/errors.ts';
+import type { NodeStorage, PoolStatus, ReplicaStatus } from '../../dataplane/node-storage.ts';
+import type { DeviceService } from '../../host/device-service.ts';
+import type { Finding, VolumeView } from '../api-schema.ts';
+import { formatSize } from '../values.ts';
+import type { Exports } from './exports.ts';
+import { volumeView } from './views.ts';
+
+export interface ExplainContext {
+  readonly volumes: Volumes;
+  readonly storage: NodeStorage;
+  readonly devices: DeviceService;
+  readonly exports: Exports;
+}
+
+const ok = (text: string): Finding => ({ level: 'ok', text, nextStep: '' });
+
+export async function explainVolume(context: ExplainContext, nameOrId: string): Promise<Finding[]> {
+  const { volumes, storage, devices } = context;
+  const record = await volumes.find(nameOrId).catch((error: unknown) => {
+    // Half-made and half-deleted volumes have no name any more, but an id.
+    if (isHoldfastError(error, 'NOT_FOUND') && isVolumeId(nameOrId)) return undefined;
+    throw error;
+  });
+  const volumeId = record?.id ?? nameOrId;
+  const problems = (await volumes.explain(volumeId)).map(
+    ({ problem, nextStep }): Finding => ({ level: 'problem', text: problem, nextStep }),
+  );
+  if (record === undefined) return problems;
+  const local = await storage.replica(volumeId);
+  const view = volumeView(record, local, devices.find(volumeId));
+  const pool = (await storage.pools()).find(({ name }) => name === local?.pool);
+  return [
+    ok(describe(view)),
+    ...useOf(view, context.exports.countOf(volumeId)),
+    ...problems,
+    ...roomOf(pool, local),
+  ];
+}
+
+function describe(view: VolumeView): string {
+  const copies = view.replicas.map(({ node, pool, state }) => `${node}/${pool} (${state})`).join(', ');
+  const fileSystem = view.fileSystem === null ? 'no file system' : view.fileSystem.type;
+  return `${view.name} has ${formatSize(view.sizeBytes)}, ${fileSystem}, ${view.durability}, copies: ${copies}.`;
+}
+
+function useOf(view: VolumeView, exportCount: number): Finding[] {
+  const { node, number, readOnly } = view.attachment;
+  const findings: Finding[] = [];
+  if (exportCount > 0)
+    findings.push(ok(`It is exported on ${exportCount} socket${exportCount > 1 ? 's' : ''}.`));
+  if (node === '' && exportCount === 0) findings.push(ok('Nobody uses it.'));
+  if (node !== '' && view.device !== '') {
+    findings.push(
+      ok(`It is ${view.device} on node ${node}${readOnly ? ', read-only' : ''} (attachment ${number}).`),
+    );
+  }
+  if (node !== '' && view.device === '') {
+    findings.push({
+      level: 'warning',
+      text: `It is published to node ${node} (attachment ${number}), but no block device of this daemon serves it.`,
+      nextStep: `Normal until its pod starts there; by hand: "holdfast volume attach ${view.id}" or "detach".`,
+    });
+  }
+  return findings;
+}
+
+function roomOf(pool: PoolStatus | undefined, local: ReplicaStatus | undefined): Finding[] {
+  const { superblock } = local ?? {};
+  if (pool === undefined || local === undefined || superblock === undefined) return [];
+  const unwrittenBytes = superblock.sizeBytes - local.allocatedBytes;
+  if (pool.availableBytes >= unwrittenBytes) return [];
+  const isFull = pool.availableBytes === 0;
+  return [
+    {
+      level: isFull ? 'problem' : 'warning',
+      text: isFull
+        ? `Pool "${pool.name}" is full: writes to unwritten parts fail with "no space left", nothing written is lost.`
+        : `Pool "${pool.name}" has ${formatSize(pool.availableBytes)} left, and this volume may still take ${formatSize(unwrittenBytes)}.`,
+      nextStep: `Free space in ${pool.directory}: delete volumes, trim file systems (fstrim), or enlarge its file system.`,
+    },
+  ];
+}

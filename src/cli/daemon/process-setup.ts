@@ -1,0 +1,82 @@
+// What the process must be before it serves anything: an I/O flusher, locked in memory, with io_uring. The
+// daemon writes back the page cache of its own devices' users, so it must never wait for memory that only it
+// can free.
+
+import { errorText, HoldfastError } from '../../core/errors.ts';
+import { isNativeError, native, type RingProbe } from '../../dataplane/native.ts';
+import type { Logger } from '../../observe/log.ts';
+import { ringRemedy } from '../preflight-checks.ts';
+
+/** Set in the process that follows; never seen by its children. */
+const FLUSHER_VARIABLE = 'HOLDFAST_IS_IO_FLUSHER';
+
+/**
+ * PR_SET_IO_FLUSHER belongs to a thread and to those it creates, and Node has created its own before any of
+ * our code runs. So the flag is set and the process executes itself: every thread of the new one has it.
+ * Returns without the capability, with a warning. Keeps the process id; nothing is open yet.
+ */
+export function becomeIoFlusher(log: Logger): void {
+  if (process.env[FLUSHER_VARIABLE] !== undefined) {
+    delete process.env[FLUSHER_VARIABLE];
+    return;
+  }
+  try {
+    native.setIoFlusher(true);
+  } catch (error) {
+    if (!isNativeError(error)) throw error;
+    log.warn(
+      { error: errorText(error) },
+      'not an I/O flusher (needs CAP_SYS_RESOURCE): under memory pressure an attached device may hang',
+    );
+    return;
+  }
+  const args = [process.execPath, ...process.execArgv, ...process.argv.slice(1)];
+  process.execve?.(process.execPath, args, { ...process.env, [FLUSHER_VARIABLE]: '1' });
+}
+
+export function lockMemory(when: 'auto' | 'always' | 'never', log: Logger): void {
+  if (when === 'never') return;
+  try {
+    native.lockMemory();
+  } catch (error) {
+    if (!isNativeError(error)) throw error;
+    const remedy = 'raise the limit (LimitMEMLOCK=infinity) or add CAP_IPC_LOCK';
+    if (when === 'always') {
+      throw new HoldfastError('UNSUPPORTED', `memory cannot be locked (${errorText(error)}): ${remedy}`, {
+        cause: error,
+      });
+    }
+    log.warn({ error: errorText(error) }, `memory is not locked: ${remedy}`);
+  }
+}
+
+/** UNSUPPORTED, with the remedy, where io_uring is refused. */
+export function requireRing(): RingProbe {
+  const probe = native.probeRing();
+  if (probe.errno === 0) return probe;
+  throw new HoldfastError(
+    'UNSUPPORTED',
+    `io_uring is refused here (errno ${probe.errno}): ${ringRemedy(probe.errno)}; "holdfast preflight" shows the rest`,
+    { details: { errno: probe.errno } },
+  );
+}
+
+/** Faults that tests of durability switch on to prove that they would notice; nothing without HOLDFAST_TEST=1. */
+export function testFaults(environment: NodeJS.ProcessEnv, log: Logger): ReadonlySet<string> {
+  const known = ['no-data-flush', 'no-intent-flush', 'no-store-sync'];
+  const asked = (environment['HOLDFAST_TEST_FAULTS'] ?? '').split(',').filter((fault) => fault !== '');
+  if (asked.length === 0) return new Set();
+  if (environment['HOLDFAST_TEST'] !== '1') {
+    log.error({ asked }, 'HOLDFAST_TEST_FAULTS is ignored without HOLDFAST_TEST=1');
+    return new Set();
+  }
+  const unknown = asked.filter((fault) => !known.includes(fault));
+  if (unknown.length > 0) {
+    throw new HoldfastError(
+      'INVALID',
+      `unknown HOLDFAST_TEST_FAULTS ${unknown.join(', ')}: use ${known.join(', ')}`,
+    );
+  }
+  log.error({ faults: asked }, 'TEST FAULTS ARE ON: THIS DAEMON LOSES DATA');
+  return new Set(asked);
+}

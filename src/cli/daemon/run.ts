@@ -1,0 +1,202 @@
+// The daemon: opens everything in order, serves until it is told to stop, closes everything in reverse.
+//
+// Order of the start: what the process must be, the data directory's lock, the store, the pools and threads,
+// repair of what a crash left, devices found again, then the servers; the API socket comes last and means that
+// all the rest is there. A stop leaves devices in place: the kernel keeps their requests for the next daemon.
+
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import closeWithGrace from 'close-with-grace';
+import { LevelStore } from '../../control/level-store.ts';
+import { Volumes } from '../../control/volumes.ts';
+import { createNodeStorage, type Storage } from '../../dataplane/storage.ts';
+import type { ThreadEvent } from '../../dataplane/thread-messages.ts';
+import { Health } from '../../observe/health.ts';
+import { startHttpServer } from '../../observe/http-server.ts';
+import { createLogger, type Logger } from '../../observe/log.ts';
+import { createMetrics } from '../../observe/metrics.ts';
+import { EXIT_CODE } from '../api-errors.ts';
+import { startApiServer } from '../api-server.ts';
+import { unknownVariables } from '../config.ts';
+import type { Config } from '../config-options.ts';
+import { controlApi } from './control-api.ts';
+import { lockDataDirectory } from './data-directory.ts';
+import { createDevices } from './devices.ts';
+import { Exports } from './exports.ts';
+import { becomeIoFlusher, lockMemory, requireRing, testFaults } from './process-setup.ts';
+import { metricsSource } from './samples.ts';
+
+const API_GRACE_MS = 5000;
+
+function version(): string {
+  const text = readFileSync(new URL('../../../package.json', import.meta.url), 'utf8');
+  return (JSON.parse(text) as { version: string }).version;
+}
+
+/** Nothing after such an error can be trusted: no clean marks, no goodbyes. The next daemon takes over. */
+function stopAtOnce(log: Logger, health: Health, what: string, error: unknown): never {
+  health.fail(what);
+  log.fatal({ error, memory: process.memoryUsage() }, `${what}: the daemon stops at once`);
+  process.exit(EXIT_CODE.INTERNAL);
+}
+
+function reportEvent(log: Logger, event: ThreadEvent): void {
+  switch (event.type) {
+    case 'ready':
+      return;
+    case 'volumeFailed':
+      return log.error(event, 'the disk of a volume failed; it serves nothing more until its pool is mended');
+    case 'poolSpace':
+      return log.warn(
+        event,
+        event.isFull ? 'the pool of a volume is full' : 'the pool of a volume has room again',
+      );
+    case 'kernelSessionEnded':
+      return log.warn(event, 'the kernel ended the session of a device');
+    case 'refusedSession':
+      return log.debug(event, 'a session was refused');
+  }
+}
+
+/** Resolves once the daemon serves. The process ends by a signal, or with 70 when something broke. */
+export async function runDaemon(config: Config): Promise<void> {
+  const log = createLogger({ level: config.logLevel, node: config.nodeName });
+  becomeIoFlusher(log);
+  const health = new Health();
+  process.on('uncaughtException', (error) => stopAtOnce(log, health, 'unexpected error', error));
+  for (const warning of unknownVariables(process.env)) log.warn(warning);
+
+  const resources = new AsyncDisposableStack();
+  const stopping = new AbortController();
+  const started = start({ config, log, health, resources, stopping: stopping.signal });
+  const stop = async ({ signal }: { signal?: string | undefined }): Promise<void> => {
+    log.info({ signal }, 'stopping');
+    stopping.abort();
+    health.enter('stopping');
+    // A start that a signal interrupts ends by itself at its next step.
+    await started.catch(() => undefined);
+    await resources.disposeAsync();
+    log.info('stopped');
+  };
+  const crashes = [
+    'SIGILL',
+    'SIGTRAP',
+    'SIGABRT',
+    'SIGBUS',
+    'SIGFPE',
+    'SIGSEGV',
+    'SIGQUIT',
+    'SIGUSR2',
+  ] as const;
+  const grace = closeWithGrace(
+    {
+      delay: config.stopTimeout,
+      logger: { error: (reason) => log.error({ reason }, 'the stop failed') },
+      skip: [...crashes, 'uncaughtException', 'unhandledRejection', 'beforeExit'],
+      onTimeout: (delayMs) =>
+        log.error({ delayMs }, 'the stop took too long; the next daemon repairs what is left'),
+      onSecondSignal: (signal) => log.warn({ signal }, 'asked twice: stopping at once'),
+    },
+    stop,
+  );
+  try {
+    await started;
+  } catch (error) {
+    if (stopping.signal.aborted) return;
+    grace.uninstall();
+    log.error({ error }, 'the daemon cannot start');
+    await resources.disposeAsync();
+    throw error;
+  }
+}
+
+async function start(options: {
+  config: Config;
+  log: Logger;
+  health: Health;
+  resources: AsyncDisposableStack;
+  stopping: AbortSignal;
+}): Promise<void> {
+  const { config, log, health, resources, stopping } = options;
+  const startedAt = new Date();
+  const began = performance.now();
+  const faults = testFaults(process.env, log);
+  lockMemory(config.lockMemory, log);
+  const ring = requireRing();
+
+  const lock = await lockDataDirectory(config.dataDir);
+  resources.defer(() => lock.close());
+
+  const current: { storage?: Storage } = {};
+  if (config.metrics !== undefined) {
+    const facts = { node: config.nodeName, version: version(), ringSetupFlags: ring.setupFlags };
+    const registry = createMetrics(
+      metricsSource(() => current.storage),
+      facts,
+    );
+    const metrics = async () => ({ contentType: registry.contentType, text: await registry.metrics() });
+    const http = await startHttpServer({ ...config.metrics, health, metrics, log });
+    resources.defer(() => http.close());
+    log.info({ host: config.metrics.host, port: http.port }, 'serving metrics');
+  }
+  if (config.listen !== undefined) {
+    log.warn(config.listen, '--listen is reserved for replication: nothing listens there yet');
+  }
+
+  stopping.throwIfAborted();
+  const store = await LevelStore.open(join(config.dataDir, 'store'), { sync: !faults.has('no-store-sync') });
+  resources.defer(() => store.close());
+
+  stopping.throwIfAborted();
+  const opened = await createNodeStorage({
+    nodeName: config.nodeName,
+    pools: config.pool.map((pool) => ({
+      ...pool,
+      reserveBytes: config.poolReserve,
+      overcommitRatio: config.overcommit,
+    })),
+    threadCount: config.threads,
+    busyPollMicros: Math.round(config.busyPoll * 1000),
+    testFaults: faults,
+    onEvent: (event) => reportEvent(log, event),
+    onDeath: (error) => stopAtOnce(log, health, 'a data-plane thread died', error),
+  });
+  current.storage = opened;
+  resources.defer(() => opened.close());
+
+  stopping.throwIfAborted();
+  const volumes = new Volumes(store, opened, {
+    node: config.nodeName,
+    defaultPool: config.pool[0]?.name,
+    maxVolumesPerNode: config.maxVolumes,
+  });
+  const report = await volumes.repair();
+  for (const action of report.done) log.info(action, 'repaired what an earlier daemon left');
+  for (const problem of report.problems) log.error(problem, 'a volume needs attention');
+  for (const orphan of report.orphans) log.warn(orphan, 'a pool holds a copy that no volume knows');
+
+  const devices = createDevices();
+  resources.defer(() => devices.release());
+  await devices.recover((volumeId, attachmentNumber) =>
+    volumes.isCurrentAttachment(volumeId, attachmentNumber),
+  );
+
+  stopping.throwIfAborted();
+  const api = await startApiServer({
+    path: config.api,
+    log,
+    handlers: controlApi({
+      node: config.nodeName,
+      version: version(),
+      startedAt,
+      storeIdentity: store.identity,
+      volumes,
+      storage: opened,
+      devices,
+      exports: new Exports(volumes, opened),
+    }),
+  });
+  resources.defer(() => api.close(API_GRACE_MS));
+  health.enter('serving');
+  log.info({ api: config.api, startMs: Math.round(performance.now() - began) }, 'serving');
+}

@@ -1,0 +1,55 @@
+// Records and their surroundings, as the control API shows them.
+
+import type { VolumeRecord } from '../../control/records.ts';
+import type { PoolCapacity } from '../../control/volume-service.ts';
+import type { PoolStatus, ReplicaStatus } from '../../dataplane/node-storage.ts';
+import type { AttachedDevice } from '../../host/device-service.ts';
+import type { PoolView, VolumeView } from '../api-schema.ts';
+
+/** `local`: this node's copy. `device`: this node's block device of it. */
+export function volumeView(
+  record: VolumeRecord,
+  local: ReplicaStatus | undefined,
+  device: AttachedDevice | undefined,
+): VolumeView {
+  const { attachment } = record;
+  return {
+    id: record.id,
+    name: record.name,
+    state: record.state,
+    sizeBytes: record.sizeBytes,
+    epoch: record.epoch,
+    durability: record.durability,
+    failureMode: String(record.failureMode),
+    fileSystem: record.fileSystem,
+    attachment: { number: attachment.number, node: attachment.node ?? '', readOnly: attachment.readOnly },
+    replicas: record.replicas.map(({ id, node, pool, state }) => {
+      const isHere = local?.superblock === undefined || local.superblock.replicaId === id;
+      return {
+        id,
+        node,
+        pool,
+        state,
+        allocatedBytes: isHere ? (local?.allocatedBytes ?? 0) : 0,
+        problem: isHere ? (local?.problem ?? '') : '',
+      };
+    }),
+    device: device?.path ?? '',
+    serving: local?.isOpen ?? false,
+    labels: { ...record.labels },
+  };
+}
+
+export function poolView(capacity: PoolCapacity, status: PoolStatus | undefined): PoolView {
+  return {
+    name: capacity.pool,
+    node: capacity.node,
+    directory: status?.directory ?? '',
+    ioMode: status?.ioMode ?? '',
+    totalBytes: capacity.totalBytes,
+    availableBytes: capacity.availableBytes,
+    provisionedBytes: capacity.provisionedBytes,
+    creatableBytes: capacity.creatableBytes,
+    reserveBytes: status?.reserveBytes ?? 0,
+  };
+}

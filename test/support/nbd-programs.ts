@@ -1,10 +1,12 @@
 // The NBD servers that tests run against, each in a process of its own.
 
-import { type ChildProcess, spawn } from 'node:child_process';
-import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { type ChildProcess, fork, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import type { ServerProcessCounters, ServerProcessOptions } from './nbd-server-process.ts';
 
 export interface NbdServer {
   readonly socketPath: string;
@@ -32,6 +34,59 @@ export async function startNbdkitMemory(sizeBytes: number): Promise<NbdServer> {
     stop: async () => {
       await endProcess(child);
       rmSync(directory, { recursive: true, force: true });
+    },
+  };
+}
+
+export interface HoldfastServer extends NbdServer {
+  counters(): Promise<ServerProcessCounters>;
+}
+
+/** Our data plane with one volume in a fresh pool. `stop` closes the volume clean and fails when that fails. */
+export async function startHoldfast(
+  sizeBytes: number,
+  ioMode: ServerProcessOptions['ioMode'],
+  name = 'data',
+): Promise<HoldfastServer> {
+  // Not below /tmp, which may be a file system that takes no O_DIRECT.
+  const directory = mkdtempSync('/var/tmp/holdfast-nbd-');
+  const socketPath = join(directory, 'socket');
+  const pool = join(directory, 'pool');
+  mkdirSync(pool);
+  const options: ServerProcessOptions = { directory: pool, socketPath, exportName: name, sizeBytes, ioMode };
+  const child = fork(new URL('./nbd-server-process.ts', import.meta.url), [JSON.stringify(options)], {
+    execArgv: [],
+  });
+  const answer = async (): Promise<unknown> => {
+    const died = once(child, 'exit').then(([code, signal]) => {
+      throw new Error(`the server ended: ${String(code ?? signal)}`);
+    });
+    const [message] = (await Promise.race([once(child, 'message'), died])) as [unknown];
+    return message;
+  };
+  await answer();
+  return {
+    socketPath,
+    exportName: name,
+    sizeBytes,
+    pid: child.pid ?? 0,
+    counters: async () => {
+      child.send('counters');
+      return (await answer()) as ServerProcessCounters;
+    },
+    stop: async () => {
+      try {
+        if (child.exitCode !== null || child.signalCode !== null)
+          throw new Error('the server died on the way');
+        const ended = once(child, 'exit');
+        child.send('stop');
+        const killer = setTimeout(() => child.kill('SIGKILL'), 20_000);
+        const [code, signal] = await ended;
+        clearTimeout(killer);
+        if (code !== 0) throw new Error(`the server did not stop clean: ${String(code ?? signal)}`);
+      } finally {
+        rmSync(directory, { recursive: true, force: true });
+      }
     },
   };
 }

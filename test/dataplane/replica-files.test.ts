@@ -190,6 +190,6 @@ test('a full disk refuses new replicas and growth, leaves nothing behind and dam
       await createReplica(again, specOf('f'.repeat(32)));
       await again.close();
     } finally {
-      execFileSync('umount', [directory]);
+      execFileSync('umount', ['--lazy', directory]);
     }
   }));

@@ -140,9 +140,11 @@ export class VolumeCore implements ExtentPorts {
       this.#unlockAndReply(request, errno);
       return;
     }
+    // What was in flight when the replica failed is not acknowledged either.
+    const outcome = errno === 0 ? this.#errno : errno;
     const needsFlush = this.#flushEveryWrite || ((table.flags[request] as number) & FLAG_FUA) !== 0;
-    if (errno === 0 && needsFlush) this.#flush(request);
-    else this.#writeSettled(request, errno);
+    if (outcome === 0 && needsFlush) this.#flush(request);
+    else this.#writeSettled(request, outcome);
   }
 
   flushDone(errno: number): void {

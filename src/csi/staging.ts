@@ -1,0 +1,212 @@
+// A volume on this node: attached as a device and, unless it is a block volume, mounted once at the staging
+// path. Publishing binds from there. Every step looks at what is there first, so that a call cut short
+// anywhere can be repeated, and a stage after a reboot or a lost device starts over.
+//
+// - A device serves exactly one attachment. Without a live device of the current one, a new attachment number
+//   is taken by compare-and-swap while the record still names this node: what an older device of ours had in
+//   flight can then never land after what the new one writes. The number in a publish context is not read.
+// - The caller serialises calls for one volume.
+
+import { mkdir } from 'node:fs/promises';
+import { errorText, HoldfastError } from '../core/errors.ts';
+import type { VolumeRecord } from '../control/records.ts';
+import type { VolumeService } from '../control/volume-service.ts';
+import type { AttachedDevice, DeviceService } from '../host/device-service.ts';
+import { growFileSystem } from '../host/filesystems.ts';
+import { type Mount, mountAt } from '../host/mountinfo.ts';
+import { isUsable, mountDevice, readMounts, resolvePath, unmount, unmountLazily } from '../host/mounts.ts';
+import type { Use } from './capabilities.ts';
+import { isOfSameKind, showsDevice, showsFileSystem, type DeviceView, viewDevice } from './device-mounts.ts';
+import { fileSystemTypeFor, prepareFileSystem } from './volume-file-system.ts';
+
+/** What the node's side needs of volumes. */
+export interface NodeVolumes
+  extends Pick<VolumeService, 'get' | 'renewAttachment' | 'chooseFileSystem' | 'fileSystemMade'> {
+  /** One more user: the volume is open when it resolves. */
+  acquire(volumeId: string): Promise<unknown>;
+  /** One user fewer. */
+  release(volumeId: string): Promise<void>;
+}
+
+type MountUse = Extract<Use, { access: 'mount' }>;
+
+export class Staging {
+  readonly #node: string;
+  readonly #volumes: NodeVolumes;
+  readonly #devices: DeviceService;
+  /** Volumes kept open for a device. One whose device vanished is still here: it is not acquired twice. */
+  readonly #held = new Set<string>();
+
+  constructor(node: string, volumes: NodeVolumes, devices: DeviceService) {
+    this.#node = node;
+    this.#volumes = volumes;
+    this.#devices = devices;
+  }
+
+  /** CONFLICT unless the publish record names this node. */
+  requirePublishedHere(record: VolumeRecord): void {
+    const { node } = record.attachment;
+    if (node === this.#node) return;
+    throw new HoldfastError(
+      'CONFLICT',
+      `volume '${record.name}' is published ${node === null ? 'nowhere' : `to node '${node}'`}, not to this node '${this.#node}': it must be published here first`,
+    );
+  }
+
+  /** When it resolves the volume is attached and, for a mount, mounted and working at `stagingPath`. */
+  async stage(record: VolumeRecord, use: Use, stagingPath: string): Promise<DeviceView> {
+    this.requirePublishedHere(record);
+    const path = await resolvePath(stagingPath);
+    if (use.access === 'block') await requireBlockStage(record, path);
+    const view = await viewDevice(await this.#attach(record));
+    if (use.access === 'block') return view;
+    try {
+      await this.#mount(record, view, use, path);
+      return view;
+    } catch (error) {
+      throw await this.#undo(view, error);
+    }
+  }
+
+  /** Nothing staged is success, also for a volume that is gone. CONFLICT while it is still published. */
+  async unstage(volumeId: string, stagingPath: string): Promise<void> {
+    const path = await resolvePath(stagingPath);
+    const device = this.#devices.find(volumeId);
+    if (device !== undefined) {
+      const view = await viewDevice(device);
+      const other = (await readMounts()).find(
+        (mount) => mount.mountPoint !== path && showsDevice(mount, view),
+      );
+      if (other !== undefined) {
+        throw new HoldfastError(
+          'CONFLICT',
+          `volume ${volumeId} is still mounted at ${other.mountPoint}: unpublish it there first`,
+        );
+      }
+    }
+    await unmount(path);
+    await this.#detach(volumeId);
+  }
+
+  async #attach(record: VolumeRecord): Promise<AttachedDevice> {
+    const { id } = record;
+    const standing = this.#devices.find(id);
+    if (standing?.attachmentNumber === record.attachment.number) {
+      this.#held.add(id);
+      return await this.#withFullSize(standing, record.sizeBytes);
+    }
+    if (standing !== undefined) await this.#removeRevoked(standing);
+    const { attachment } = await this.#volumes.renewAttachment(id, this.#node);
+    if (!this.#held.has(id)) await this.#volumes.acquire(id);
+    this.#held.add(id);
+    try {
+      return await this.#devices.attach(id, attachment.number, record.sizeBytes, attachment.readOnly);
+    } catch (error) {
+      this.#held.delete(id);
+      await this.#volumes.release(id);
+      throw error;
+    }
+  }
+
+  async #withFullSize(device: AttachedDevice, sizeBytes: number): Promise<AttachedDevice> {
+    if (device.sizeBytes >= sizeBytes) return device;
+    await this.#devices.resize(device.volumeId, sizeBytes);
+    return this.#devices.find(device.volumeId) ?? device;
+  }
+
+  /** A device of an attachment that was revoked: its requests fail, whoever still has it open. */
+  async #removeRevoked(device: AttachedDevice): Promise<void> {
+    const view = await viewDevice(device);
+    for (const mount of (await readMounts()).reverse()) {
+      if (showsDevice(mount, view)) await unmountLazily(mount.mountPoint);
+    }
+    await this.#detach(device.volumeId, { force: true });
+  }
+
+  async #detach(volumeId: string, options?: { force: boolean }): Promise<void> {
+    const isHeld = this.#held.has(volumeId) || this.#devices.find(volumeId) !== undefined;
+    await this.#devices.detach(volumeId, options);
+    this.#held.delete(volumeId);
+    if (isHeld) await this.#volumes.release(volumeId);
+  }
+
+  async #mount(record: VolumeRecord, view: DeviceView, use: MountUse, path: string): Promise<void> {
+    const type = fileSystemTypeFor(record, use.fileSystemType);
+    const standing = mountAt(await readMounts(), path);
+    if (standing !== undefined && (await this.#isStaged(standing, view, type))) return;
+    const { device } = view;
+    await prepareFileSystem(this.#volumes, record, device, type);
+    await mkdir(path, { recursive: true });
+    await mountDevice(device.path, path, type, [
+      // A clone or restored snapshot on the same node has the UUID of its source.
+      ...(type === 'xfs' ? ['nouuid'] : []),
+      ...(device.readOnly ? ['ro'] : []),
+      ...use.mountFlags,
+    ]);
+    // The volume may have grown while it was not mounted; kubelet asks for no expansion then.
+    if (!device.readOnly && !use.mountFlags.includes('ro')) await growFileSystem(device.path, path, type);
+  }
+
+  /** Whether this volume is mounted and works; a mount of a dead device of ours is taken away. */
+  async #isStaged(standing: Mount, view: DeviceView, type: string): Promise<boolean> {
+    const { mountPoint, fileSystem, source } = standing;
+    if (showsFileSystem(standing, view)) {
+      if (fileSystem !== type) {
+        throw new HoldfastError(
+          'ALREADY_EXISTS',
+          `${mountPoint} is staged as ${fileSystem} already, not as ${type}`,
+        );
+      }
+      if (await isUsable(mountPoint)) return true;
+      await unmount(mountPoint);
+      return false;
+    }
+    for (const other of this.#devices.list()) {
+      if (showsDevice(standing, await viewDevice(other))) {
+        throw new HoldfastError(
+          'ALREADY_EXISTS',
+          `volume ${other.volumeId} is staged at ${mountPoint} already`,
+        );
+      }
+    }
+    if (!isOfSameKind(standing, view)) {
+      throw new HoldfastError(
+        'ALREADY_EXISTS',
+        `${source} (${fileSystem}) is mounted at ${mountPoint}: unmount it`,
+      );
+    }
+    await unmountLazily(mountPoint);
+    return false;
+  }
+
+  /** After a failure: without a mount the device goes too, and the error stays final only if it did. */
+  async #undo(view: DeviceView, error: unknown): Promise<unknown> {
+    try {
+      const isMounted = (await readMounts()).some((mount) => showsDevice(mount, view));
+      if (!isMounted) await this.#detach(view.device.volumeId);
+      return error;
+    } catch (undoError) {
+      return new HoldfastError(
+        'UNAVAILABLE',
+        `${errorText(error)}; and ${view.device.path} could not be detached: ${errorText(undoError)}`,
+        { cause: error },
+      );
+    }
+  }
+}
+
+async function requireBlockStage(record: VolumeRecord, path: string): Promise<void> {
+  const standing = mountAt(await readMounts(), path);
+  if (standing !== undefined) {
+    throw new HoldfastError(
+      'ALREADY_EXISTS',
+      `${path} has ${standing.source} mounted, so it is not staged as a block volume`,
+    );
+  }
+  if (record.fileSystem?.made === false) {
+    throw new HoldfastError(
+      'CONFLICT',
+      `making a file system on volume '${record.name}' was interrupted, and the next mount makes it again: raw data would be lost`,
+    );
+  }
+}

@@ -1,0 +1,106 @@
+// The file system of a volume, made once in its life. What decides is the volume record, never a probe alone:
+//
+//   record            device            then
+//   made              anything          check and mount; mkfs never again
+//   chosen, not made  anything          our own mkfs was interrupted: nobody has used it yet, make it again
+//   nothing           blank             record the choice, make it, record that it was made
+//   nothing           a file system     somebody made it on the attached device: mount it, record nothing
+//   nothing           other data        refuse: a person must look
+//   nothing           unreadable        an error, never 'blank'
+//
+// 'Chosen' is recorded only here, after the device was seen blank: that is what makes the second row safe,
+// and why nothing is recorded in the fourth.
+
+import { HoldfastError } from '../core/errors.ts';
+import type { VolumeRecord } from '../control/records.ts';
+import type { VolumeService } from '../control/volume-service.ts';
+import type { AttachedDevice } from '../host/device-service.ts';
+import {
+  checkFileSystem,
+  detectFileSystem,
+  FILE_SYSTEM_TYPES,
+  type FileSystemType,
+  isBlank,
+  makeFileSystem,
+  MIN_FILE_SYSTEM_BYTES,
+} from '../host/filesystems.ts';
+import { parseFileSystemType } from './capabilities.ts';
+
+/** A label of volumes whose class or claim named a file system: it is read here when the volume is staged. */
+export const FILE_SYSTEM_LABEL = 'holdfast.dev/fs-type';
+export const DEFAULT_FILE_SYSTEM: FileSystemType = 'ext4';
+
+export type FileSystemRecords = Pick<VolumeService, 'chooseFileSystem' | 'fileSystemMade'>;
+
+/** Explicitly asked for, else what the volume has or was created for, else ext4. CONFLICT when it has another. */
+export function fileSystemTypeFor(record: VolumeRecord, asked: FileSystemType | undefined): FileSystemType {
+  const { fileSystem } = record;
+  if (fileSystem?.made === true) {
+    if (asked === undefined || asked === fileSystem.type) return fileSystem.type;
+    throw new HoldfastError(
+      'CONFLICT',
+      `volume '${record.name}' holds a file system of type ${fileSystem.type}, not ${asked}: ask for that type`,
+    );
+  }
+  const label = record.labels[FILE_SYSTEM_LABEL];
+  return asked ?? (label === undefined ? DEFAULT_FILE_SYSTEM : parseFileSystemType(label));
+}
+
+/** When it resolves, the device holds a file system of this type, checked, ready to mount. */
+export async function prepareFileSystem(
+  volumes: FileSystemRecords,
+  record: VolumeRecord,
+  device: AttachedDevice,
+  type: FileSystemType,
+): Promise<void> {
+  if (record.fileSystem?.made !== true) await makeOrFind(volumes, record, device, type);
+  // A check would write. A journal left over makes the read-only mount fail, which says so.
+  if (!device.readOnly) await checkFileSystem(device.path, type);
+}
+
+async function makeOrFind(
+  volumes: FileSystemRecords,
+  record: VolumeRecord,
+  device: AttachedDevice,
+  type: FileSystemType,
+): Promise<void> {
+  const wasInterrupted = record.fileSystem !== null;
+  const fresh = !wasInterrupted && (await isBlank(device.path, device.sizeBytes));
+  if (!fresh && !wasInterrupted) {
+    await requireFileSystem(record, device, type);
+    return;
+  }
+  if (device.readOnly) {
+    throw new HoldfastError(
+      'CONFLICT',
+      `volume '${record.name}' has no file system yet and is published read-only: publish it for writing once`,
+    );
+  }
+  const leastBytes = MIN_FILE_SYSTEM_BYTES[type];
+  if (device.sizeBytes < leastBytes) {
+    throw new HoldfastError(
+      'CONFLICT',
+      `volume '${record.name}' has ${device.sizeBytes} bytes, too few for ${type}: it needs ${leastBytes}`,
+    );
+  }
+  await volumes.chooseFileSystem(record.id, type);
+  await makeFileSystem(device.path, type, { fresh });
+  await volumes.fileSystemMade(record.id);
+}
+
+async function requireFileSystem(
+  record: VolumeRecord,
+  device: AttachedDevice,
+  type: FileSystemType,
+): Promise<void> {
+  const found = await detectFileSystem(device.path);
+  if (found === type) return;
+  const known = FILE_SYSTEM_TYPES.find((candidate) => candidate === found);
+  throw new HoldfastError(
+    'CONFLICT',
+    known === undefined
+      ? `volume '${record.name}' holds data that is no file system of ours (${found ?? 'unknown'}); it was never formatted here and will not be now: use it as a block volume, or wipe it`
+      : `volume '${record.name}' holds a file system of type ${known}, not ${type}: ask for that type`,
+    { details: { found: found ?? null } },
+  );
+}

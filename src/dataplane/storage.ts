@@ -272,7 +272,7 @@ export class Storage implements NodeStorage {
     const pool = await this.#requirePoolOf(volumeId);
     const replica = await whileBusy(() => openReplica(pool, volumeId, this.#bootId));
     try {
-      await promise(replica, open);
+      await this.#promise(replica, open);
       const thread = this.#leastLoaded();
       const { superblock } = replica;
       await thread.ask({
@@ -303,7 +303,7 @@ export class Storage implements NodeStorage {
   }
 
   async #adopt(opened: OpenedVolume, open: OpenVolume): Promise<void> {
-    await promise(opened.replica, open);
+    await this.#promise(opened.replica, open);
     const { volumeId, epoch, attachmentNumber } = open;
     await opened.thread.ask({ type: 'adopt', volumeId, epoch, attachmentNumber });
   }
@@ -326,6 +326,18 @@ export class Storage implements NodeStorage {
     } finally {
       await replica.release();
     }
+  }
+
+  /** Durable before anything is acknowledged in the new epoch or to the new attachment. In a set of one the set is known. */
+  async #promise(replica: OpenReplica, open: OpenVolume): Promise<void> {
+    const { superblock, replicaId } = replica;
+    const { incarnation } = superblock.current;
+    await superblock.update({
+      promisedEpoch: open.epoch,
+      attachmentNumber: open.attachmentNumber,
+      lastInSyncIncarnation: incarnation,
+      inSync: { epoch: open.epoch, members: [{ replicaId, incarnation, node: this.#nodeName }] },
+    });
   }
 
   // ---- helpers
@@ -374,16 +386,6 @@ export class Storage implements NodeStorage {
     const description = await describeReplica(pool, volumeId);
     return { volumeId, pool: pool.name, isOpen: this.#open.has(volumeId), ...description };
   }
-}
-
-/** Durable before anything is acknowledged in the new epoch or to the new attachment. */
-async function promise(replica: OpenReplica, open: OpenVolume): Promise<void> {
-  const { superblock } = replica;
-  await superblock.update({
-    promisedEpoch: open.epoch,
-    attachmentNumber: open.attachmentNumber,
-    lastInSyncIncarnation: superblock.current.incarnation,
-  });
 }
 
 async function whileBusy<Result>(attempt: () => Promise<Result>): Promise<Result> {

@@ -31,6 +31,13 @@ const SOCK_CLOEXEC = 0o2000000;
 const ENTRY_WORDS = 16;
 const CQE_WORDS = 4;
 
+/** The operation did nothing and may simply be made again. */
+export function isInterruption(result: number): boolean {
+  const EINTR = 4;
+  const EAGAIN = 11;
+  return result === -EINTR || result === -EAGAIN;
+}
+
 export class Ring {
   /** Of the completion that next() has just taken. */
   index = 0;

@@ -20,7 +20,7 @@ import { FLAG_FAST_ZERO, FLAG_NO_HOLE, READ } from '../replication/requests.ts';
 import { VolumeCore, type VolumePorts } from '../replication/volume-core.ts';
 import { type NativeMemory, native } from './native.ts';
 import type { Session } from './nbd/session.ts';
-import { RWF_DSYNC } from './ring.ts';
+import { isInterruption, RWF_DSYNC } from './ring.ts';
 import { TAG_DATA, TAG_FLUSH, TAG_GENERATION, TAG_INTENT, TAG_MERGE_READ, TAG_ZERO } from './tags.ts';
 import type { Thread } from './thread.ts';
 import type { OpenVolumeMessage } from './thread-messages.ts';
@@ -175,6 +175,11 @@ export class Volume implements VolumePorts {
   dataDone(request: number, result: number): void {
     const slots = this.#thread.slots;
     const isRead = slots.kind[request] === READ;
+    if (isInterruption(result)) {
+      if (isRead) this.#continueRead(request);
+      else this.#continueWrite(request);
+      return;
+    }
     if (result <= 0) {
       // Nothing read inside the volume means that the file is shorter than it should be.
       this.core.requestDone(request, result === 0 ? EIO : -result);

@@ -13,7 +13,7 @@
 import { FLAG_FAST_ZERO, FLAG_FUA, FLAG_NO_HOLE, FLUSH, NONE, READ, RequestQueue, WRITE, ZERO } from '../../replication/requests.ts';
 import { BLOCK_BYTES } from '../../core/units.ts';
 import { native } from '../native.ts';
-import { MSG_WAITALL } from '../ring.ts';
+import { isInterruption, MSG_WAITALL } from '../ring.ts';
 import type { Thread } from '../thread.ts';
 import { TAG_CLOSE, TAG_RECEIVE, TAG_SEND } from '../tags.ts';
 import { IOVEC_AT, IOVEC_CAPACITY, MAX_PAYLOAD_BYTES, RECEIVE_BYTES } from '../thread-memory.ts';
@@ -154,6 +154,10 @@ export class Session {
 
   received(result: number): void {
     this.#isReceiving = false;
+    if (isInterruption(result) && !this.isClosing) {
+      this.#receive();
+      return;
+    }
     if (result <= 0 || this.isClosing) {
       this.close();
       return;
@@ -482,6 +486,10 @@ export class Session {
     this.#isSending = false;
     if (this.#handshakeBuffer !== NONE) {
       this.#handshakeSent(result);
+      return;
+    }
+    if (isInterruption(result) && !this.isClosing) {
+      this.#sendMessage();
       return;
     }
     if (result < 0 || this.isClosing) {

@@ -18,8 +18,11 @@ const DETOUR_MS = 1000;
 export class WriteBatch {
   readonly #memory: Uint8Array;
   readonly #slots: Slots;
-  readonly #entries = new Float64Array(REQUEST_CAPACITY * NUMBERS_PER_WRITE);
-  readonly #requests = new Int32Array(REQUEST_CAPACITY);
+  // Two sets: while the results of one are read, what they let start is added to the other.
+  #entries = new Float64Array(REQUEST_CAPACITY * NUMBERS_PER_WRITE);
+  #requests = new Int32Array(REQUEST_CAPACITY);
+  #doneEntries = new Float64Array(REQUEST_CAPACITY * NUMBERS_PER_WRITE);
+  #doneRequests = new Int32Array(REQUEST_CAPACITY);
   #count = 0;
   /** [0]: until when writes go through the ring. */
   readonly #detourUntilMs = new Float64Array(1);
@@ -47,22 +50,28 @@ export class WriteBatch {
     return true;
   }
 
-  /** Makes all of them. Returns how many; results and requests are then read by position. */
+  /** Makes all of them. Returns how many; results and requests are then read by position until the next run. */
   run(clockMs: Float64Array): number {
     const count = this.#count;
     if (count === 0) return 0;
     this.#count = 0;
-    const micros = native.writeBatch(this.#memory, this.#entries, count);
+    const entries = this.#entries;
+    const requests = this.#requests;
+    this.#entries = this.#doneEntries;
+    this.#requests = this.#doneRequests;
+    this.#doneEntries = entries;
+    this.#doneRequests = requests;
+    const micros = native.writeBatch(this.#memory, entries, count);
     if (micros > STALL_MICROS_PER_WRITE * (4 + count)) this.#detourUntilMs[0] = (clockMs[0] as number) + DETOUR_MS;
     return count;
   }
 
   request(position: number): number {
-    return this.#requests[position] as number;
+    return this.#doneRequests[position] as number;
   }
 
   /** Bytes written, or a negative errno. */
   result(position: number): number {
-    return this.#entries[position * NUMBERS_PER_WRITE] as number;
+    return this.#doneEntries[position * NUMBERS_PER_WRITE] as number;
   }
 }

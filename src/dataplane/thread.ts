@@ -117,7 +117,8 @@ export class Thread {
       if (this.#hasBusiness) this.#hasBusiness = this.#onTurn();
       this.#runWrites();
       this.#flushDirty();
-      this.ring.enter(1, this.#busyPollMicros, -1);
+      // The last turn hands in what it has (the stop's own answer is on the port) and waits for nothing.
+      this.ring.enter(this.#isStopped ? 0 : 1, this.#busyPollMicros, -1);
     }
   }
 

@@ -1,0 +1,139 @@
+// The volume service on the real store and the real storage: a volume's whole life over restarts of its daemon.
+
+import { cp, mkdir, mkdtemp, rename, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { LevelStore } from '../../src/control/level-store.ts';
+import type { RepairReport } from '../../src/control/repair.ts';
+import { Volumes } from '../../src/control/volumes.ts';
+import { invariant } from '../../src/core/invariant.ts';
+import { MIB } from '../../src/core/units.ts';
+import { createNodeStorage, type Storage } from '../../src/dataplane/storage.ts';
+import { NODE, request } from '../support/volume-world.ts';
+
+const NOTHING: RepairReport = { done: [], problems: [], orphans: [] };
+
+let directory: string;
+let store: LevelStore;
+let storage: Storage;
+let volumes: Volumes;
+
+beforeEach(async () => {
+  directory = await mkdtemp(join(tmpdir(), 'holdfast-volumes-'));
+  await mkdir(join(directory, 'pool'));
+  await start();
+});
+
+afterEach(async () => {
+  await stop();
+  await rm(directory, { recursive: true });
+});
+
+async function start(): Promise<void> {
+  store = await LevelStore.open(join(directory, 'store'));
+  storage = await createNodeStorage({
+    nodeName: NODE,
+    pools: [{ name: 'default', directory: join(directory, 'pool'), reserveBytes: 0, overcommitRatio: 10 }],
+    threadCount: 1,
+    busyPollMicros: 0,
+    testFaults: new Set(),
+    onEvent: () => undefined,
+    onDeath: (error) => {
+      throw error;
+    },
+  });
+  volumes = new Volumes(store, storage, { node: NODE, maxVolumesPerNode: 100 });
+}
+
+async function stop(): Promise<void> {
+  await storage.close();
+  await store.close();
+}
+
+async function restart(): Promise<RepairReport> {
+  await stop();
+  await start();
+  return await volumes.repair();
+}
+
+test('a volume is made, published, opened, grown, found after restarts, and leaves nothing behind', async () => {
+  const { id } = await volumes.create(request('data'));
+  await volumes.publish(id, NODE, false);
+  const opened = await volumes.acquire(id);
+  expect(storage.isOpen(id)).toBe(true);
+  const superblock = (await storage.replica(id))?.superblock;
+  expect(superblock).toMatchObject({ promisedEpoch: opened.epoch, attachmentNumber: 1, sizeBytes: 64 * MIB });
+  expect(opened.inSync).toEqual([
+    { replicaId: opened.primary.replicaId, incarnation: superblock?.incarnation },
+  ]);
+
+  const renewed = await volumes.renewAttachment(id, NODE);
+  expect((await storage.replica(id))?.superblock).toMatchObject({
+    promisedEpoch: renewed.epoch,
+    attachmentNumber: 2,
+  });
+  await volumes.resize(id, 128 * MIB);
+  await volumes.fileSystemMade(id);
+  await expect(volumes.delete(id)).rejects.toMatchObject({ code: 'CONFLICT' });
+  const before = await volumes.get(id);
+
+  expect(await restart()).toEqual(NOTHING);
+  expect(await volumes.find('data')).toEqual(before);
+  expect((await storage.replica(id))?.superblock).toMatchObject({
+    sizeBytes: 128 * MIB,
+    fileSystemMade: 'ext4',
+  });
+  expect(await volumes.isCurrentAttachment(id, 2)).toBe(true);
+  const again = await volumes.acquire(id);
+  expect(again.epoch).toBe(before.epoch + 1);
+  await volumes.release(id);
+
+  await volumes.unpublish(id, NODE);
+  await volumes.delete(id);
+  expect(await storage.replicas()).toEqual([]);
+  expect(await store.list('')).toEqual([]);
+  expect(await restart()).toEqual(NOTHING);
+});
+
+test('a store put back from a backup is not believed: what it does not know stays, what it knows too little of is not served', async () => {
+  const { id } = await volumes.create(request('old'));
+  await volumes.acquire(id);
+  await volumes.release(id);
+  await stop();
+  await cp(join(directory, 'store'), join(directory, 'backup'), { recursive: true });
+  await start();
+  await volumes.publish(id, NODE, false);
+  await volumes.acquire(id);
+  const { id: younger } = await volumes.create(request('younger'));
+  await stop();
+  await rm(join(directory, 'store'), { recursive: true });
+  await rename(join(directory, 'backup'), join(directory, 'store'));
+  await start();
+
+  const report = await volumes.repair();
+  expect(report.done).toEqual([]);
+  expect(report.orphans).toMatchObject([{ volumeId: younger, pool: 'default' }]);
+  expect(report.problems).toMatchObject([
+    { volumeId: id, problem: expect.stringContaining('restored from a backup') },
+  ]);
+  await expect(volumes.acquire(id)).rejects.toMatchObject({ code: 'CORRUPT' });
+  expect((await storage.replicas()).map((replica) => replica.volumeId).sort()).toEqual([id, younger].sort());
+});
+
+test('a record that promises more than its copy has is repaired by finishing the growth', async () => {
+  const record = await volumes.create(request('data'));
+  const [entry] = await store.list('volumes/');
+  invariant(entry !== undefined, 'the volume has a record');
+  await store.compareAndSwap(
+    entry.key,
+    entry.revision,
+    JSON.stringify({ ...record, targetSizeBytes: 96 * MIB }),
+  );
+  expect(await restart()).toEqual({
+    ...NOTHING,
+    done: [{ volumeId: record.id, name: 'data', action: 'resizeFinished' }],
+  });
+  expect((await volumes.get(record.id)).sizeBytes).toBe(96 * MIB);
+  expect((await storage.replica(record.id))?.superblock?.sizeBytes).toBe(96 * MIB);
+});

@@ -1,7 +1,10 @@
 // Kernel NBD as promises. Every call gets a thread of its own, not one of libuv's four: the kernel may hold
 // a call for as long as a device hangs, and files must stay usable meanwhile. The thread is detached; when
-// its environment ends first, the answer is dropped.
+// its environment ends first, the answer is dropped. A call works on copies of the caller's descriptors: one
+// that is closed while the kernel is slow must not turn into another socket under the same number.
+#include <fcntl.h>
 #include <pthread.h>
+#include <unistd.h>
 
 #include <csignal>
 #include <memory>
@@ -17,7 +20,15 @@ namespace {
 enum class Command { kConnect, kReconfigure, kDisconnect, kStatus };
 
 struct Call {
+  Call(Command wanted, nbd::Configuration settings) : command(wanted), configuration(std::move(settings)) {}
+  Call(const Call&) = delete;
+  Call& operator=(const Call&) = delete;
+  ~Call() {
+    for (const int32_t fd : configuration.socketFds) ::close(fd);
+  }
+
   Command command;
+  /** Its descriptors are this call's own. */
   nbd::Configuration configuration;
   Failure failure = {};
   uint32_t index = 0;
@@ -25,6 +36,18 @@ struct Call {
   napi_deferred deferred = nullptr;
   napi_threadsafe_function report = nullptr;
 };
+
+/** Replaces the caller's descriptors by copies; keeps those made so far when one fails. */
+Failure takeOver(std::vector<int32_t>* fds) {
+  std::vector<int32_t> callers;
+  callers.swap(*fds);
+  for (const int32_t fd : callers) {
+    const int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    if (copy < 0) return Failure::last("fcntl");
+    fds->push_back(copy);
+  }
+  return {};
+}
 
 Failure perform(Call& call) {
   switch (call.command) {
@@ -42,7 +65,7 @@ Failure perform(Call& call) {
 
 void* runCall(void* data) {
   std::unique_ptr<Call> call(static_cast<Call*>(data));
-  call->failure = perform(*call);
+  if (!call->failure) call->failure = perform(*call);
   napi_threadsafe_function report = call->report;
   if (napi_call_threadsafe_function(report, call.get(), napi_tsfn_nonblocking) == napi_ok) {
     call.release();
@@ -83,7 +106,9 @@ void settle(napi_env env, napi_value, void*, void* data) {
 }
 
 Napi::Value start(Napi::Env env, Command command, nbd::Configuration configuration) {
-  auto call = std::make_unique<Call>(Call{command, std::move(configuration)});
+  const Failure unusable = takeOver(&configuration.socketFds);
+  auto call = std::make_unique<Call>(command, std::move(configuration));
+  call->failure = unusable;
   napi_value promise = nullptr;
   napi_value name = Napi::String::New(env, "holdfast.nbd");
   if (napi_create_promise(env, &call->deferred, &promise) != napi_ok) return {};

@@ -4,6 +4,7 @@
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -187,6 +188,17 @@ Napi::Value shutdownSocket(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
+Napi::Value isSocketConnected(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  Reader reader(info);
+  const int fd = reader.fd(0);
+  if (!reader.ok()) return {};
+  pollfd question = {fd, POLLRDHUP, 0};
+  if (poll(&question, 1, 0) < 0 && errno != EINTR) return throwFailure(env, Failure::last("poll"));
+  if ((question.revents & POLLNVAL) != 0) return throwFailure(env, Failure{EBADF, "poll"});
+  return Napi::Boolean::New(env, question.revents == 0);
+}
+
 Napi::Value eventFd(const Napi::CallbackInfo& info) {
   const int fd = eventfd(0, EFD_CLOEXEC);
   if (fd < 0) return throwFailure(info.Env(), Failure::last("eventfd"));
@@ -220,6 +232,7 @@ void exportSockets(Napi::Env env, Napi::Object exports) {
   exports.Set("setSocketBuffers", Napi::Function::New<setSocketBuffers>(env, "setSocketBuffers"));
   exports.Set("setNoDelay", Napi::Function::New<setNoDelay>(env, "setNoDelay"));
   exports.Set("shutdownSocket", Napi::Function::New<shutdownSocket>(env, "shutdownSocket"));
+  exports.Set("isSocketConnected", Napi::Function::New<isSocketConnected>(env, "isSocketConnected"));
   exports.Set("eventFd", Napi::Function::New<eventFd>(env, "eventFd"));
   exports.Set("signalEventFd", Napi::Function::New<signalEventFd>(env, "signalEventFd"));
 }

@@ -62,7 +62,7 @@ export interface NbdConnectOptions {
   readonly deadConnectionTimeoutSeconds: number;
   /** Checked by the kernel at every reconfigure (kernel 5.14 and newer). */
   readonly backendIdentifier: string;
-  /** The kernel keeps its own reference to each socket; the caller still closes its descriptors. */
+  /** Copied before the call returns; the kernel keeps its own reference. The caller closes its descriptors when it likes. */
   readonly socketFds: readonly number[];
 }
 
@@ -88,7 +88,13 @@ export interface Native {
    * makes no system call while the kernel has announced no work (IORING_SQ_TASKRUN).
    * Returns the number submitted, or a negative errno (-EINTR, -EBUSY, -ETIME are ordinary). Allocates nothing.
    */
-  enter(ring: NativeRing, submitCount: number, waitCount: number, spinMicros: number, timeoutMicros: number): number;
+  enter(
+    ring: NativeRing,
+    submitCount: number,
+    waitCount: number,
+    spinMicros: number,
+    timeoutMicros: number,
+  ): number;
   /**
    * Writes through the page cache, one after the other, in this one call. `entries` holds four numbers a write:
    * fd, offset in `memory`, length, file offset; the first is replaced by the bytes written or a negative errno.
@@ -123,6 +129,8 @@ export interface Native {
   setNoDelay(fd: number): void;
   /** SHUT_RDWR. A socket that is no longer connected is no error. */
   shutdownSocket(fd: number): void;
+  /** False once either end was closed or shut down. */
+  isSocketConnected(fd: number): boolean;
   eventFd(): number;
   /** Adds 1 to an eventfd: wakes the ring that reads it. Any thread. */
   signalEventFd(fd: number): void;

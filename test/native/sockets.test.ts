@@ -99,6 +99,19 @@ describe('descriptors', () => {
     native.close(right);
   });
 
+  test('tell when either end of a connection is gone', () => {
+    for (const end of [native.close, native.shutdownSocket]) {
+      for (const side of [0, 1] as const) {
+        const pair = native.socketPair(0);
+        expect(native.isSocketConnected(pair[0])).toBe(true);
+        end(pair[side]);
+        expect(native.isSocketConnected(pair[(1 - side) as 0 | 1])).toBe(false);
+        for (const fd of end === native.close ? [pair[1 - side] ?? -1] : pair) native.close(fd);
+      }
+    }
+    expect(() => native.isSocketConnected(1 << 20)).toThrow('EBADF');
+  });
+
   test('that are not sockets are refused with the kernel’s word', () => {
     const fd = native.eventFd();
     expect(isCloseOnExec(fd)).toBe(true);

@@ -58,6 +58,7 @@ beforeAll(() => {
     setSocketBuffers: [1 << 20, 4096],
     setNoDelay: [1 << 20],
     shutdownSocket: [1 << 20],
+    isSocketConnected: [1 << 20],
     eventFd: [],
     signalEventFd: [1 << 20],
     tryLock: [1 << 20],

@@ -1,5 +1,5 @@
-// Calls every kernel NBD function where the kernel has no nbd family (run in a network namespace of its own)
-// and prints what they reject with, then how many descriptors were left behind.
+// Calls every kernel NBD function and prints what they reject with, then how many descriptors were left
+// behind. Run where none of them can succeed.
 
 import { readdirSync } from 'node:fs';
 import { native } from '../../../src/dataplane/native.ts';

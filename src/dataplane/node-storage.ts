@@ -93,7 +93,10 @@ export interface NodeStorage {
   /** Grows data, metadata, then the superblock; idempotent; never shrinks. Open or not. */
   resizeReplica(volumeId: string, sizeBytes: number): Promise<void>;
   /** Changes fields of the superblock durably. */
-  updateSuperblock(volumeId: string, change: Partial<Pick<Superblock, 'fileSystemMade' | 'attachmentNumber' | 'promisedEpoch'>>): Promise<void>;
+  updateSuperblock(
+    volumeId: string,
+    change: Partial<Pick<Superblock, 'fileSystemMade' | 'attachmentNumber' | 'promisedEpoch'>>,
+  ): Promise<void>;
   /** Serves an open volume to any NBD client on a Unix socket, mode 0600. */
   exportUnix(volumeId: string, exportName: string, path: string): Promise<ExportHandle>;
   /**

@@ -92,7 +92,15 @@ export class Ring {
 
   // ---- submission
 
-  read(fd: number, bufferOffset: number, length: number, offsets: Float64Array, at: number, index: number, tag: number): void {
+  read(
+    fd: number,
+    bufferOffset: number,
+    length: number,
+    offsets: Float64Array,
+    at: number,
+    index: number,
+    tag: number,
+  ): void {
     const i = this.#entry(OP_READ, fd, index, tag);
     this.#buffer(i, bufferOffset, length);
     this.#fileOffset(i, offsets, at);
@@ -120,7 +128,15 @@ export class Ring {
   }
 
   /** `lengths[at]` bytes from `offsets[at]`. */
-  fallocate(fd: number, mode: number, offsets: Float64Array, lengths: Uint32Array, at: number, index: number, tag: number): void {
+  fallocate(
+    fd: number,
+    mode: number,
+    offsets: Float64Array,
+    lengths: Uint32Array,
+    at: number,
+    index: number,
+    tag: number,
+  ): void {
     const i = this.#entry(OP_FALLOCATE, fd, index, tag);
     this.#fileOffset(i, offsets, at);
     // The kernel takes the length from `addr` and the mode from `len`.
@@ -129,7 +145,15 @@ export class Ring {
   }
 
   /** `pollFirst`: nothing can be there yet, do not try before waiting. */
-  receive(fd: number, bufferOffset: number, length: number, flags: number, pollFirst: boolean, index: number, tag: number): void {
+  receive(
+    fd: number,
+    bufferOffset: number,
+    length: number,
+    flags: number,
+    pollFirst: boolean,
+    index: number,
+    tag: number,
+  ): void {
     const i = this.#entry(OP_RECV, fd, index, tag);
     this.#buffer(i, bufferOffset, length);
     this.#sq[i + 7] = flags;
@@ -225,7 +249,10 @@ export class Ring {
     const EAGAIN = 11;
     const EBUSY = 16;
     const ETIME = 62;
-    invariant(errno === EINTR || errno === ETIME || errno === EAGAIN || errno === EBUSY, `io_uring_enter: errno ${errno}`);
+    invariant(
+      errno === EINTR || errno === ETIME || errno === EAGAIN || errno === EBUSY,
+      `io_uring_enter: errno ${errno}`,
+    );
     if (errno === EINTR || errno === ETIME) this.#resync();
   }
 

@@ -113,7 +113,10 @@ export class Storage implements NodeStorage {
     const pool = this.#pools.find((candidate) => candidate.name === spec.pool);
     if (pool === undefined) {
       const names = this.#pools.map((candidate) => candidate.name).join(', ');
-      throw new HoldfastError('NOT_FOUND', `node ${this.#nodeName} has no pool '${spec.pool}'; it has ${names}`);
+      throw new HoldfastError(
+        'NOT_FOUND',
+        `node ${this.#nodeName} has no pool '${spec.pool}'; it has ${names}`,
+      );
     }
     await createReplica(pool, spec);
   }
@@ -414,7 +417,11 @@ async function listenAt(path: string): Promise<number> {
   try {
     fd = native.listenUnix(temporary, 0o600, LISTEN_BACKLOG);
   } catch (error) {
-    throw new HoldfastError('INVALID', `cannot listen at ${path}: ${errorText(error)}; is the directory there, and the path below 100 bytes?`, { cause: error });
+    throw new HoldfastError(
+      'INVALID',
+      `cannot listen at ${path}: ${errorText(error)}; is the directory there, and the path below 100 bytes?`,
+      { cause: error },
+    );
   }
   try {
     await chmod(temporary, 0o600);
@@ -423,6 +430,8 @@ async function listenAt(path: string): Promise<number> {
   } catch (error) {
     native.close(fd);
     await rm(temporary, { force: true });
-    throw new HoldfastError('INVALID', `cannot make the socket ${path}: ${errorText(error)}`, { cause: error });
+    throw new HoldfastError('INVALID', `cannot make the socket ${path}: ${errorText(error)}`, {
+      cause: error,
+    });
   }
 }

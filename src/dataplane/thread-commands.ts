@@ -127,7 +127,12 @@ export class ThreadCommands {
     const index = free === -1 ? volumes.length : free;
     const volume = new Volume(this.#thread, index, message);
     volumes[index] = volume;
-    this.#served.set(message.volumeId, { volume, kernelSessions: [], exportIds: new Set(), isClosing: false });
+    this.#served.set(message.volumeId, {
+      volume,
+      kernelSessions: [],
+      exportIds: new Set(),
+      isClosing: false,
+    });
     this.#thread.wakeForTime();
   }
 
@@ -220,7 +225,10 @@ export class ThreadCommands {
     }
     if (session === undefined) {
       native.close(fd);
-      this.#thread.tell({ type: 'refusedSession', reason: served.isClosing ? 'closing' : 'too many connections' });
+      this.#thread.tell({
+        type: 'refusedSession',
+        reason: served.isClosing ? 'closing' : 'too many connections',
+      });
       return;
     }
     entry.sessions.add(session);
@@ -260,7 +268,10 @@ export class ThreadCommands {
         });
     if (session === undefined) {
       native.close(fd);
-      throw new HoldfastError('LIMIT', 'the data-plane thread has no room for another session; detach something first');
+      throw new HoldfastError(
+        'LIMIT',
+        'the data-plane thread has no room for another session; detach something first',
+      );
     }
     kernelSessions.push(session);
     session.start(older.length > 0);
@@ -288,7 +299,8 @@ export class ThreadCommands {
 
   #find(volumeId: string): Served {
     const served = this.#served.get(volumeId);
-    if (served === undefined) throw new HoldfastError('NOT_FOUND', `volume ${volumeId} is not open in this thread`);
+    if (served === undefined)
+      throw new HoldfastError('NOT_FOUND', `volume ${volumeId} is not open in this thread`);
     return served;
   }
 }

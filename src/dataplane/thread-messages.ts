@@ -24,10 +24,21 @@ export type ThreadCommand =
   | { readonly type: 'open'; readonly open: OpenVolumeMessage }
   /** Ends the sessions, drains, flushes and cools; answers when nothing refers to the files any more. */
   | { readonly type: 'close'; readonly volumeId: string }
-  | { readonly type: 'adopt'; readonly volumeId: string; readonly epoch: number; readonly attachmentNumber: number }
+  | {
+      readonly type: 'adopt';
+      readonly volumeId: string;
+      readonly epoch: number;
+      readonly attachmentNumber: number;
+    }
   | { readonly type: 'grow'; readonly volumeId: string; readonly sizeBytes: number }
   /** The thread owns `fd` from now on. */
-  | { readonly type: 'listen'; readonly exportId: number; readonly fd: number; readonly volumeId: string; readonly exportName: string }
+  | {
+      readonly type: 'listen';
+      readonly exportId: number;
+      readonly fd: number;
+      readonly volumeId: string;
+      readonly exportName: string;
+    }
   | { readonly type: 'unlisten'; readonly exportId: number }
   /** A connected socket in transmission phase. Fences older ones of the same kind. The thread owns `fd`. */
   | { readonly type: 'connect'; readonly volumeId: string; readonly fd: number; readonly readOnly: boolean }
@@ -54,7 +65,12 @@ export type ThreadAnswer =
 /** Said without being asked. */
 export type ThreadEvent =
   | { readonly type: 'ready'; readonly eventFd: number; readonly setupFlags: number }
-  | { readonly type: 'volumeFailed'; readonly volumeId: string; readonly what: 'flush' | 'intent'; readonly errno: number }
+  | {
+      readonly type: 'volumeFailed';
+      readonly volumeId: string;
+      readonly what: 'flush' | 'intent';
+      readonly errno: number;
+    }
   | { readonly type: 'poolSpace'; readonly volumeId: string; readonly isFull: boolean }
   | { readonly type: 'kernelSessionEnded'; readonly volumeId: string }
   | { readonly type: 'refusedSession'; readonly reason: string };

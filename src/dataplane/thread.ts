@@ -219,10 +219,10 @@ export class Thread {
         return;
       case TAG_INTENT:
         this.#armTick();
-        this.#volume(index).intentWritten(result);
+        this.#volume(index).logs.intentWritten(result);
         return;
       case TAG_GENERATION:
-        this.#volume(index).generationDone(result);
+        this.#volume(index).logs.generationDone(result);
         return;
       case TAG_ACCEPT:
         this.#accepted(index, result);
@@ -242,7 +242,7 @@ export class Thread {
   }
 
   #flushDirty(): void {
-    for (let i = 0; i < this.#dirtyCount; i++) (this.#dirty[i] as Session).flushOutbox();
+    for (let i = 0; i < this.#dirtyCount; i++) (this.#dirty[i] as Session).flushReplies();
     this.#dirtyCount = 0;
   }
 
@@ -282,7 +282,11 @@ export class Thread {
 
   #drainMessages(): void {
     this.#hasBusiness = true;
-    for (let next = receiveMessageOnPort(this.#port); next !== undefined; next = receiveMessageOnPort(this.#port)) {
+    for (
+      let next = receiveMessageOnPort(this.#port);
+      next !== undefined;
+      next = receiveMessageOnPort(this.#port)
+    ) {
       this.#onMessage(next.message);
     }
   }

@@ -6,24 +6,17 @@
 // only where blocks are allocated already.
 
 import { invariant } from '../core/invariant.ts';
-import { BLOCK_BYTES, GENERATION_BLOCKS_PER_EXTENT } from '../core/units.ts';
-import { STAMP_UNKNOWN } from '../replication/extents.ts';
-import {
-  decodeGenerationSector,
-  encodeGenerationSector,
-  GENERATION_SECTOR_BYTES,
-  generationFileOffset,
-} from '../replication/layout/generations.ts';
-import { encodeIntentSector, INTENT_SECTOR_BYTES, intentSectorOffset } from '../replication/layout/intent.ts';
+import { BLOCK_BYTES } from '../core/units.ts';
 import { WINDOW_ENTRY_COUNT, WINDOW_FILE_BYTES, WindowFile } from '../replication/layout/window.ts';
 import { FLAG_FAST_ZERO, FLAG_NO_HOLE, READ } from '../replication/requests.ts';
 import { VolumeCore, type VolumePorts } from '../replication/volume-core.ts';
 import { type NativeMemory, native } from './native.ts';
 import type { Session } from './nbd/session.ts';
-import { isInterruption, RWF_DSYNC } from './ring.ts';
-import { TAG_DATA, TAG_FLUSH, TAG_GENERATION, TAG_INTENT, TAG_MERGE_READ, TAG_ZERO } from './tags.ts';
+import { isInterruption } from './ring.ts';
+import { TAG_DATA, TAG_FLUSH, TAG_MERGE_READ, TAG_ZERO } from './tags.ts';
 import type { Thread } from './thread.ts';
 import type { OpenVolumeMessage } from './thread-messages.ts';
+import { VolumeLogs } from './volume-logs.ts';
 
 const EIO = 5;
 const ENOSPC = 28;
@@ -33,17 +26,12 @@ const FALLOC_PUNCH_HOLE = 2;
 const FALLOC_ZERO_RANGE = 16;
 /** After this much written without a look, the pool's free space is looked up again. */
 const SPACE_CHECK_BYTES = 64 * 1024 * 1024;
-const SECTORS_PER_BUFFER = BLOCK_BYTES / INTENT_SECTOR_BYTES;
-
-// What the entries with TAG_GENERATION are doing.
-const MERGE_READING = 0;
-const MERGE_WRITING = 1;
-const MERGE_FLUSHING = 2;
 
 export class Volume implements VolumePorts {
   readonly index: number;
   readonly volumeId: string;
   readonly core: VolumeCore;
+  readonly logs: VolumeLogs;
   readonly dataFd: number;
   readonly sessions = new Set<Session>();
   /** Sessions of lower attachments have been ended. */
@@ -60,20 +48,6 @@ export class Volume implements VolumePorts {
   /** [0]: bytes that may still be written before the free space is looked up. */
   readonly #spaceBudget = new Float64Array(1);
   #isFull = false;
-  /** One block for sectors of the intent log, one for the generations file. */
-  readonly #intentBuffer: number;
-  readonly #generationBuffer: number;
-  /** [0]: file offset of the intent write under way; [1..8]: of the generation sectors. */
-  readonly #metaOffsets = new Float64Array(1 + SECTORS_PER_BUFFER);
-  #roundNext = 0;
-  #roundPending = 0;
-  #roundFlags = 0;
-  #mergeNext = 0;
-  #mergeCount = 0;
-  #mergePending = 0;
-  #mergePhase = MERGE_READING;
-  #mergeErrno = 0;
-  readonly #mergeStamps = new Uint32Array(GENERATION_BLOCKS_PER_EXTENT);
 
   constructor(thread: Thread, index: number, message: OpenVolumeMessage) {
     this.#thread = thread;
@@ -86,9 +60,7 @@ export class Volume implements VolumePorts {
     const window = new WindowFile(this.#windowMemory.buffer);
     // In a set of one there is no other copy to agree with: what was in flight is settled as it stands.
     window.reset(message.bootId);
-    this.#intentBuffer = thread.memory.allocate(BLOCK_BYTES, 0);
-    this.#generationBuffer = thread.memory.allocate(BLOCK_BYTES, 0);
-    invariant(this.#intentBuffer >= 0 && this.#generationBuffer >= 0, 'a volume gets its two metadata blocks');
+    this.logs = new VolumeLogs(thread, index, message, () => this.core);
     this.core = new VolumeCore(thread.slots, this, {
       sizeBytes: message.sizeBytes,
       epoch: message.epoch,
@@ -104,8 +76,7 @@ export class Volume implements VolumePorts {
   /** Everything is at rest and nobody refers to it any more. */
   dispose(): void {
     invariant(this.core.isQuiet && this.inFlightCount === 0, 'only a quiet volume is closed');
-    this.#thread.memory.free(this.#intentBuffer);
-    this.#thread.memory.free(this.#generationBuffer);
+    this.logs.dispose();
     native.freeMemory(this.#windowMemory);
   }
 
@@ -151,7 +122,10 @@ export class Volume implements VolumePorts {
       this.core.requestDone(request, ENOSPC);
       return;
     }
-    this.#zero(request, keepsBlocks ? FALLOC_ZERO_RANGE | FALLOC_KEEP_SIZE : FALLOC_PUNCH_HOLE | FALLOC_KEEP_SIZE);
+    this.#zero(
+      request,
+      keepsBlocks ? FALLOC_ZERO_RANGE | FALLOC_KEEP_SIZE : FALLOC_PUNCH_HOLE | FALLOC_KEEP_SIZE,
+    );
   }
 
   startFlush(): void {
@@ -236,45 +210,12 @@ export class Volume implements VolumePorts {
     this.#zero(request, FALLOC_PUNCH_HOLE | FALLOC_KEEP_SIZE);
   }
 
-  // ---- VolumePorts: the logs
-
   startIntentRound(durable: boolean): void {
-    this.#roundNext = 0;
-    this.#roundFlags = durable && !this.#thread.faults.noIntentFlush ? RWF_DSYNC : 0;
-    this.#writeIntentRun();
-  }
-
-  intentWritten(result: number): void {
-    if (result !== this.#roundPending) {
-      this.core.intentRoundDone(result < 0 ? -result : EIO);
-      return;
-    }
-    if (this.#roundNext < this.core.extents.roundSectorCount) this.#writeIntentRun();
-    else this.core.intentRoundDone(0);
+    this.logs.startIntentRound(durable);
   }
 
   startGenerationMerge(): void {
-    this.#mergeNext = 0;
-    this.#mergeErrno = 0;
-    this.#readGenerations();
-  }
-
-  generationDone(result: number): void {
-    const expected = this.#mergePhase === MERGE_FLUSHING ? 0 : GENERATION_SECTOR_BYTES;
-    if (result !== expected && this.#mergeErrno === 0) this.#mergeErrno = result < 0 ? -result : EIO;
-    this.#mergePending -= 1;
-    if (this.#mergePending > 0) return;
-    if (this.#mergeErrno !== 0 || this.#mergePhase === MERGE_FLUSHING) {
-      this.core.generationsMerged(this.#mergeErrno);
-      return;
-    }
-    if (this.#mergePhase === MERGE_READING) {
-      this.#writeGenerations();
-      return;
-    }
-    this.#mergeNext += this.#mergeCount;
-    if (this.#mergeNext < this.core.extents.coolingCount) this.#readGenerations();
-    else this.#flushGenerations();
+    this.logs.startGenerationMerge();
   }
 
   /** From the header's arrival to the reply's departure, to within a turn of the loop. */
@@ -362,7 +303,15 @@ export class Volume implements VolumePorts {
 
   #zero(request: number, mode: number): void {
     const slots = this.#thread.slots;
-    this.#thread.ring.fallocate(this.dataFd, mode, slots.offsetBytes, slots.lengthBytes, request, request, TAG_ZERO);
+    this.#thread.ring.fallocate(
+      this.dataFd,
+      mode,
+      slots.offsetBytes,
+      slots.lengthBytes,
+      request,
+      request,
+      TAG_ZERO,
+    );
   }
 
   // ---- space
@@ -389,94 +338,5 @@ export class Volume implements VolumePorts {
   #isAllocated(offset: number, length: number): boolean {
     const run = native.nextRun(this.dataFd, offset, offset + length);
     return run.isData && run.endOffset >= offset + length;
-  }
-
-  // ---- steps of the logs
-
-  /** As many neighbouring sectors of the round as one block takes. */
-  #writeIntentRun(): void {
-    const { roundSectors, roundSectorCount, bits } = this.core.extents;
-    const bytes = this.#thread.memory.bytes;
-    const first = roundSectors[this.#roundNext] as number;
-    let count = 0;
-    while (
-      count < SECTORS_PER_BUFFER &&
-      this.#roundNext < roundSectorCount &&
-      roundSectors[this.#roundNext] === first + count
-    ) {
-      encodeIntentSector(bytes, this.#intentBuffer + count * INTENT_SECTOR_BYTES, first + count, bits);
-      this.#roundNext += 1;
-      count += 1;
-    }
-    this.#roundPending = count * INTENT_SECTOR_BYTES;
-    this.#metaOffsets[0] = intentSectorOffset(first);
-    this.#thread.ring.write(
-      this.#message.intentFd,
-      this.#intentBuffer,
-      this.#roundPending,
-      this.#metaOffsets,
-      0,
-      this.index,
-      TAG_INTENT,
-      this.#roundFlags,
-    );
-  }
-
-  #readGenerations(): void {
-    const extents = this.core.extents;
-    this.#mergeCount = Math.min(SECTORS_PER_BUFFER, extents.coolingCount - this.#mergeNext);
-    this.#mergePhase = MERGE_READING;
-    this.#mergePending = this.#mergeCount;
-    for (let i = 0; i < this.#mergeCount; i++) {
-      const extent = extents.coolingExtents[this.#mergeNext + i] as number;
-      this.#metaOffsets[1 + i] = generationFileOffset(extent);
-      const at = this.#generationBuffer + i * GENERATION_SECTOR_BYTES;
-      this.#thread.ring.read(
-        this.#message.generationsFd,
-        at,
-        GENERATION_SECTOR_BYTES,
-        this.#metaOffsets,
-        1 + i,
-        this.index,
-        TAG_GENERATION,
-      );
-    }
-  }
-
-  /** Later of what stands there and of what was written since; what nobody knows was written in this epoch. */
-  #writeGenerations(): void {
-    const extents = this.core.extents;
-    const bytes = this.#thread.memory.bytes;
-    const merged = this.#mergeStamps;
-    this.#mergePhase = MERGE_WRITING;
-    this.#mergePending = this.#mergeCount;
-    for (let i = 0; i < this.#mergeCount; i++) {
-      const extent = extents.coolingExtents[this.#mergeNext + i] as number;
-      const at = this.#generationBuffer + i * GENERATION_SECTOR_BYTES;
-      decodeGenerationSector(bytes, at, extent, merged, 0);
-      const stamps = extents.stampMemory;
-      const base = extents.stampOffset(extent);
-      for (let block = 0; block < GENERATION_BLOCKS_PER_EXTENT; block++) {
-        const newest = Math.max(merged[block] as number, stamps[base + block] as number);
-        merged[block] = newest === STAMP_UNKNOWN ? this.core.epoch : newest;
-      }
-      encodeGenerationSector(bytes, at, extent, merged, 0);
-      this.#thread.ring.write(
-        this.#message.generationsFd,
-        at,
-        GENERATION_SECTOR_BYTES,
-        this.#metaOffsets,
-        1 + i,
-        this.index,
-        TAG_GENERATION,
-        0,
-      );
-    }
-  }
-
-  #flushGenerations(): void {
-    this.#mergePhase = MERGE_FLUSHING;
-    this.#mergePending = 1;
-    this.#thread.ring.fdatasync(this.#message.generationsFd, this.index, TAG_GENERATION);
   }
 }

@@ -62,7 +62,8 @@ export class WriteBatch {
     this.#doneEntries = entries;
     this.#doneRequests = requests;
     const micros = native.writeBatch(this.#memory, entries, count);
-    if (micros > STALL_MICROS_PER_WRITE * (4 + count)) this.#detourUntilMs[0] = (clockMs[0] as number) + DETOUR_MS;
+    if (micros > STALL_MICROS_PER_WRITE * (4 + count))
+      this.#detourUntilMs[0] = (clockMs[0] as number) + DETOUR_MS;
     return count;
   }
 

@@ -242,7 +242,8 @@ export class Extents {
     this.#requestMark(extent);
     if (extent === 0 || this.#state[extent - 1] === COLD) return;
     const end = Math.min(extent + MARK_AHEAD_EXTENTS, this.extentCount - 1);
-    for (let ahead = extent + 1; ahead <= end && this.#state[ahead] === COLD; ahead++) this.#requestMark(ahead);
+    for (let ahead = extent + 1; ahead <= end && this.#state[ahead] === COLD; ahead++)
+      this.#requestMark(ahead);
   }
 
   #requestMark(extent: number): void {

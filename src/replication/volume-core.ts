@@ -96,7 +96,8 @@ export class VolumeCore implements ExtentPorts {
     this.extents = new Extents(options.sizeBytes, options.intentBits, this);
     this.#freeEntryCount = options.windowEntryCount;
     this.#freeEntries = new Int16Array(options.windowEntryCount);
-    for (let i = 0; i < options.windowEntryCount; i++) this.#freeEntries[i] = options.windowEntryCount - 1 - i;
+    for (let i = 0; i < options.windowEntryCount; i++)
+      this.#freeEntries[i] = options.windowEntryCount - 1 - i;
     this.#waitingForMarks = new RequestQueue(table);
     this.#waitingForWindow = new RequestQueue(table);
     this.#flushing = new RequestQueue(table);
@@ -251,7 +252,15 @@ export class VolumeCore implements ExtentPorts {
     const entry = this.#freeEntries[this.#freeEntryCount] as number;
     table.windowEntry[request] = entry;
     this.#sequence[0] = (this.#sequence[0] as number) + 1;
-    this.#window.put(entry, this.epoch, this.#openingLow, this.#openingHigh, this.#sequence[0], offset, length);
+    this.#window.put(
+      entry,
+      this.epoch,
+      this.#openingLow,
+      this.#openingHigh,
+      this.#sequence[0],
+      offset,
+      length,
+    );
     this.extents.writeStarted(
       firstExtent,
       lastExtent,
@@ -307,6 +316,7 @@ export class VolumeCore implements ExtentPorts {
 
   #failWaiting(): void {
     this.marksReady();
-    for (let r = this.#waitingForWindow.shift(); r !== NONE; r = this.#waitingForWindow.shift()) this.#write(r);
+    for (let r = this.#waitingForWindow.shift(); r !== NONE; r = this.#waitingForWindow.shift())
+      this.#write(r);
   }
 }

@@ -9,7 +9,10 @@ const LARGEST = 256 * KIB;
 
 describe('the arena', () => {
   it('gives buffers that never overlap, are aligned to their size, and come back whole', () => {
-    const step = fc.oneof(fc.record({ bytes: fc.integer({ min: 1, max: LARGEST }) }), fc.record({ free: fc.nat(99) }));
+    const step = fc.oneof(
+      fc.record({ bytes: fc.integer({ min: 1, max: LARGEST }) }),
+      fc.record({ free: fc.nat(99) }),
+    );
     fc.assert(
       fc.property(fc.array(step, { maxLength: 200 }), (steps) => {
         const arena = new Arena(START, TOTAL, LARGEST);
@@ -33,7 +36,8 @@ describe('the arena', () => {
         }
         for (const one of held) arena.free(one.offset);
         // Everything has merged again: the largest buffers are all there.
-        for (let i = 0; i < TOTAL / LARGEST; i++) expect(arena.allocate(LARGEST)).toBeGreaterThanOrEqual(START);
+        for (let i = 0; i < TOTAL / LARGEST; i++)
+          expect(arena.allocate(LARGEST)).toBeGreaterThanOrEqual(START);
         expect(arena.allocate(1)).toBe(-1);
       }),
       { numRuns: 300 },

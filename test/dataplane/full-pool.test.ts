@@ -102,10 +102,15 @@ describe.each(['direct', 'buffered'] as const)('a full pool with %s I/O', (ioMod
     // Blocks that are there already can still be written, zeroes that keep blocks included.
     await client.write(0, Buffer.alloc(PIECE, 251));
     for (let piece = 1; piece < pieces; piece += 7) {
-      expect((await client.read(piece * PIECE, PIECE)).equals(Buffer.alloc(PIECE, (piece % 250) + 1))).toBe(true);
+      expect((await client.read(piece * PIECE, PIECE)).equals(Buffer.alloc(PIECE, (piece % 250) + 1))).toBe(
+        true,
+      );
     }
     const hole = (pieces + 50) * PIECE;
-    expect((await client.request({ type: CMD.writeZeroes, flags: CMD_FLAG.noHole, offset: hole, length: PIECE })).error).toBe(ERR.nospc);
+    expect(
+      (await client.request({ type: CMD.writeZeroes, flags: CMD_FLAG.noHole, offset: hole, length: PIECE }))
+        .error,
+    ).toBe(ERR.nospc);
     expect((await client.read(hole, 4096)).equals(Buffer.alloc(4096))).toBe(true);
 
     await client.trim(PIECE, 40 * PIECE);
@@ -120,7 +125,9 @@ describe.each(['direct', 'buffered'] as const)('a full pool with %s I/O', (ioMod
     await open();
     client = await serve(1);
     expect((await client.read(0, PIECE)).equals(Buffer.alloc(PIECE, 251))).toBe(true);
-    expect((await client.read((pieces - 1) * PIECE, PIECE)).equals(Buffer.alloc(PIECE, ((pieces - 1) % 250) + 1))).toBe(true);
+    expect(
+      (await client.read((pieces - 1) * PIECE, PIECE)).equals(Buffer.alloc(PIECE, ((pieces - 1) % 250) + 1)),
+    ).toBe(true);
     await client.disconnect();
     await storage.close();
   }, 60_000);

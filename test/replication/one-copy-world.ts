@@ -2,7 +2,12 @@
 // operations in any order, fails some, and loses power. Every step is drawn from one seed.
 
 import { EXTENT_BYTES } from '../../src/core/units.ts';
-import { encodeWindow, WINDOW_ENTRY_COUNT, WINDOW_FILE_BYTES, WindowFile } from '../../src/replication/layout/window.ts';
+import {
+  encodeWindow,
+  WINDOW_ENTRY_COUNT,
+  WINDOW_FILE_BYTES,
+  WindowFile,
+} from '../../src/replication/layout/window.ts';
 import { FLAG_FUA, FLUSH, READ, RequestTable, WRITE } from '../../src/replication/requests.ts';
 import { VolumeCore, type VolumePorts } from '../../src/replication/volume-core.ts';
 
@@ -86,7 +91,8 @@ export class World implements VolumePorts {
         this.flushed[block] = Math.max(this.flushed[block] ?? 0, id);
       }
     }
-    if (kind !== READ && errno === 0 && this.failedWhat === 'flush') this.problems.push('acknowledged after a failed flush');
+    if (kind !== READ && errno === 0 && this.failedWhat === 'flush')
+      this.problems.push('acknowledged after a failed flush');
     this.table.release(request);
   }
 
@@ -107,7 +113,8 @@ export class World implements VolumePorts {
     const blocks = this.#blocks(request);
     for (const block of blocks) {
       const extent = Math.floor(block / BLOCKS_PER_EXTENT);
-      if (((this.stableBits[extent >> 3] ?? 0) & (1 << (extent & 7))) === 0) this.problems.push('a write before its mark is durable');
+      if (((this.stableBits[extent >> 3] ?? 0) & (1 << (extent & 7))) === 0)
+        this.problems.push('a write before its mark is durable');
     }
     const entries = this.window.readEntries('boot');
     const offset = this.table.offsetBytes[request];
@@ -141,7 +148,8 @@ export class World implements VolumePorts {
         this.core.flushDone(5);
         return;
       }
-      for (const [block, id] of snapshot.entries()) this.stable[block] = Math.max(this.stable[block] ?? 0, id);
+      for (const [block, id] of snapshot.entries())
+        this.stable[block] = Math.max(this.stable[block] ?? 0, id);
       this.core.flushDone(0);
     });
   }
@@ -182,10 +190,12 @@ export class World implements VolumePorts {
   /** What a power cut now would leave must be admissible. */
   checkPowerCut(): void {
     for (let block = 0; block < BLOCKS; block++) {
-      if ((this.stable[block] ?? 0) < (this.flushed[block] ?? 0)) this.problems.push('a flushed write is not on stable storage');
+      if ((this.stable[block] ?? 0) < (this.flushed[block] ?? 0))
+        this.problems.push('a flushed write is not on stable storage');
       const extent = Math.floor(block / BLOCKS_PER_EXTENT);
       const isMarked = ((this.stableBits[extent >> 3] ?? 0) & (1 << (extent & 7))) !== 0;
-      if (!isMarked && this.stable[block] !== this.cache[block]) this.problems.push('an unmarked extent differs from stable storage');
+      if (!isMarked && this.stable[block] !== this.cache[block])
+        this.problems.push('an unmarked extent differs from stable storage');
     }
   }
 

@@ -65,7 +65,8 @@ describe('the volume core with one copy', () => {
 
   it('cools what is idle: nothing stays hot, and a clean stop leaves no mark', () => {
     const world = run(11, 0);
-    for (let round = 0; round < 100 && !(world.core.coolAll() && world.core.isQuiet); round++) while (world.step());
+    for (let round = 0; round < 100 && !(world.core.coolAll() && world.core.isQuiet); round++)
+      while (world.step());
     expect(world.core.extents.hotCount).toBe(0);
     expect([...world.core.extents.bits]).toEqual([0]);
   });

@@ -25,14 +25,12 @@ function isHot(bits: Uint8Array, extent: number): boolean {
   return ((bits[extent >> 3] ?? 0) & (1 << (extent & 7))) !== 0;
 }
 
-const volumes = fc
-  .integer({ min: 1, max: 3 * EXTENTS_PER_SECTOR })
-  .chain((extentCount) =>
-    fc.record({
-      extentCount: fc.constant(extentCount),
-      hot: fc.array(fc.nat(extentCount - 1), { maxLength: 40 }),
-    }),
-  );
+const volumes = fc.integer({ min: 1, max: 3 * EXTENTS_PER_SECTOR }).chain((extentCount) =>
+  fc.record({
+    extentCount: fc.constant(extentCount),
+    hot: fc.array(fc.nat(extentCount - 1), { maxLength: 40 }),
+  }),
+);
 
 test('a log has these bytes and no others', () => {
   const extentCount = EXTENTS_PER_SECTOR + 1;

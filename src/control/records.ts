@@ -4,7 +4,10 @@
 import { z } from 'zod';
 
 export const durabilitySchema = z.enum(['writeback', 'writethrough']);
-export const failureModeSchema = z.union([z.enum(['hard', 'soft', 'alwayson']), z.number().int().min(0).max(5)]);
+export const failureModeSchema = z.union([
+  z.enum(['hard', 'soft', 'alwayson']),
+  z.number().int().min(0).max(5),
+]);
 export const fileSystemTypeSchema = z.enum(['ext4', 'ext3', 'ext2', 'xfs']);
 export type FileSystemType = z.infer<typeof fileSystemTypeSchema>;
 
@@ -37,7 +40,11 @@ export const volumeRecordSchema = z.strictObject({
    * The publish record. `number` rises at every attach and every revoke and never goes back; `node` is
    * null while the volume is published nowhere.
    */
-  attachment: z.strictObject({ number: z.number().int().min(0), node: z.string().nullable(), readOnly: z.boolean() }),
+  attachment: z.strictObject({
+    number: z.number().int().min(0),
+    node: z.string().nullable(),
+    readOnly: z.boolean(),
+  }),
   durability: durabilitySchema,
   failureMode: failureModeSchema,
   /** null: raw block, or nobody has asked yet. `made` is set once, after mkfs succeeded, and never cleared. */

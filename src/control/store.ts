@@ -39,7 +39,12 @@ export interface Store {
    * Durable when it resolves. Throws UNAVAILABLE or TIMEOUT when the outcome is unknown; a reply that
    * comes late changes nothing for the caller: it reads again.
    */
-  compareAndSwap(key: string, expectedRevision: number, value: string | undefined, lease?: StoreLease): Promise<SwapResult>;
+  compareAndSwap(
+    key: string,
+    expectedRevision: number,
+    value: string | undefined,
+    lease?: StoreLease,
+  ): Promise<SwapResult>;
   /**
    * Every change of a key below `prefix` after `afterRevision`, in order, without gaps. Throws
    * OUT_OF_RANGE when that history is gone: list, then watch from what the list showed. Ends on abort.

@@ -12,7 +12,7 @@ import { LevelStore } from '../../src/control/level-store.ts';
 import { compare, readLog } from '../lab-guests/store-check.ts';
 import { keyName, valueAt } from '../lab-guests/store-pattern.ts';
 
-const ROUNDS = 30;
+const ROUNDS = 20;
 const WRITER = new URL('../lab-guests/store-writer.ts', import.meta.url).pathname;
 
 let parent: string;

@@ -1,5 +1,6 @@
 // store-writer.ts DIR: writes to the level store in DIR for ever, several keys at once, and prints a line for
-// every acknowledged write: "KEY SEQUENCE REVISION". The line before them is "identity HEX".
+// every acknowledged write: "KEY SEQUENCE REVISION". The line before them is "identity HEX". What a run finds of
+// an earlier one it prints as well: a write whose answer was cut off is settled once it has been read.
 // To be killed, or to lose its power, at any moment; store-check.ts tells whether what it printed is there.
 //
 // HOLDFAST_TEST_UNSYNCED_STORE=1 leaves the flushes out, so that a test of power cuts can prove itself.
@@ -19,11 +20,11 @@ async function writeKey(key: string): Promise<never> {
   let revision = entry?.revision ?? 0;
   let sequence = entry === undefined ? 0 : sequenceOf(key, entry.value);
   for (;;) {
+    if (revision > 0) writeSync(1, `${key} ${sequence} ${revision}\n`);
     sequence += 1;
     const result = await store.compareAndSwap(key, revision, valueAt(key, sequence));
     if (!result.swapped) throw new Error(`${key} was changed by somebody else`);
     revision = result.revision;
-    writeSync(1, `${key} ${sequence} ${revision}\n`);
   }
 }
 

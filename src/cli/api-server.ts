@@ -2,9 +2,6 @@
 // connect). It checks every request against its schema and turns what handlers throw into statuses; it
 // decides nothing. A socket that a dead daemon left is replaced, a live one is refused.
 
-import { randomBytes } from 'node:crypto';
-import { chmod, lstat, mkdir, rename, rm } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
 import {
   Server,
   ServerCredentials,
@@ -16,6 +13,7 @@ import {
 } from '@grpc/grpc-js';
 import type { z } from 'zod';
 import { errorText, HoldfastError } from '../core/errors.ts';
+import { type BoundSocket, bindUnixSocket } from '../host/unix-socket.ts';
 import type { Logger } from '../observe/log.ts';
 import { toServiceError } from './api-errors.ts';
 import { loadControlApi } from './api-proto.ts';
@@ -27,7 +25,6 @@ import {
   UNARY_NAMES,
   type UnaryName,
 } from './api-schema.ts';
-import { requireReplaceable } from './unix-socket.ts';
 
 export interface ApiServer {
   /** Ends the exports, refuses new calls, lets running ones finish for `graceMs`, removes the socket. */
@@ -89,31 +86,12 @@ function bind(server: Server, path: string): Promise<void> {
   });
 }
 
-/**
- * Binds inside a directory nobody else may enter, sets the mode, then renames: nobody ever finds the
- * socket with another mode, and a dead daemon's socket is replaced in one step.
- */
-async function bindPrivately(server: Server, path: string): Promise<void> {
-  const privateDirectory = join(dirname(path), `.${randomBytes(3).toString('hex')}`);
-  await mkdir(privateDirectory, { mode: 0o700 });
-  try {
-    const bound = join(privateDirectory, 's');
-    await bind(server, bound);
-    await chmod(bound, 0o600);
-    await rename(bound, path);
-  } finally {
-    await rm(privateDirectory, { recursive: true, force: true });
-  }
-}
-
 export async function startApiServer(options: {
   path: string;
   handlers: ApiHandlers;
   log: Logger;
 }): Promise<ApiServer> {
   const { path, handlers, log } = options;
-  await mkdir(dirname(path), { recursive: true });
-  await requireReplaceable(path, 'give this daemon its own --data-dir or --api');
   const stopping = new AbortController();
   const implementation: UntypedServiceImplementation = {
     ExportVolume: exporting(handlers, stopping.signal, log),
@@ -121,22 +99,23 @@ export async function startApiServer(options: {
   for (const name of UNARY_NAMES) implementation[name] = unary(name, handlers, log);
   const server = new Server(OPTIONS);
   server.addService(loadControlApi().service, implementation);
+  let socket: BoundSocket;
   try {
-    await bindPrivately(server, path);
+    const remedy = 'give this daemon its own --data-dir or --api';
+    socket = await bindUnixSocket(path, { bind: (bound) => bind(server, bound), remedy });
   } catch (error) {
     server.forceShutdown();
+    if (error instanceof HoldfastError) throw error;
     throw new HoldfastError('IO', `the API socket ${path} cannot be made: ${errorText(error)}`, {
       cause: error,
     });
   }
-  const { ino } = await lstat(path);
 
   return {
     async close(graceMs: number): Promise<void> {
       if (stopping.signal.aborted) return;
       // First, so that whoever asks from now on finds no socket instead of a daemon that refuses.
-      const there = await lstat(path).catch(() => undefined);
-      if (there?.ino === ino) await rm(path, { force: true });
+      await socket.remove();
       stopping.abort();
       const drained = new Promise<void>((resolve) => server.tryShutdown(() => resolve()));
       const timer = setTimeout(() => server.forceShutdown(), graceMs);

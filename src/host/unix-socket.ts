@@ -44,7 +44,8 @@ export async function bindUnixSocket(
   };
 }
 
-async function requireReplaceable(path: string, remedy: string): Promise<void> {
+/** CONFLICT, ending with `remedy`, unless `path` is free or a dead process's socket. */
+export async function requireReplaceable(path: string, remedy: string): Promise<void> {
   const there = await lstat(path).catch(() => undefined);
   if (there === undefined) return;
   if (!there.isSocket()) throw new HoldfastError('CONFLICT', `${path} exists and is no socket: ${remedy}`);

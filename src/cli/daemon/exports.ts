@@ -7,8 +7,8 @@ import type { VolumeRecord } from '../../control/records.ts';
 import type { Volumes } from '../../control/volumes.ts';
 import { HoldfastError } from '../../core/errors.ts';
 import type { NodeStorage } from '../../dataplane/node-storage.ts';
+import { requireReplaceable } from '../../host/unix-socket.ts';
 import type { ExportEvent, ExportRequest } from '../api-schema.ts';
-import { requireReplaceable } from '../unix-socket.ts';
 
 export class Exports {
   readonly #volumes: Volumes;

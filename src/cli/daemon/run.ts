@@ -11,6 +11,7 @@ import { LevelStore } from '../../control/level-store.ts';
 import { Volumes } from '../../control/volumes.ts';
 import { createNodeStorage, type Storage } from '../../dataplane/storage.ts';
 import type { ThreadEvent } from '../../dataplane/thread-messages.ts';
+import { repairStaleMounts } from '../../host/stale-mounts.ts';
 import { Health } from '../../observe/health.ts';
 import { startHttpServer } from '../../observe/http-server.ts';
 import { createLogger, type Logger } from '../../observe/log.ts';
@@ -21,12 +22,12 @@ import { unknownVariables } from '../config.ts';
 import type { Config } from '../config-options.ts';
 import { controlApi } from './control-api.ts';
 import { lockDataDirectory } from './data-directory.ts';
-import { createDevices } from './devices.ts';
+import { createDevices, recoverDevices } from './devices.ts';
 import { Exports } from './exports.ts';
 import { becomeIoFlusher, lockMemory, requireRing, testFaults } from './process-setup.ts';
 import { metricsSource } from './samples.ts';
 
-const API_GRACE_MS = 5000;
+const SERVER_GRACE_MS = 5000;
 
 function version(): string {
   const text = readFileSync(new URL('../../../package.json', import.meta.url), 'utf8');
@@ -177,9 +178,27 @@ async function start(options: {
 
   const devices = createDevices();
   resources.defer(() => devices.release());
-  await devices.recover((volumeId, attachmentNumber) =>
-    volumes.isCurrentAttachment(volumeId, attachmentNumber),
-  );
+  await repairStaleMounts({
+    isCurrent: (volumeId, attachmentNumber) => volumes.isCurrentAttachment(volumeId, attachmentNumber),
+    log,
+  });
+  await recoverDevices(devices, volumes, log);
+
+  if (config.csi !== undefined) {
+    const { startCsiServer } = await import('../../csi/server.ts');
+    const csi = await startCsiServer({
+      socketPath: config.csi,
+      driverName: config.csiDriverName,
+      version: version(),
+      node: config.nodeName,
+      volumes,
+      devices,
+      maxVolumesPerNode: config.maxVolumes,
+      log,
+      onBroken: (error) => stopAtOnce(log, health, 'broken invariant', error),
+    });
+    resources.defer(() => csi.close(SERVER_GRACE_MS));
+  }
 
   stopping.throwIfAborted();
   const api = await startApiServer({
@@ -196,7 +215,7 @@ async function start(options: {
       exports: new Exports(volumes, opened),
     }),
   });
-  resources.defer(() => api.close(API_GRACE_MS));
+  resources.defer(() => api.close(SERVER_GRACE_MS));
   health.enter('serving');
   log.info({ api: config.api, startMs: Math.round(performance.now() - began) }, 'serving');
 }

@@ -40,13 +40,12 @@ export class LabDaemon {
 
   /** Resolves when its sockets answer; rejects with its log when it ends before. */
   static async start(machine: Machine, options: DaemonOptions): Promise<LabDaemon> {
+    // A socket that a killed daemon left is no sign of life.
+    const sockets = [options.apiPath, options.csiPath ?? options.apiPath];
+    await mustRun(machine, ['rm', '-f', ...sockets]);
     const daemon = LabDaemon.launch(machine, options);
-    const probe = machine.start(
-      ['until', daemon.#sockets.map((path) => `[ -S '${path}' ]`).join(' && '), '; do sleep 0.1; done'].join(
-        ' ',
-      ),
-      { timeoutMs: START_TIMEOUT_MS },
-    );
+    const areThere = sockets.map((path) => `[ -S '${path}' ]`).join(' && ');
+    const probe = machine.start(`until ${areThere}; do sleep 0.1; done`, { timeoutMs: START_TIMEOUT_MS });
     const isUp = probe.ended.then(() => true);
     isUp.catch(() => {}); // raced against the end of the daemon
     try {
@@ -61,7 +60,6 @@ export class LabDaemon {
 
   /** Starts it without waiting. */
   static launch(machine: Machine, options: DaemonOptions): LabDaemon {
-    const sockets = options.csiPath === undefined ? [options.apiPath] : [options.apiPath, options.csiPath];
     const { dataDir, poolDir, apiPath, csiPath } = options;
     const flags = [
       '--data-dir',
@@ -76,8 +74,7 @@ export class LabDaemon {
     if (csiPath !== undefined) flags.push('--csi', csiPath);
     flags.push(...(options.flags ?? []));
     const words = [HOLDFAST, 'daemon', ...flags].map((word) => `'${word}'`).join(' ');
-    // A socket that a killed daemon left is no sign of life.
-    const script = `rm -f ${sockets.join(' ')}; exec ${words}`;
+    const script = `exec ${words}`;
     const job = machine.start(script, {
       timeoutMs: DAEMON_LIFE_MS,
       ...(options.env && { env: options.env }),
@@ -116,11 +113,5 @@ export class LabDaemon {
   async cli(...words: readonly string[]): Promise<unknown> {
     const argv = [HOLDFAST, ...words, '--json', '--api', this.options.apiPath];
     return JSON.parse(await mustRun(this.#machine, argv)) as unknown;
-  }
-
-  get #sockets(): string[] {
-    return this.options.csiPath === undefined
-      ? [this.options.apiPath]
-      : [this.options.apiPath, this.options.csiPath];
   }
 }

@@ -1,0 +1,88 @@
+// One run of fio's nbd engine against one or several exports at once.
+
+import { execFile } from 'node:child_process';
+import { promisify } from 'node:util';
+import { z } from 'zod';
+
+const run = promisify(execFile);
+
+export interface Job {
+  readonly name: string;
+  readonly pattern: 'read' | 'write' | 'randread' | 'randwrite';
+  readonly blockBytes: number;
+  readonly depth: number;
+}
+
+export interface Figures {
+  readonly iops: number;
+  readonly megabytesPerSecond: number;
+  readonly p50Micros: number;
+  readonly p99Micros: number;
+  readonly requests: number;
+}
+
+const sideSchema = z.object({
+  total_ios: z.number(),
+  iops: z.number(),
+  bw_bytes: z.number(),
+  clat_ns: z.object({ percentile: z.record(z.string(), z.number()).optional() }),
+});
+const reportSchema = z.object({
+  jobs: z.array(z.object({ error: z.number(), read: sideSchema, write: sideSchema })),
+});
+
+async function fio(args: readonly string[], processors: string | undefined): Promise<Figures> {
+  const [file, ...first] = processors === undefined ? ['fio'] : ['taskset', '--cpu-list', processors, 'fio'];
+  const { stdout } = await run(file as string, [...first, ...args, '--output-format=json'], {
+    maxBuffer: 64 * 1024 * 1024,
+    timeout: 600_000,
+  });
+  const report = reportSchema.parse(JSON.parse(stdout.slice(stdout.indexOf('{'))));
+  const [job] = report.jobs;
+  if (job === undefined || job.error !== 0) throw new Error(`fio failed: ${stdout}`);
+  const side = job.read.total_ios > 0 ? job.read : job.write;
+  const percentile = (name: string): number => (side.clat_ns.percentile?.[name] ?? Number.NaN) / 1000;
+  return {
+    iops: side.iops,
+    megabytesPerSecond: side.bw_bytes / 1e6,
+    p50Micros: percentile('50.000000'),
+    p99Micros: percentile('99.000000'),
+    requests: side.total_ios,
+  };
+}
+
+/** `processors`: where fio itself runs. Several exports: one fio job each, at once; the figures are their sum. */
+export function runJob(
+  job: Job,
+  uris: readonly string[],
+  sizeBytes: number,
+  seconds: number,
+  processors: string | undefined,
+): Promise<Figures> {
+  const common = [
+    '--ioengine=nbd',
+    `--rw=${job.pattern}`,
+    `--bs=${job.blockBytes}`,
+    `--iodepth=${job.depth}`,
+    `--size=${sizeBytes}`,
+    '--time_based',
+    `--runtime=${seconds}`,
+    '--norandommap',
+    '--randrepeat=0',
+    '--group_reporting',
+  ];
+  const jobs = uris.flatMap((uri, index) => [`--name=job${index}`, `--uri=${uri}`]);
+  return fio([...common, ...jobs], processors);
+}
+
+/** Writes the whole export once, in pieces of `blockBytes`, and flushes. */
+export async function fill(uri: string, sizeBytes: number, blockBytes: number): Promise<void> {
+  const args = ['--ioengine=nbd', '--name=fill', '--rw=write', `--bs=${blockBytes}`, '--iodepth=16'];
+  await fio([...args, `--size=${sizeBytes}`, `--uri=${uri}`, '--end_fsync=1'], undefined);
+}
+
+/** Reads the whole export once: what the page cache can hold is in it afterwards. */
+export async function warm(uri: string, sizeBytes: number): Promise<void> {
+  const args = ['--ioengine=nbd', '--name=warm', '--rw=read', '--bs=4k', '--iodepth=32'];
+  await fio([...args, `--size=${sizeBytes}`, `--uri=${uri}`], undefined);
+}

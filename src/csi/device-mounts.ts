@@ -3,7 +3,7 @@
 
 import { basename } from 'node:path';
 import { HoldfastError } from '../core/errors.ts';
-import type { AttachedDevice } from '../host/device-service.ts';
+import type { AttachedDevice, DeviceService } from '../host/device-service.ts';
 import type { Mount } from '../host/mountinfo.ts';
 import { deviceNumber } from '../host/mounts.ts';
 
@@ -36,9 +36,24 @@ export function showsDevice(mount: Mount, view: DeviceView): boolean {
   return showsFileSystem(mount, view) || showsDeviceFile(mount, view);
 }
 
-/** A mount of a device of the same kind ('/dev/nbd3' and '/dev/nbd0'), live or not. */
-export function isOfSameKind(mount: Mount, { device }: DeviceView): boolean {
-  const kind = (path: string): string => path.replace(/[0-9]+$/, '');
+/**
+ * ALREADY_EXISTS unless `mount`, which is where `view` is to be, was left by a device of ours that is gone.
+ * The mount of a live volume, or of anything else, is never taken away.
+ */
+export async function requireLeftover(mount: Mount, view: DeviceView, devices: DeviceService): Promise<void> {
   const shown = mount.fileSystem === 'devtmpfs' ? `/dev${mount.root}` : mount.source;
-  return kind(shown) === kind(device.path);
+  for (const device of devices.list()) {
+    if (!showsDevice(mount, await viewDevice(device))) continue;
+    throw new HoldfastError(
+      'ALREADY_EXISTS',
+      `${mount.mountPoint} shows volume ${device.volumeId} (${shown}): that must go first`,
+    );
+  }
+  if (kindOf(shown) === kindOf(view.device.path)) return;
+  throw new HoldfastError('ALREADY_EXISTS', `${mount.mountPoint} has ${shown} mounted: unmount it`);
+}
+
+/** '/dev/nbd' of '/dev/nbd3' */
+function kindOf(devicePath: string): string {
+  return devicePath.replace(/[0-9]+$/, '');
 }

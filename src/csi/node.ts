@@ -36,7 +36,7 @@ export interface NodeOptions {
 
 export function createNode({ node, volumes, devices, maxVolumesPerNode }: NodeOptions): NodeService {
   const staging = new Staging(node, volumes, devices);
-  const publishing = new Publishing();
+  const publishing = new Publishing(devices);
 
   const find = async (volumeId: string): Promise<VolumeRecord> => {
     if (!isVolumeId(volumeId)) throw new HoldfastError('NOT_FOUND', `there is no volume '${volumeId}'`);

@@ -5,6 +5,7 @@
 import { lstat, mkdir, open, rmdir, unlink } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { HoldfastError } from '../core/errors.ts';
+import type { DeviceService } from '../host/device-service.ts';
 import { type Mount, mountAt } from '../host/mountinfo.ts';
 import {
   bindMount,
@@ -18,7 +19,7 @@ import {
 import { isErrno } from '../host/run-command.ts';
 import { isReaderOnly, type Use } from './capabilities.ts';
 import {
-  isOfSameKind,
+  requireLeftover,
   showsDevice,
   showsDeviceFile,
   type DeviceView,
@@ -32,12 +33,17 @@ export interface Target {
 }
 
 export class Publishing {
+  readonly #devices: DeviceService;
   /**
    * Targets that this process has published for writing. Making a bind mount read-only is a second step in
    * the kernel, so a writable mount found where a read-only one is wanted is either a finished publication
    * with other arguments (it is in here) or one that a dead process left half done (it is not).
    */
   readonly #writable = new Set<string>();
+
+  constructor(devices: DeviceService) {
+    this.#devices = devices;
+  }
 
   /** The volume is staged. ALREADY_EXISTS: something else, or with other arguments, is at the target. */
   async publish(view: DeviceView, use: Use, { stagingPath, targetPath, readOnly }: Target): Promise<void> {
@@ -73,14 +79,10 @@ export class Publishing {
 
   async #isPublished(standing: Mount, view: DeviceView, use: Use, wantsReadOnly: boolean): Promise<boolean> {
     const { mountPoint, options } = standing;
-    if (!(use.access === 'block' ? showsDeviceFile : showsFileSystem)(standing, view)) {
-      if (showsDevice(standing, view) || !isOfSameKind(standing, view)) {
-        throw new HoldfastError(
-          'ALREADY_EXISTS',
-          `${mountPoint} has something else mounted (${standing.source}): unpublish it first`,
-        );
-      }
-      await unmountLazily(mountPoint); // left by a device of ours that is gone
+    const shows = use.access === 'block' ? showsDeviceFile : showsFileSystem;
+    if (!shows(standing, view)) {
+      await requireLeftover(standing, view, this.#devices);
+      await unmountLazily(mountPoint);
       return false;
     }
     if (use.access === 'mount' && !(await isUsable(mountPoint))) {

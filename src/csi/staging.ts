@@ -16,7 +16,13 @@ import { growFileSystem } from '../host/filesystems.ts';
 import { type Mount, mountAt } from '../host/mountinfo.ts';
 import { isUsable, mountDevice, readMounts, resolvePath, unmount, unmountLazily } from '../host/mounts.ts';
 import type { Use } from './capabilities.ts';
-import { isOfSameKind, showsDevice, showsFileSystem, type DeviceView, viewDevice } from './device-mounts.ts';
+import {
+  requireLeftover,
+  showsDevice,
+  showsFileSystem,
+  type DeviceView,
+  viewDevice,
+} from './device-mounts.ts';
 import { fileSystemTypeFor, prepareFileSystem } from './volume-file-system.ts';
 
 /** What the node's side needs of volumes. */
@@ -131,51 +137,47 @@ export class Staging {
   }
 
   async #mount(record: VolumeRecord, view: DeviceView, use: MountUse, path: string): Promise<void> {
+    const { device } = view;
     const type = fileSystemTypeFor(record, use.fileSystemType);
     const standing = mountAt(await readMounts(), path);
-    if (standing !== undefined && (await this.#isStaged(standing, view, type))) return;
-    const { device } = view;
-    await prepareFileSystem(this.#volumes, record, device, type);
-    await mkdir(path, { recursive: true });
-    await mountDevice(device.path, path, type, [
-      // A clone or restored snapshot on the same node has the UUID of its source.
-      ...(type === 'xfs' ? ['nouuid'] : []),
-      ...(device.readOnly ? ['ro'] : []),
-      ...use.mountFlags,
-    ]);
+    if (standing === undefined || !(await this.#isStaged(standing, view, type))) {
+      const isMountedElsewhere = (await readMounts()).some((mount) => showsFileSystem(mount, view));
+      if (!isMountedElsewhere) await prepareFileSystem(this.#volumes, record, device, type);
+      await mkdir(path, { recursive: true });
+      await mountDevice(device.path, path, type, [
+        // A clone or restored snapshot on the same node has the UUID of its source.
+        ...(type === 'xfs' ? ['nouuid'] : []),
+        ...(device.readOnly ? ['ro'] : []),
+        ...use.mountFlags,
+      ]);
+      if (isMountedElsewhere && !(await isUsable(path))) {
+        await unmount(path);
+        throw new HoldfastError(
+          'UNAVAILABLE',
+          `the file system of volume '${record.name}' shut down after an error and pods still use it: delete them, so that it is mounted anew`,
+        );
+      }
+    }
     // The volume may have grown while it was not mounted; kubelet asks for no expansion then.
     if (!device.readOnly && !use.mountFlags.includes('ro')) await growFileSystem(device.path, path, type);
   }
 
-  /** Whether this volume is mounted and works; a mount of a dead device of ours is taken away. */
+  /** Whether this volume is mounted and works; what a dead device of ours left is taken away. */
   async #isStaged(standing: Mount, view: DeviceView, type: string): Promise<boolean> {
-    const { mountPoint, fileSystem, source } = standing;
-    if (showsFileSystem(standing, view)) {
-      if (fileSystem !== type) {
-        throw new HoldfastError(
-          'ALREADY_EXISTS',
-          `${mountPoint} is staged as ${fileSystem} already, not as ${type}`,
-        );
-      }
-      if (await isUsable(mountPoint)) return true;
-      await unmount(mountPoint);
+    const { mountPoint, fileSystem } = standing;
+    if (!showsFileSystem(standing, view)) {
+      await requireLeftover(standing, view, this.#devices);
+      await unmountLazily(mountPoint);
       return false;
     }
-    for (const other of this.#devices.list()) {
-      if (showsDevice(standing, await viewDevice(other))) {
-        throw new HoldfastError(
-          'ALREADY_EXISTS',
-          `volume ${other.volumeId} is staged at ${mountPoint} already`,
-        );
-      }
-    }
-    if (!isOfSameKind(standing, view)) {
+    if (fileSystem !== type) {
       throw new HoldfastError(
         'ALREADY_EXISTS',
-        `${source} (${fileSystem}) is mounted at ${mountPoint}: unmount it`,
+        `${mountPoint} is staged as ${fileSystem} already, not as ${type}`,
       );
     }
-    await unmountLazily(mountPoint);
+    if (await isUsable(mountPoint)) return true;
+    await unmount(mountPoint);
     return false;
   }
 

@@ -22,6 +22,8 @@ const OP_SEND = 26;
 const OP_RECV = 27;
 const FSYNC_DATASYNC = 1;
 const RECVSEND_POLL_FIRST = 1;
+/** IORING_SETUP_COOP_TASKRUN, TASKRUN_FLAG and DEFER_TASKRUN: kernels that have one of them take POLL_FIRST too (5.19). */
+const SETUP_SINCE_5_19 = (1 << 8) | (1 << 9) | (1 << 13);
 
 export const MSG_WAITALL = 0x100;
 export const MSG_NOSIGNAL = 0x4000;
@@ -58,6 +60,7 @@ export class Ring {
   #sqTail: number;
   #cqHead: number;
   #queued = 0;
+  readonly #canPollFirst: boolean;
   /** Address of the thread's memory. */
   readonly #baseLow: number;
   readonly #baseHigh: number;
@@ -79,6 +82,7 @@ export class Ring {
     this.#cqHead = Atomics.load(this.#memory, this.#cqHeadAt);
     this.#baseLow = memory.address >>> 0;
     this.#baseHigh = Math.floor(memory.address / 0x1_0000_0000);
+    this.#canPollFirst = (ring.setupFlags & SETUP_SINCE_5_19) !== 0;
     this.memoryBytes = memory.buffer.byteLength;
   }
 
@@ -157,7 +161,7 @@ export class Ring {
     const i = this.#entry(OP_RECV, fd, index, tag);
     this.#buffer(i, bufferOffset, length);
     this.#sq[i + 7] = flags;
-    if (pollFirst) this.#sq[i] = (this.#sq[i] as number) | (RECVSEND_POLL_FIRST << 16);
+    if (pollFirst && this.#canPollFirst) this.#sq[i] = (this.#sq[i] as number) | (RECVSEND_POLL_FIRST << 16);
   }
 
   send(fd: number, bufferOffset: number, length: number, index: number, tag: number): void {

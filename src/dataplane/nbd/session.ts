@@ -85,6 +85,9 @@ export class Session {
   #start = 0;
   #end = 0;
   #isReceiving = false;
+  /** Bytes the receive under way has room for; one that got fewer has emptied the socket. */
+  #askedBytes = 0;
+  #isDrained = false;
   #isHeld = false;
   #payloadRequest = NONE;
   /** Bytes of the payload (or of the discarded one) still to come, and where they go. */
@@ -139,6 +142,7 @@ export class Session {
       this.close();
       return;
     }
+    this.#isDrained = result < this.#askedBytes;
     if (this.#mode === IN_PAYLOAD) {
       this.#payloadAt += result;
       this.#payloadLeft -= result;
@@ -184,24 +188,27 @@ export class Session {
   }
 
   #receive(): void {
-    const ring = this.#thread.ring;
     this.#isReceiving = true;
+    let at = this.#payloadAt;
+    let flags = MSG_WAITALL;
     if (this.#mode === IN_PAYLOAD) {
       this.#start = 0;
       this.#end = 0;
-      ring.receive(this.fd, this.#payloadAt, this.#payloadLeft, MSG_WAITALL, false, this.index, TAG_RECEIVE);
-      return;
+      this.#askedBytes = this.#payloadLeft;
+    } else {
+      const kept = this.#end - this.#start;
+      if (kept > 0 && this.#start > 0) {
+        const from = this.#receiveAt + this.#start;
+        this.#thread.memory.bytes.copyWithin(this.#receiveAt, from, from + kept);
+      }
+      this.#start = 0;
+      this.#end = kept;
+      const isHeaderAlone = this.#lastWasLarge && this.#mode === IN_HEADER && kept < REQUEST_HEADER_BYTES;
+      at = this.#receiveAt + kept;
+      flags = 0;
+      this.#askedBytes = (isHeaderAlone ? REQUEST_HEADER_BYTES : RECEIVE_BYTES) - kept;
     }
-    const kept = this.#end - this.#start;
-    if (kept > 0 && this.#start > 0) {
-      const from = this.#receiveAt + this.#start;
-      this.#thread.memory.bytes.copyWithin(this.#receiveAt, from, from + kept);
-    }
-    this.#start = 0;
-    this.#end = kept;
-    const isHeaderAlone = this.#lastWasLarge && this.#mode === IN_HEADER && kept < REQUEST_HEADER_BYTES;
-    const length = (isHeaderAlone ? REQUEST_HEADER_BYTES : RECEIVE_BYTES) - kept;
-    ring.receive(this.fd, this.#receiveAt + kept, length, 0, false, this.index, TAG_RECEIVE);
+    this.#thread.ring.receive(this.fd, at, this.#askedBytes, flags, this.#isDrained, this.index, TAG_RECEIVE);
   }
 
   /** A whole request header stands at `at`. False: parked, closed, or the last one. */

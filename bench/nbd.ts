@@ -18,7 +18,7 @@ import { join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import Table from 'cli-table3';
 import { parseSize } from '../src/cli/values.ts';
-import { type Figures, fill, type Job, runJob, warm } from './support/fio.ts';
+import { type Figures, fill, fillFile, type Job, runJob, runJobOnFile, warm } from './support/fio.ts';
 import { type Daemon, startDaemon } from './support/holdfast.ts';
 import { describeMachine, printMachine } from './support/machine.ts';
 import { PEERS, type Server } from './support/peers.ts';
@@ -44,6 +44,8 @@ const JOBS: readonly NbdJob[] = [
 /** These also run on four volumes at once, one fio job each. */
 const FOUR_VOLUME_JOBS = JOBS.filter(({ depth, blockBytes }) => depth === 32 && blockBytes === 4096);
 const OURS = 'holdfast';
+/** Direct mode only: the same job on a file, without any server. Neither ours nor a peer: it is the ceiling. */
+const DISK = 'the disk alone';
 const VOLUMES = 4;
 const PROCESSORS: Readonly<Record<Placement, { server: string; fio: string | undefined }>> = {
   free: { server: '0-1023', fio: undefined },
@@ -138,7 +140,9 @@ async function runMode(mode: Mode, daemon: Daemon): Promise<void> {
   const [first = ''] = uris;
   const ours: Server = { name: OURS, uri: first, pid: daemon.pid, stop: () => Promise.resolve() };
   const servers = [ours];
+  const diskImage = join(directory, 'disk.img');
   try {
+    if (mode === 'direct') await fillFile(diskImage, sizeBytes);
     for (const peer of PEERS[mode].filter(({ name }) => new RegExp(values.peers).test(name))) {
       const image = join(directory, `${peer.name.replaceAll(/\W+/g, '-')}.img`);
       execFileSync('fallocate', ['--length', String(sizeBytes), image]);
@@ -153,6 +157,13 @@ async function runMode(mode: Mode, daemon: Daemon): Promise<void> {
             const server = servers[(turn + round) % servers.length] as Server;
             const sample = await measure(server.pid, job, [server.uri], placement);
             resultOf(mode, placement, job.name, server.name).rounds.push(sample);
+          }
+          if (mode === 'direct') {
+            const figures = await runJobOnFile(job, diskImage, sizeBytes, seconds, PROCESSORS[placement].fio);
+            resultOf(mode, placement, job.name, DISK).rounds.push({
+              ...figures,
+              cpuMicrosPerRequest: Number.NaN,
+            });
           }
           if (FOUR_VOLUME_JOBS.includes(job)) {
             const sample = await measure(ours.pid, job, uris, placement);
@@ -187,8 +198,8 @@ function printJob(mode: Mode, placement: Placement, job: NbdJob): void {
       of(result, (sample) => sample.megabytesPerSecond),
       of(result, (sample) => sample.p50Micros, 1),
       of(result, (sample) => sample.p99Micros, 1),
-      of(result, (sample) => sample.cpuMicrosPerRequest, 1),
-      result === ours ? '' : ratioOf(ours, [result]).toFixed(2),
+      result.server === DISK ? '' : of(result, (sample) => sample.cpuMicrosPerRequest, 1),
+      result.server.startsWith(OURS) ? '' : ratioOf(ours, [result]).toFixed(2),
     ]);
   }
   console.log(`\n${job.name}, ${mode}, ${placement}: median of ${ours.rounds.length} × ${seconds} s`);
@@ -209,6 +220,8 @@ interface Verdict {
   readonly what: string;
   readonly ratio: number;
   readonly goal: number;
+  /** What a server that costs nothing would have reached, where that is known. */
+  readonly ceiling: number | undefined;
 }
 
 function verdicts(): Verdict[] {
@@ -221,19 +234,23 @@ function verdicts(): Verdict[] {
         );
         const ours = here.find(({ server }) => server === OURS);
         const four = here.find(({ server }) => server.startsWith(`${OURS},`));
-        const peers = here.filter(({ server }) => !server.startsWith(OURS));
+        const disk = here.find(({ server }) => server === DISK);
+        const peers = here.filter(({ server }) => !server.startsWith(OURS) && server !== DISK);
         if (ours === undefined) continue;
         const place = { mode, placement };
         if (peers.length > 0) {
-          found.push({
-            ...place,
-            what: `${job.name} / best peer`,
-            ratio: ratioOf(ours, peers),
-            goal: job.goal,
-          });
+          const ceiling = disk === undefined ? undefined : ratioOf(disk, peers);
+          const what = `${job.name} / best peer`;
+          found.push({ ...place, what, ratio: ratioOf(ours, peers), goal: job.goal, ceiling });
         }
         if (four !== undefined) {
-          found.push({ ...place, what: `${job.name}, 4 volumes / 1`, ratio: ratioOf(four, [ours]), goal: 1 });
+          found.push({
+            ...place,
+            what: `${job.name}, 4 volumes / 1`,
+            ratio: ratioOf(four, [ours]),
+            goal: 1,
+            ceiling: undefined,
+          });
         }
       }
     }
@@ -243,12 +260,21 @@ function verdicts(): Verdict[] {
 
 function printVerdicts(all: readonly Verdict[]): void {
   const table = new Table({
-    head: ['', '', '', 'ratio', 'goal', ''],
+    head: ['', '', '', 'ratio', 'goal', '', 'disk alone'],
     style: { head: [], border: [], compact: true },
-    colAligns: ['left', 'left', 'left', 'right', 'right', 'left'],
+    colAligns: ['left', 'left', 'left', 'right', 'right', 'left', 'right'],
   });
-  for (const { mode, placement, what, ratio, goal } of all) {
-    table.push([mode, placement, what, ratio.toFixed(2), goal.toFixed(1), ratio >= goal ? 'met' : 'NOT MET']);
+  for (const { mode, placement, what, ratio, goal, ceiling } of all) {
+    const verdict = ratio >= goal ? 'met' : 'NOT MET';
+    table.push([
+      mode,
+      placement,
+      what,
+      ratio.toFixed(2),
+      goal.toFixed(1),
+      verdict,
+      ceiling?.toFixed(2) ?? '',
+    ]);
   }
   console.log('\nGoals (medians of the ratios of each round)');
   console.log(table.toString());

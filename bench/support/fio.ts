@@ -59,8 +59,31 @@ export function runJob(
   seconds: number,
   processors: string | undefined,
 ): Promise<Figures> {
-  const common = [
-    '--ioengine=nbd',
+  const common = ['--ioengine=nbd', '--group_reporting', ...jobOptions(job, sizeBytes, seconds)];
+  const jobs = uris.flatMap((uri, index) => [`--name=job${index}`, `--uri=${uri}`]);
+  return fio([...common, ...jobs], processors);
+}
+
+/** The same job on the file itself, without page cache and without a server: what the disk gives. */
+export function runJobOnFile(
+  job: Job,
+  file: string,
+  sizeBytes: number,
+  seconds: number,
+  processors: string | undefined,
+): Promise<Figures> {
+  const args = [
+    '--ioengine=io_uring',
+    '--direct=1',
+    '--name=job',
+    `--filename=${file}`,
+    '--allow_file_create=0',
+  ];
+  return fio([...args, ...jobOptions(job, sizeBytes, seconds)], processors);
+}
+
+function jobOptions(job: Job, sizeBytes: number, seconds: number): string[] {
+  return [
     `--rw=${job.pattern}`,
     `--bs=${job.blockBytes}`,
     `--iodepth=${job.depth}`,
@@ -69,16 +92,18 @@ export function runJob(
     `--runtime=${seconds}`,
     '--norandommap',
     '--randrepeat=0',
-    '--group_reporting',
   ];
-  const jobs = uris.flatMap((uri, index) => [`--name=job${index}`, `--uri=${uri}`]);
-  return fio([...common, ...jobs], processors);
 }
 
 /** Writes the whole export once, in pieces of `blockBytes`, and flushes. */
 export async function fill(uri: string, sizeBytes: number, blockBytes: number): Promise<void> {
   const args = ['--ioengine=nbd', '--name=fill', '--rw=write', `--bs=${blockBytes}`, '--iodepth=16'];
   await fio([...args, `--size=${sizeBytes}`, `--uri=${uri}`, '--end_fsync=1'], undefined);
+}
+
+export async function fillFile(file: string, sizeBytes: number): Promise<void> {
+  const args = ['--ioengine=io_uring', '--direct=1', '--name=fill', '--rw=write', '--bs=1M', '--iodepth=4'];
+  await fio([...args, `--size=${sizeBytes}`, `--filename=${file}`, '--end_fsync=1'], undefined);
 }
 
 /** Reads the whole export once: what the page cache can hold is in it afterwards. */

@@ -13,7 +13,7 @@ export const EXTENT_BYTES = 4 * MIB;
 export const GENERATION_BLOCK_BYTES = 64 * KIB;
 export const GENERATION_BLOCKS_PER_EXTENT = EXTENT_BYTES / GENERATION_BLOCK_BYTES;
 
-export const MIN_VOLUME_BYTES = MIB;
+export const MIN_VOLUME_BYTES = 1024 * KIB;
 export const MAX_VOLUME_BYTES = 64 * TIB;
 
 export function roundUp(value: number, multiple: number): number {

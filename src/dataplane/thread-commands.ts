@@ -139,8 +139,8 @@ export class ThreadCommands {
   #close(volumeId: string, answer: Answer): void {
     const served = this.#find(volumeId);
     served.isClosing = true;
-    for (const exportId of [...served.exportIds]) this.#unlisten(exportId, () => undefined);
-    for (const session of [...served.volume.sessions]) session.close();
+    for (const exportId of served.exportIds) this.#unlisten(exportId, () => undefined);
+    for (const session of served.volume.sessions) session.close();
     this.#business.push(() => {
       const { volume } = served;
       if (volume.sessions.size > 0 || volume.inFlightCount > 0 || served.exportIds.size > 0) return false;
@@ -242,9 +242,9 @@ export class ThreadCommands {
       return;
     }
     native.shutdownSocket(entry.fd);
-    for (const session of [...entry.sessions]) session.close();
+    for (const session of entry.sessions) session.close();
     this.#business.push(() => {
-      for (const session of [...entry.sessions]) session.close();
+      for (const session of entry.sessions) session.close();
       if (this.#exports.has(exportId) || entry.sessions.size > 0) return false;
       answer({ value: undefined });
       return true;

@@ -85,7 +85,7 @@ describe('the volume core with one copy', () => {
     world.issue(WRITE, 0, 1, 0);
     world.issue(FLUSH, 0, 0, 0);
     while (world.step());
-    expect(errors.sort()).toEqual([0, 28]);
+    expect(errors.toSorted((a, b) => a - b)).toEqual([0, 28]);
     expect(world.core.hasFailed).toBe(false);
   });
 });

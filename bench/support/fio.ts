@@ -8,11 +8,12 @@ const run = promisify(execFile);
 
 export interface Job {
   readonly name: string;
-  readonly pattern: 'read' | 'write' | 'randread' | 'randwrite';
+  readonly pattern: 'read' | 'write' | 'randread' | 'randwrite' | 'randrw';
   readonly blockBytes: number;
   readonly depth: number;
 }
 
+/** Of a mixed job: the reads, except for `requests`, which are all. */
 export interface Figures {
   readonly iops: number;
   readonly megabytesPerSecond: number;
@@ -47,7 +48,7 @@ async function fio(args: readonly string[], processors: string | undefined): Pro
     megabytesPerSecond: side.bw_bytes / 1e6,
     p50Micros: percentile('50.000000'),
     p99Micros: percentile('99.000000'),
-    requests: side.total_ios,
+    requests: job.read.total_ios + job.write.total_ios,
   };
 }
 

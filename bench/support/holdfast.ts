@@ -1,6 +1,7 @@
 // Our daemon, started through bin/holdfast as a user starts it, and its volumes exported on Unix sockets.
 
 import { mkdirSync } from 'node:fs';
+import { type AddressInfo, createServer } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type ApiClient, connectApi } from '../../src/cli/api-client.ts';
@@ -13,6 +14,7 @@ export interface DaemonOptions {
   readonly pools: Readonly<Record<string, 'direct' | 'buffered'>>;
   readonly flags?: readonly string[];
   readonly environment?: Readonly<Record<string, string>>;
+  readonly metrics?: boolean;
   /** How long the API may take to answer. */
   readonly startTimeoutMs?: number;
 }
@@ -26,7 +28,11 @@ export interface Daemon {
   createVolume(name: string, pool: string, sizeBytes: number): Promise<void>;
   /** Returns the URI; the export lasts until the daemon is stopped. */
   exportVolume(name: string): Promise<string>;
+  /** The value of a metric that has no labels beside the thread, summed. Needs `metrics: true`. */
+  metric(name: string): Promise<number>;
   stop(): Promise<void>;
+  /** SIGKILL. */
+  kill(): Promise<void>;
 }
 
 export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
@@ -37,6 +43,8 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
     mkdirSync(poolDirectory, { recursive: true });
     return `--pool=${name}=${poolDirectory},io=${ioMode}`;
   });
+  const metricsPort = options.metrics ? await freePort() : undefined;
+  const metrics = metricsPort === undefined ? [] : [`--metrics=127.0.0.1:${metricsPort}`];
   const startedAt = performance.now();
   const child = start(
     join(root, 'bin/holdfast'),
@@ -49,6 +57,7 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
       '--api',
       apiPath,
       ...pools,
+      ...metrics,
       ...(options.flags ?? []),
     ],
     { env: { ...process.env, HOLDFAST_LOG_LEVEL: 'error', ...options.environment } },
@@ -58,6 +67,13 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
   const startMs = performance.now() - startedAt;
   const stopExports = new AbortController();
   const exports: Promise<void>[] = [];
+  const finish = async (signal: NodeJS.Signals): Promise<void> => {
+    if (signal === 'SIGTERM') stopExports.abort();
+    else child.kill(signal);
+    await Promise.all(exports);
+    api.close();
+    await end(child);
+  };
   return {
     pid: child.pid ?? 0,
     api,
@@ -81,13 +97,28 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
       exports.push(drain(events));
       return `nbd+unix:///${name}?socket=${unixPath}`;
     },
-    stop: async () => {
-      stopExports.abort();
-      await Promise.all(exports);
-      api.close();
-      await end(child);
+    metric: async (name) => {
+      const response = await fetch(`http://127.0.0.1:${metricsPort}/metrics`);
+      const lines = (await response.text()).split('\n');
+      const found = lines.filter((line) => line.startsWith(`${name} `) || line.startsWith(`${name}{`));
+      if (found.length === 0) throw new Error(`the daemon has no metric ${name}`);
+      return found.reduce((sum, line) => sum + Number(line.slice(line.lastIndexOf(' ') + 1)), 0);
     },
+    stop: () => finish('SIGTERM'),
+    kill: () => finish('SIGKILL'),
   };
+}
+
+/** Free a moment ago. */
+function freePort(): Promise<number> {
+  return new Promise((resolve, reject) => {
+    const server = createServer();
+    server.once('error', reject);
+    server.listen(0, '127.0.0.1', () => {
+      const { port } = server.address() as AddressInfo;
+      server.close(() => resolve(port));
+    });
+  });
 }
 
 async function drain(events: AsyncIterator<unknown>): Promise<void> {

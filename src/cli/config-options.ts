@@ -141,13 +141,6 @@ export const OPTIONS = {
     defaultText: "1 GiB, or 5 % of the pool's file system where that is less",
     text: "Room in a pool's file system that data never uses: it is kept for metadata and for other users of the file system.",
   }),
-  deadConnectionTimeout: option({
-    argument: 'TIME',
-    schema: duration(60_000, 7 * 86_400_000),
-    default: '24h',
-    range: '1m to 7d',
-    text: 'How long the kernel keeps the requests of a device whose daemon is gone, before it fails them.',
-  }),
   stopTimeout: option({
     argument: 'TIME',
     schema: duration(1000, 600_000),

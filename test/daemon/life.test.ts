@@ -44,7 +44,7 @@ test('nothing listens that was not asked for, except the API socket', async () =
   expect(own).toHaveLength(1);
   // The kernel knows a socket by the name it was bound under, before it was renamed into place.
   expect(own[0]).toContain(daemon.dataDir);
-  expect((await readdir(daemon.dataDir)).sort()).toEqual(['api.sock', 'lock', 'pools', 'store']);
+  expect((await readdir(daemon.dataDir)).sort()).toEqual(['api.sock', 'devices', 'lock', 'pools', 'store']);
 });
 
 test('several daemons of one machine need only directories of their own', async () => {

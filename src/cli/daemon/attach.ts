@@ -1,7 +1,6 @@
 // Attaching by hand: the volume is published to this node, then becomes a block device. What a failed attach
 // published is unpublished again. Interrupted anywhere, repeating the command goes on.
 
-import type { VolumeRecord } from '../../control/records.ts';
 import type { Volumes } from '../../control/volumes.ts';
 import { HoldfastError } from '../../core/errors.ts';
 import type { AttachedDevice, DeviceService } from '../../host/device-service.ts';
@@ -29,7 +28,7 @@ export async function attachVolume(
   try {
     // Published before, but its device is gone: sessions of the lost one must never count again.
     if (before.attachment.node === node) record = await volumes.renewAttachment(record.id, node);
-    return await attachDevice(volumes, devices, record);
+    return await devices.attach(record.id, record.attachment.number, record.sizeBytes, readOnly);
   } catch (error) {
     // The reason of the failure goes first; what stays published is taken up by the next attempt.
     if (before.attachment.node === null) await volumes.unpublish(record.id, node).catch(() => undefined);
@@ -43,24 +42,6 @@ export async function detachVolume(
   force: boolean,
 ): Promise<void> {
   const { id } = await volumes.find(nameOrId);
-  const isHeld = devices.find(id) !== undefined;
   await devices.detach(id, { force });
-  if (isHeld) await volumes.release(id);
   await volumes.unpublish(id, node);
-}
-
-/** The device's hold on its volume begins before it, and ends with it (devices.ts). */
-async function attachDevice(
-  volumes: Volumes,
-  devices: DeviceService,
-  record: VolumeRecord,
-): Promise<AttachedDevice> {
-  const { id, sizeBytes, attachment } = record;
-  await volumes.acquire(id);
-  try {
-    return await devices.attach(id, attachment.number, sizeBytes, attachment.readOnly);
-  } catch (error) {
-    await volumes.release(id);
-    throw error;
-  }
 }

@@ -11,6 +11,8 @@ import { LevelStore } from '../../control/level-store.ts';
 import { Volumes } from '../../control/volumes.ts';
 import { createNodeStorage, type Storage } from '../../dataplane/storage.ts';
 import type { ThreadEvent } from '../../dataplane/thread-messages.ts';
+import { NbdDevices } from '../../host/nbd-devices.ts';
+import { HeldDevices } from '../../host/held-devices.ts';
 import { repairStaleMounts } from '../../host/stale-mounts.ts';
 import { Health } from '../../observe/health.ts';
 import { startHttpServer } from '../../observe/http-server.ts';
@@ -22,7 +24,7 @@ import { unknownVariables } from '../config.ts';
 import type { Config } from '../config-options.ts';
 import { controlApi } from './control-api.ts';
 import { lockDataDirectory } from './data-directory.ts';
-import { createDevices, recoverDevices } from './devices.ts';
+import { recoverDevices } from './devices.ts';
 import { Exports } from './exports.ts';
 import { becomeIoFlusher, lockMemory, requireRing, testFaults } from './process-setup.ts';
 import { metricsSource } from './samples.ts';
@@ -176,13 +178,12 @@ async function start(options: {
   for (const problem of report.problems) log.error(problem, 'a volume needs attention');
   for (const orphan of report.orphans) log.warn(orphan, 'a pool holds a copy that no volume knows');
 
-  const devices = createDevices();
+  const devices = new NbdDevices({ storage: opened, log, recordDirectory: join(config.dataDir, 'devices') });
   resources.defer(() => devices.release());
-  await repairStaleMounts({
-    isCurrent: (volumeId, attachmentNumber) => volumes.isCurrentAttachment(volumeId, attachmentNumber),
-    log,
-  });
-  await recoverDevices(devices, volumes, log);
+  const isCurrent = (volumeId: string, attachmentNumber: number): Promise<boolean> =>
+    volumes.isCurrentAttachment(volumeId, attachmentNumber);
+  await repairStaleMounts({ isCurrent, log });
+  await devices.recover(isCurrent);
 
   if (config.csi !== undefined) {
     const { startCsiServer } = await import('../../csi/server.ts');

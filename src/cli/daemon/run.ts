@@ -11,8 +11,9 @@ import { LevelStore } from '../../control/level-store.ts';
 import { Volumes } from '../../control/volumes.ts';
 import { createNodeStorage, type Storage } from '../../dataplane/storage.ts';
 import type { ThreadEvent } from '../../dataplane/thread-messages.ts';
-import { NbdDevices } from '../../host/nbd-devices.ts';
+import { DeviceRecords } from '../../host/device-records.ts';
 import { HeldDevices } from '../../host/held-devices.ts';
+import { NbdDevices } from '../../host/nbd-devices.ts';
 import { repairStaleMounts } from '../../host/stale-mounts.ts';
 import { Health } from '../../observe/health.ts';
 import { startHttpServer } from '../../observe/http-server.ts';
@@ -24,7 +25,6 @@ import { unknownVariables } from '../config.ts';
 import type { Config } from '../config-options.ts';
 import { controlApi } from './control-api.ts';
 import { lockDataDirectory } from './data-directory.ts';
-import { recoverDevices } from './devices.ts';
 import { Exports } from './exports.ts';
 import { becomeIoFlusher, lockMemory, requireRing, testFaults } from './process-setup.ts';
 import { metricsSource } from './samples.ts';
@@ -178,11 +178,14 @@ async function start(options: {
   for (const problem of report.problems) log.error(problem, 'a volume needs attention');
   for (const orphan of report.orphans) log.warn(orphan, 'a pool holds a copy that no volume knows');
 
-  const devices = new NbdDevices({ storage: opened, log, recordDirectory: join(config.dataDir, 'devices') });
+  const recordDirectory = join(config.dataDir, 'devices');
+  const kernelDevices = new NbdDevices({ storage: opened, log, recordDirectory });
+  const devices = new HeldDevices(kernelDevices, volumes, log);
   resources.defer(() => devices.release());
   const isCurrent = (volumeId: string, attachmentNumber: number): Promise<boolean> =>
     volumes.isCurrentAttachment(volumeId, attachmentNumber);
-  await repairStaleMounts({ isCurrent, log });
+  const volumeIds = await new DeviceRecords(recordDirectory).list();
+  await repairStaleMounts({ volumeIds, isCurrent, log });
   await devices.recover(isCurrent);
 
   if (config.csi !== undefined) {

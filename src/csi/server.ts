@@ -26,7 +26,6 @@ import { Calls } from './calls.ts';
 import { createController } from './controller.ts';
 import { createIdentity, DEFAULT_DRIVER_NAME } from './identity.ts';
 import { createNode } from './node.ts';
-import type { NodeVolumes } from './staging.ts';
 
 export interface CsiServerOptions {
   readonly socketPath: string;
@@ -35,7 +34,8 @@ export interface CsiServerOptions {
   readonly version: string;
   /** The node's name: its CSI node id and the value of its topology key. */
   readonly node: string;
-  readonly volumes: VolumeService & NodeVolumes;
+  readonly volumes: VolumeService;
+  /** Opens what it attaches (HeldDevices). */
   readonly devices: DeviceService;
   /** What NodeGetInfo reports; VolumeService enforces the same number. */
   readonly maxVolumesPerNode: number;

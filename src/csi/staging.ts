@@ -26,13 +26,10 @@ import {
 import { fileSystemTypeFor, prepareFileSystem } from './volume-file-system.ts';
 
 /** What the node's side needs of volumes. */
-export interface NodeVolumes
-  extends Pick<VolumeService, 'get' | 'renewAttachment' | 'chooseFileSystem' | 'fileSystemMade'> {
-  /** One more user: the volume is open when it resolves. */
-  acquire(volumeId: string): Promise<unknown>;
-  /** One user fewer. */
-  release(volumeId: string): Promise<void>;
-}
+export type NodeVolumes = Pick<
+  VolumeService,
+  'get' | 'renewAttachment' | 'chooseFileSystem' | 'fileSystemMade'
+>;
 
 type MountUse = Extract<Use, { access: 'mount' }>;
 
@@ -40,8 +37,6 @@ export class Staging {
   readonly #node: string;
   readonly #volumes: NodeVolumes;
   readonly #devices: DeviceService;
-  /** Volumes kept open for a device. One whose device vanished is still here: it is not acquired twice. */
-  readonly #held = new Set<string>();
 
   constructor(node: string, volumes: NodeVolumes, devices: DeviceService) {
     this.#node = node;
@@ -91,27 +86,18 @@ export class Staging {
       }
     }
     await unmount(path);
-    await this.#detach(volumeId);
+    await this.#devices.detach(volumeId);
   }
 
   async #attach(record: VolumeRecord): Promise<AttachedDevice> {
     const { id } = record;
     const standing = this.#devices.find(id);
     if (standing?.attachmentNumber === record.attachment.number) {
-      this.#held.add(id);
       return await this.#withFullSize(standing, record.sizeBytes);
     }
     if (standing !== undefined) await this.#removeRevoked(standing);
     const { attachment } = await this.#volumes.renewAttachment(id, this.#node);
-    if (!this.#held.has(id)) await this.#volumes.acquire(id);
-    this.#held.add(id);
-    try {
-      return await this.#devices.attach(id, attachment.number, record.sizeBytes, attachment.readOnly);
-    } catch (error) {
-      this.#held.delete(id);
-      await this.#volumes.release(id);
-      throw error;
-    }
+    return await this.#devices.attach(id, attachment.number, record.sizeBytes, attachment.readOnly);
   }
 
   async #withFullSize(device: AttachedDevice, sizeBytes: number): Promise<AttachedDevice> {
@@ -126,14 +112,7 @@ export class Staging {
     for (const mount of (await readMounts()).reverse()) {
       if (showsDevice(mount, view)) await unmountLazily(mount.mountPoint);
     }
-    await this.#detach(device.volumeId, { force: true });
-  }
-
-  async #detach(volumeId: string, options?: { force: boolean }): Promise<void> {
-    const isHeld = this.#held.has(volumeId) || this.#devices.find(volumeId) !== undefined;
-    await this.#devices.detach(volumeId, options);
-    this.#held.delete(volumeId);
-    if (isHeld) await this.#volumes.release(volumeId);
+    await this.#devices.detach(device.volumeId, { force: true });
   }
 
   async #mount(record: VolumeRecord, view: DeviceView, use: MountUse, path: string): Promise<void> {
@@ -185,7 +164,7 @@ export class Staging {
   async #undo(view: DeviceView, error: unknown): Promise<unknown> {
     try {
       const isMounted = (await readMounts()).some((mount) => showsDevice(mount, view));
-      if (!isMounted) await this.#detach(view.device.volumeId);
+      if (!isMounted) await this.#devices.detach(view.device.volumeId);
       return error;
     } catch (undoError) {
       return new HoldfastError(

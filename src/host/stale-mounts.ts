@@ -2,30 +2,26 @@
 // Run once when the daemon starts, before devices are recovered: a device that is still mounted cannot be
 // taken away cleanly. Directories stay: whoever made them removes them.
 
-import { readFile } from 'node:fs/promises';
-import { HoldfastError } from '../core/errors.ts';
 import type { Logger } from '../observe/log.ts';
 import type { Mount } from './mountinfo.ts';
 import { readMounts, unmountLazily } from './mounts.ts';
-import { isErrno } from './run-command.ts';
-
-interface DeviceOwner {
-  readonly volumeId: string;
-  readonly attachmentNumber: number;
-}
+import { type BackendIdentifier, NbdSysfs } from './nbd-sysfs.ts';
 
 export interface StaleMountsOptions {
+  /** Volumes that this daemon has, or had, devices of (DeviceRecords): those of another daemon are not ours to judge. */
+  readonly volumeIds: ReadonlySet<string>;
   readonly isCurrent: (volumeId: string, attachmentNumber: number) => Promise<boolean>;
   readonly log: Logger;
-  /** Whose a device is; undefined: not ours. Default: what the kernel keeps as the backend identifier. */
-  readonly ownerOf?: (devicePath: string) => Promise<DeviceOwner | undefined>;
+  /** Whose a device is; undefined: not Holdfast's. Default: what the kernel keeps while anything uses the device. */
+  readonly ownerOf?: (devicePath: string) => BackendIdentifier | undefined;
 }
 
 /**
- * Detaches them lazily: their device may answer nothing any more. Mounts of devices that are not ours, or
- * whose owner cannot be told, are left alone. Returns how many went.
+ * Detaches them lazily: their device may answer nothing any more. Mounts of other devices, or whose owner
+ * cannot be told, are left alone. Returns how many went.
  */
 export async function repairStaleMounts({
+  volumeIds,
   isCurrent,
   log,
   ownerOf = nbdOwner,
@@ -34,10 +30,11 @@ export async function repairStaleMounts({
   // The latest first: a mount below another one cannot be reached by its path.
   for (const mount of (await readMounts()).reverse()) {
     const device = shownDevice(mount);
-    const owner = device === undefined ? undefined : await ownerOf(device);
-    if (owner === undefined || (await isCurrent(owner.volumeId, owner.attachmentNumber))) continue;
+    const owner = device === undefined ? undefined : ownerOf(device);
+    if (owner === undefined || !volumeIds.has(owner.volumeId)) continue;
+    if (await isCurrent(owner.volumeId, owner.attachmentNumber)) continue;
     await unmountLazily(mount.mountPoint);
-    log.info({ ...owner, device, mountPoint: mount.mountPoint }, 'took away a stale mount');
+    log.info({ volumeId: owner.volumeId, device, mountPoint: mount.mountPoint }, 'took away a stale mount');
     count++;
   }
   return count;
@@ -48,16 +45,7 @@ function shownDevice(mount: Mount): string | undefined {
   return mount.source.startsWith('/dev/') ? mount.source : undefined;
 }
 
-/** 'volumeId/attachmentNumber', kept by the kernel while anything still uses the device. */
-async function nbdOwner(devicePath: string): Promise<DeviceOwner | undefined> {
-  const name = /^\/dev\/(nbd[0-9]+)$/.exec(devicePath)?.[1];
-  if (name === undefined) return undefined;
-  try {
-    const text = await readFile(`/sys/block/${name}/backend`, 'utf8');
-    const [, volumeId, number] = /^([0-9a-f]{32})\/([0-9]+)\s*$/.exec(text) ?? [];
-    return volumeId === undefined ? undefined : { volumeId, attachmentNumber: Number(number) };
-  } catch (error) {
-    if (isErrno(error, 'ENOENT', 'ENODEV')) return undefined;
-    throw new HoldfastError('IO', `whose device ${devicePath} is cannot be read`, { cause: error });
-  }
+function nbdOwner(devicePath: string): BackendIdentifier | undefined {
+  const index = /^\/dev\/nbd([0-9]+)$/.exec(devicePath)?.[1];
+  return index === undefined ? undefined : new NbdSysfs().device(Number(index));
 }

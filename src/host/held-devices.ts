@@ -1,0 +1,102 @@
+// Devices that keep their volume open: one hold on a volume from before its device is attached until after it
+// is gone, whoever attached it (a person or CSI) and however it went. Everybody else may forget about holds.
+//
+// - Operations on one volume take turns, so that a hold is taken and given back exactly once.
+// - A device that somebody else disconnected leaves its hold behind; the next attach uses it, detach ends it.
+
+import { isHoldfastError } from '../core/errors.ts';
+import type { Logger } from '../observe/log.ts';
+import type { AttachedDevice, DeviceService } from './device-service.ts';
+import { Turns } from './turns.ts';
+
+/** Opens and closes volumes; counts. */
+export interface Holds {
+  acquire(volumeId: string): Promise<unknown>;
+  release(volumeId: string): Promise<void>;
+}
+
+export class HeldDevices implements DeviceService {
+  readonly #devices: DeviceService;
+  readonly #holds: Holds;
+  readonly #log: Logger;
+  readonly #held = new Set<string>();
+  readonly #turns = new Turns();
+
+  constructor(devices: DeviceService, holds: Holds, log: Logger) {
+    this.#devices = devices;
+    this.#holds = holds;
+    this.#log = log;
+  }
+
+  attach(
+    volumeId: string,
+    attachmentNumber: number,
+    sizeBytes: number,
+    readOnly: boolean,
+  ): Promise<AttachedDevice> {
+    return this.#turns.run(volumeId, async () => {
+      await this.#hold(volumeId);
+      try {
+        return await this.#devices.attach(volumeId, attachmentNumber, sizeBytes, readOnly);
+      } catch (error) {
+        // The reason of the failure goes first; a hold that stays is given back by the next detach.
+        await this.#letGo(volumeId).catch(() => undefined);
+        throw error;
+      }
+    });
+  }
+
+  detach(volumeId: string, options?: { force?: boolean }): Promise<void> {
+    return this.#turns.run(volumeId, async () => {
+      await this.#devices.detach(volumeId, options);
+      await this.#letGo(volumeId);
+    });
+  }
+
+  find(volumeId: string): AttachedDevice | undefined {
+    return this.#devices.find(volumeId);
+  }
+
+  list(): AttachedDevice[] {
+    return this.#devices.list();
+  }
+
+  resize(volumeId: string, sizeBytes: number): Promise<void> {
+    return this.#turns.run(volumeId, () => this.#devices.resize(volumeId, sizeBytes));
+  }
+
+  /** Called once, before anything else. A volume that only a person can mend must not keep the others from being served: its device goes. */
+  async recover(isCurrent: (volumeId: string, attachmentNumber: number) => Promise<boolean>): Promise<void> {
+    await this.#devices.recover(async (volumeId, attachmentNumber) => {
+      if (!(await isCurrent(volumeId, attachmentNumber))) return false;
+      try {
+        // Not in a turn: it is asked again whenever a device lost its connection, also within a detach.
+        await this.#hold(volumeId);
+        return true;
+      } catch (error) {
+        if (!isHoldfastError(error, 'CORRUPT')) throw error;
+        this.#log.error({ volumeId, error }, 'the device of a damaged volume is removed');
+        return false;
+      }
+    });
+    for (const volumeId of this.#held) await this.#letGo(volumeId);
+  }
+
+  async release(): Promise<void> {
+    await this.#turns.idle();
+    await this.#devices.release();
+  }
+
+  async #hold(volumeId: string): Promise<void> {
+    if (this.#held.has(volumeId)) return;
+    await this.#holds.acquire(volumeId);
+    this.#held.add(volumeId);
+  }
+
+  /** Gives the hold back unless there is a device. */
+  async #letGo(volumeId: string): Promise<void> {
+    if (this.#devices.find(volumeId) !== undefined || !this.#held.has(volumeId)) return;
+    await this.#holds.release(volumeId);
+    this.#held.delete(volumeId);
+  }
+}

@@ -11,22 +11,29 @@ setsid "$@" </dev/null &
 guest=$!
 echo "$guest" >"$dir/pid.new" && mv "$dir/pid.new" "$dir/pid"
 
+# All of them by one call: were the kernel among them to die first, its processes would run on untraced, and their
+# system calls would be the host's. The second is for a process that has no group of its own yet.
+kill_guest() {
+  kill -KILL -- "-$guest" 2>/dev/null || kill -KILL "$guest" 2>/dev/null
+}
+
 # Bash gives background commands /dev/null as standard input; the lifeline is kept under another number.
 exec 5<&0 </dev/null
 (
   exec 3<&- 4>&-
   IFS= read -r -t "$limit" -u 5
   ended=$?
-  kill -KILL "$guest" 2>/dev/null
-  kill -KILL -- "-$guest" 2>/dev/null
-  # Above 128 is the time limit; otherwise the owner is gone and nobody else will clean up.
-  if [ "$ended" -le 128 ]; then rm -rf "$dir"; fi
+  # Above 128 is the time limit; otherwise the owner is gone.
+  if [ "$ended" -le 128 ]; then : >"$dir/orphaned"; fi
+  kill_guest
 ) &
 watcher=$!
 exec 3<&- 4>&- 5<&-
 
 wait "$guest"
 code=$?
-kill -KILL -- "-$guest" 2>/dev/null
+kill_guest
 kill -KILL "$watcher" 2>/dev/null
+# Nobody else will clean up.
+if [ -e "$dir/orphaned" ]; then rm -rf "$dir"; fi
 exit "$code"

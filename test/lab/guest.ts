@@ -304,14 +304,16 @@ function superviseKernel(dir: string, words: readonly string[], timeoutMs: numbe
   }
 }
 
-/** Kills a process group by its id and waits until none of it can still write to a disk. */
+/**
+ * Kills a guest's process group and waits until none of it can still write to a disk. The whole group by one
+ * call: were the tracing kernel killed first, the guest's processes would run on for a moment untraced, and
+ * their system calls would be this host's.
+ */
 async function killGroup(id: number): Promise<void> {
-  for (const target of [id, -id]) {
-    try {
-      process.kill(target, 'SIGKILL');
-    } catch {
-      // gone already
-    }
+  try {
+    process.kill(-id, 'SIGKILL');
+  } catch {
+    // gone already
   }
   for (let tries = 0; tries < 500 && groupIsAlive(id); tries++) await sleep(10);
 }

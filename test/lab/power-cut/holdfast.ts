@@ -142,7 +142,7 @@ function warmCompileCache(dir: string): void {
     ['--eval', `process.argv.push('--version');${imports.join('')}process.exit(0)`],
     {
       env: { ...process.env, NODE_COMPILE_CACHE: dir },
-      stdio: 'ignore',
+      stdio: ['ignore', 'ignore', 'pipe'],
       timeout: 60_000,
     },
   );

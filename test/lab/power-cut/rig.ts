@@ -12,7 +12,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { EXTENT_BYTES, KIB, MIB } from '../../../src/core/units.ts';
 import { ForgetfulDisk } from '../forgetful-disk.ts';
 import { Guest } from '../guest.ts';
-import { LabError, mustRun } from '../machine.ts';
+import { LabError, mustRun, tail } from '../machine.ts';
 import type { CutReport } from '../platter.ts';
 import { type Random, seededRandom } from '../random.ts';
 import { Journal, SECTOR_BYTES } from './journal.ts';
@@ -96,7 +96,10 @@ export class PowerCutRig implements AsyncDisposable {
     await sleep(300 + this.#random.below(3_000));
     await guest.cutPower();
     await writer.ended.then(
-      (result) => Promise.reject(new LabError(`the writer ended by itself: ${result.stderr}`)),
+      async ({ exitCode, stderr }) => {
+        const log = tail(await guest.kernelLog());
+        throw new LabError(`the writer ended by itself, exit code ${exitCode}: ${stderr}\n${log}`);
+      },
       () => {}, // it died with its machine, as it should
     );
     const cut = await this.#disk.cut(this.#random);
@@ -130,6 +133,7 @@ export class PowerCutRig implements AsyncDisposable {
     const guest = await Guest.start({
       name: `cut-${round}`,
       virtioDisks: [this.#disk.socketPath],
+      memoryMib: 768,
       modules: this.#target.modules,
       shared: [this.#dir],
       timeoutMs: ROUND_TIMEOUT_MS,

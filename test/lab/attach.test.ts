@@ -1,6 +1,6 @@
 // `holdfast volume attach`, by hand, on a kernel that has nbd. Needs the packages of requirements.ts.
 
-import { mkdtemp, rm } from 'node:fs/promises';
+import { mkdtemp, rm, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -31,8 +31,8 @@ describe('a volume attached by hand', { timeout: 240_000 }, () => {
 
   function start(): Promise<LabDaemon> {
     return LabDaemon.start(guest, {
-      dataDir: '/mnt/data',
-      poolDir: join(directory, 'pool'),
+      dataDir: '/mnt/disk/data',
+      poolDir: '/mnt/disk/pool',
       apiPath: '/run/api.sock',
     });
   }

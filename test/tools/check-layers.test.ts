@@ -19,7 +19,9 @@ async function plant(path: string, text: string): Promise<void> {
 }
 
 async function check(): Promise<{ exitCode: number | undefined; stderr: string }> {
-  return execa('node', ['scripts/check-layers.ts', directory], { reject: false, timeout: 20_000 });
+  const options = { reject: false, timeout: 20_000 } as const;
+  const { exitCode, stderr } = await execa('node', ['scripts/check-layers.ts', directory], options);
+  return { exitCode, stderr };
 }
 
 test('imports that point down pass', async () => {

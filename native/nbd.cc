@@ -135,8 +135,6 @@ Napi::Value start(Napi::Env env, Command command, nbd::Configuration configurati
 
 /** What connect and reconfigure have in common. */
 void readSettings(Reader& reader, Napi::Object options, nbd::Configuration* configuration) {
-  configuration->timeoutSeconds =
-      static_cast<uint64_t>(reader.integerField(options, "timeoutSeconds", 0, INT32_MAX));
   configuration->deadConnectionTimeoutSeconds =
       static_cast<uint64_t>(reader.integerField(options, "deadConnectionTimeoutSeconds", 0, INT32_MAX));
   configuration->backendIdentifier = reader.textField(options, "backendIdentifier");
@@ -163,6 +161,7 @@ Napi::Value nbdConnect(const Napi::CallbackInfo& info) {
   configuration.sizeBytes = static_cast<uint64_t>(reader.integerField(options, "sizeBytes", 1, kMaxSafeInteger));
   configuration.blockSizeBytes = static_cast<uint64_t>(reader.integerField(options, "blockSizeBytes", 512, 1 << 20));
   configuration.serverFlags = static_cast<uint64_t>(reader.integerField(options, "serverFlags", 0, UINT32_MAX));
+  configuration.timeoutSeconds = static_cast<uint64_t>(reader.integerField(options, "timeoutSeconds", 0, INT32_MAX));
   readSettings(reader, options, &configuration);
   return reader.ok() ? start(info.Env(), Command::kConnect, std::move(configuration)) : Napi::Value();
 }

@@ -17,7 +17,6 @@ using netlink::Socket;
 constexpr uint16_t kBackendIdentifierAttribute = 10;
 
 void putSettings(Message& message, const Configuration& configuration) {
-  message.putU64(NBD_ATTR_TIMEOUT, configuration.timeoutSeconds);
   message.putU64(NBD_ATTR_DEAD_CONN_TIMEOUT, configuration.deadConnectionTimeoutSeconds);
   if (!configuration.backendIdentifier.empty()) {
     message.putText(kBackendIdentifierAttribute, configuration.backendIdentifier);
@@ -60,6 +59,7 @@ Failure connect(const Configuration& configuration, uint32_t* index) {
     message.putU64(NBD_ATTR_SIZE_BYTES, wanted.sizeBytes);
     message.putU64(NBD_ATTR_BLOCK_SIZE_BYTES, wanted.blockSizeBytes);
     message.putU64(NBD_ATTR_SERVER_FLAGS, wanted.serverFlags);
+    message.putU64(NBD_ATTR_TIMEOUT, wanted.timeoutSeconds);
     putSettings(message, wanted);
   };
   Failure failure = run(NBD_CMD_CONNECT, fill, configuration, [&](uint8_t command, Attributes attributes) {

@@ -17,6 +17,7 @@ struct Configuration {
   uint64_t sizeBytes = 0;
   uint64_t blockSizeBytes = 0;
   uint64_t serverFlags = 0;
+  /** Connect only. */
   uint64_t timeoutSeconds = 0;
   uint64_t deadConnectionTimeoutSeconds = 0;
   std::string backendIdentifier = {};

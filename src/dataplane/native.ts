@@ -66,11 +66,11 @@ export interface NbdConnectOptions {
   readonly socketFds: readonly number[];
 }
 
+/** The request timeout stays as it is: naming it again would reset the queue's io_timeout. */
 export interface NbdReconfigureOptions {
   readonly index: number;
   /** 0 leaves the size as it is. */
   readonly sizeBytes: number;
-  readonly timeoutSeconds: number;
   readonly deadConnectionTimeoutSeconds: number;
   readonly backendIdentifier: string;
   readonly socketFds: readonly number[];

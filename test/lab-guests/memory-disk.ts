@@ -40,6 +40,11 @@ export class MemoryDisk {
     return this.#sockets.size;
   }
 
+  /** As a server that is stuck: nothing is read any more, and the kernel's sends come to wait. */
+  stall(): void {
+    for (const socket of this.#sockets) socket.pause();
+  }
+
   /** As a killed server: every connection ends without a word. */
   drop(): void {
     for (const socket of this.#sockets) socket.destroy();

@@ -2,17 +2,18 @@
 // step showed. The expectations are in test/lab/nbd-commands.test.ts.
 
 import { execFile } from 'node:child_process';
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { type NbdReconfigureOptions, native } from '../../src/dataplane/native.ts';
+import { disconnectDevice } from '../../src/host/nbd-kernel.ts';
 import { MemoryDisk } from './memory-disk.ts';
 
 const run = promisify(execFile);
 const SIZE_BYTES = 8 << 20;
 /** HAS_FLAGS | SEND_FLUSH | SEND_FUA */
 const SERVER_FLAGS = 1 | 4 | 8;
-const SETTINGS = { timeoutSeconds: 0, deadConnectionTimeoutSeconds: 3600, backendIdentifier: 'volume/1' };
+const SETTINGS = { deadConnectionTimeoutSeconds: 3600, backendIdentifier: 'volume/1' };
 
 const disk = new MemoryDisk(SIZE_BYTES * 2);
 disk.bytes.write('contents of the disk');
@@ -38,6 +39,7 @@ async function connect(index: number, backendIdentifier = SETTINGS.backendIdenti
   const result = await outcome(
     native.nbdConnect({
       ...SETTINGS,
+      timeoutSeconds: 0,
       index,
       sizeBytes: SIZE_BYTES,
       blockSizeBytes: 4096,
@@ -109,6 +111,7 @@ seen['reconfigure after'] = await reconfigure({});
 seen['bad socket'] = await outcome(
   native.nbdConnect({
     ...SETTINGS,
+    timeoutSeconds: 0,
     index: 2,
     sizeBytes: SIZE_BYTES,
     blockSizeBytes: 4096,
@@ -118,4 +121,42 @@ seen['bad socket'] = await outcome(
 );
 seen['disconnect unknown'] = await outcome(native.nbdDisconnect(4000));
 await native.nbdDisconnect(1);
+
+// What a dead connection took with it comes again as soon as the queue's timer looks, not after 30 s.
+seen['connect for a resend'] = await connect(0);
+writeFileSync('/sys/block/nbd0/queue/io_timeout', '1000');
+disk.hangs = true;
+const lost = read(0);
+await sleep(500);
+disk.drop();
+disk.hangs = false;
+await sleep(500);
+const reconfiguredAt = native.bootTimeMs();
+await reconfigure({});
+seen['read that was lost'] = await lost;
+seen['resent within ms'] = native.bootTimeMs() - reconfiguredAt;
+seen['io_timeout after reconfigure'] = attribute(0, 'queue/io_timeout');
+await native.nbdDisconnect(0);
+
+// A server that reads nothing holds the kernel's send, and the send a disconnect, until the socket is ended.
+const [stuckEnd, diskEnd] = native.socketPair(1 << 16);
+disk.serve(diskEnd);
+await native.nbdConnect({
+  ...SETTINGS,
+  timeoutSeconds: 0,
+  index: 0,
+  sizeBytes: SIZE_BYTES,
+  blockSizeBytes: 4096,
+  serverFlags: SERVER_FLAGS,
+  socketFds: [stuckEnd],
+});
+disk.stall();
+const stuckWrite = run('dd', ['if=/dev/zero', 'of=/dev/nbd0', 'bs=1M', 'count=2', 'oflag=direct']);
+const writeOutcome = outcome(stuckWrite);
+await sleep(500);
+const disconnectedAt = native.bootTimeMs();
+seen['disconnect of a stuck device'] = await outcome(disconnectDevice(0, stuckEnd));
+seen['disconnected within ms'] = native.bootTimeMs() - disconnectedAt;
+seen['write to it'] = ((await writeOutcome) as { message: string }).message;
+native.close(stuckEnd);
 console.log(JSON.stringify(seen));

@@ -9,9 +9,11 @@ import { mustRun } from './machine.ts';
 const SEQUENCE = fileURLToPath(new URL('../lab-guests/nbd-commands.ts', import.meta.url));
 const LIFE = fileURLToPath(new URL('../native/children/life.ts', import.meta.url));
 let guest: Guest;
+let seen: Record<string, unknown>;
 
 beforeAll(async () => {
   guest = await Guest.start({ modules: ['nbd max_part=0'], timeoutMs: 180_000 });
+  seen = JSON.parse(await mustRun(guest, [process.execPath, SEQUENCE])) as Record<string, unknown>;
 });
 
 afterAll(async () => {
@@ -23,12 +25,6 @@ function refused(code: string): unknown {
 }
 
 describe('the kernel’s NBD driver', () => {
-  let seen: Record<string, unknown>;
-
-  beforeAll(async () => {
-    seen = JSON.parse(await mustRun(guest, [process.execPath, SEQUENCE])) as Record<string, unknown>;
-  });
-
   test('connects a device with its size, block size, write cache and identifier', () => {
     expect(seen).toMatchObject({
       'status before': { ok: [{ index: 0, connected: false }] },
@@ -76,6 +72,26 @@ describe('the kernel’s NBD driver', () => {
       'bad socket': expect.objectContaining({ code: 'EBADF', syscall: 'fcntl' }),
       'disconnect unknown': refused('EINVAL'),
     });
+  });
+});
+
+describe('a device in trouble', () => {
+  test('has its lost requests sent again when the queue’s timer looks', () => {
+    expect(seen).toMatchObject({
+      'connect for a resend': { ok: 0 },
+      'read that was lost': 'contents of the disk',
+      'io_timeout after reconfigure': '1000',
+    });
+    expect(seen['resent within ms']).toBeLessThan(15_000);
+  });
+
+  test('is disconnected although its server takes no more', () => {
+    expect(seen).toMatchObject({
+      'disconnect of a stuck device': { ok: null },
+      'write to it': expect.stringContaining('Input/output error'),
+    });
+    expect(seen['disconnected within ms']).toBeGreaterThan(4000);
+    expect(seen['disconnected within ms']).toBeLessThan(20_000);
   });
 });
 

@@ -1,0 +1,392 @@
+// Volumes of this node as /dev/nbdN. The kernel keeps a device and its waiting requests while no daemon is
+// there; the next daemon finds it by its backend identifier `volumeId/attachmentNumber` and gives it a new
+// connection: the application sees a pause.
+//
+// - A device of an attachment that is not current is never reconnected; it is removed, and its requests fail.
+// - The kernel takes a new connection only in place of a dead one, so the older one always ends first.
+// - Nothing here waits for a device without a deadline, and nothing on libuv's pool touches one: a hung
+//   device costs its own operation and no other. Shutting its connection down always frees it.
+// - Operations on one volume take turns; only they change its entry.
+
+import { HoldfastError, isHoldfastError } from '../core/errors.ts';
+import { native } from '../dataplane/native.ts';
+import type { NodeStorage } from '../dataplane/node-storage.ts';
+import type { Logger } from '../observe/log.ts';
+import { DeviceRecords } from './device-records.ts';
+import type { AttachedDevice, DeviceService } from './device-service.ts';
+import { deviceUsers } from './device-users.ts';
+import {
+  connectDevice,
+  disconnectDevice,
+  ensureModule,
+  offerConnection,
+  probeDevice,
+  resizeDevice,
+} from './nbd-kernel.ts';
+import { formatIdentifier, type NbdDevice, NbdSysfs, type QueueSettings } from './nbd-sysfs.ts';
+import { Turns } from './turns.ts';
+
+const WATCH_INTERVAL_MS = 1000;
+const MAX_RETRY_DELAY_MS = 30_000;
+
+const DEFAULT_QUEUE: QueueSettings = {
+  // Databases read at random; who reads in order asks for more.
+  readAheadKib: 128,
+  // Less would cost a line of the kernel's log per waiting request and interval while a volume pauses.
+  resendAfterMs: 2000,
+};
+
+export interface NbdDevicesOptions {
+  readonly storage: Pick<NodeStorage, 'connectKernel' | 'disconnectKernel'>;
+  readonly log: Logger;
+  /** Of this daemon alone, on a disk that outlives it. */
+  readonly recordDirectory: string;
+  readonly queue?: Partial<QueueSettings>;
+}
+
+interface Entry {
+  readonly device: AttachedDevice;
+  /** A copy of the kernel's end of the connection: tells whether it lives, and can end it. */
+  readonly connectionFd: number | undefined;
+}
+
+type IsCurrent = (volumeId: string, attachmentNumber: number) => Promise<boolean>;
+
+export class NbdDevices implements DeviceService {
+  readonly #storage: NbdDevicesOptions['storage'];
+  readonly #log: Logger;
+  readonly #records: DeviceRecords;
+  readonly #queue: QueueSettings;
+  readonly #sysfs = new NbdSysfs();
+  readonly #entries = new Map<string, Entry>();
+  /** Devices that must go and could not be removed yet, by index. */
+  readonly #unwanted = new Map<number, NbdDevice>();
+  readonly #turns = new Turns();
+  /** By volume, when a failed repair is tried again and how long was waited for it. */
+  readonly #retries = new Map<string, { atMs: number; delayMs: number }>();
+  #watch: NodeJS.Timeout | undefined;
+  #hasWarnedOfPartitions = false;
+
+  constructor({ storage, log, recordDirectory, queue }: NbdDevicesOptions) {
+    this.#storage = storage;
+    this.#log = log;
+    this.#records = new DeviceRecords(recordDirectory);
+    this.#queue = { ...DEFAULT_QUEUE, ...queue };
+  }
+
+  attach(
+    volumeId: string,
+    attachmentNumber: number,
+    sizeBytes: number,
+    readOnly: boolean,
+  ): Promise<AttachedDevice> {
+    return this.#turns.run(volumeId, async () => {
+      const standing = await this.#settledEntry(volumeId);
+      if (standing === undefined) {
+        return await this.#connect({ volumeId, attachmentNumber, sizeBytes, readOnly });
+      }
+      const { device } = standing;
+      if (device.attachmentNumber !== attachmentNumber) {
+        throw new HoldfastError(
+          'CONFLICT',
+          `${device.path} still serves attachment ${device.attachmentNumber} of volume ${volumeId}: detach it first`,
+        );
+      }
+      if (!isConnected(standing)) await this.#reconnect(device);
+      return device;
+    });
+  }
+
+  detach(volumeId: string, { force = false }: { force?: boolean } = {}): Promise<void> {
+    return this.#turns.run(volumeId, async () => {
+      const entry = await this.#settledEntry(volumeId);
+      if (entry === undefined) return;
+      const { device } = entry;
+      const users = deviceUsers(device.index, this.#sysfs);
+      if (users.length > 0 && !force) {
+        throw new HoldfastError(
+          'CONFLICT',
+          `${device.path} of volume ${volumeId} is in use: ${users.join(', ')}`,
+          { details: { users } },
+        );
+      }
+      await this.#remove(entry);
+      this.#log.info({ volumeId, device: device.path, users }, 'device detached');
+    });
+  }
+
+  find(volumeId: string): AttachedDevice | undefined {
+    const device = this.#entries.get(volumeId)?.device;
+    return device !== undefined && this.#isConfigured(device) ? device : undefined;
+  }
+
+  list(): AttachedDevice[] {
+    return [...this.#entries.keys()].flatMap((volumeId) => this.find(volumeId) ?? []);
+  }
+
+  resize(volumeId: string, sizeBytes: number): Promise<void> {
+    return this.#turns.run(volumeId, async () => {
+      const entry = await this.#settledEntry(volumeId);
+      if (entry === undefined) throw new HoldfastError('NOT_FOUND', `volume ${volumeId} has no device here`);
+      const { device } = entry;
+      if (sizeBytes < device.sizeBytes) {
+        throw new HoldfastError(
+          'OUT_OF_RANGE',
+          `${device.path} has ${device.sizeBytes} bytes and cannot shrink to ${sizeBytes}`,
+        );
+      }
+      if (sizeBytes === device.sizeBytes) return;
+      // A change of size waits for requests in flight: they must be getting answers.
+      await probeDevice(device.index);
+      await resizeDevice(device.index, formatIdentifier(device), sizeBytes);
+      await this.#sysfs.awaitSize(device.index, sizeBytes);
+      this.#entries.set(volumeId, { ...entry, device: { ...device, sizeBytes } });
+      this.#log.info({ volumeId, device: device.path, sizeBytes }, 'device resized');
+    });
+  }
+
+  async recover(isCurrent: IsCurrent): Promise<void> {
+    if (this.#sysfs.hasModule()) await this.#findDevices(isCurrent);
+    await Promise.all([
+      ...[...this.#entries.keys()].map((volumeId) => this.#repair(volumeId)),
+      ...[...this.#unwanted.values()].map((device) => this.#removeUnwanted(device)),
+    ]);
+    const remaining = new Set(
+      this.#sysfs.hasModule() ? this.#sysfs.devices().map(({ volumeId }) => volumeId) : [],
+    );
+    for (const volumeId of await this.#records.list()) {
+      if (!remaining.has(volumeId)) await this.#records.remove(volumeId);
+    }
+    this.#watch = setInterval(() => this.#lookAfterDevices(), WATCH_INTERVAL_MS).unref();
+  }
+
+  async release(): Promise<void> {
+    clearInterval(this.#watch);
+    await this.#turns.idle();
+    // The kernel has its own reference: its connection lasts until the data plane ends it.
+    for (const { connectionFd } of this.#entries.values()) {
+      if (connectionFd !== undefined) native.close(connectionFd);
+    }
+    this.#entries.clear();
+  }
+
+  // ---- connecting
+
+  async #connect(wanted: Omit<AttachedDevice, 'index' | 'path'>): Promise<AttachedDevice> {
+    const { volumeId, attachmentNumber, sizeBytes, readOnly } = wanted;
+    await this.#requireKernel();
+    this.#requireNoRemains(wanted);
+    await this.#records.add(volumeId);
+    const connectionFd = await this.#storage.connectKernel(volumeId, attachmentNumber, readOnly);
+    let entry: Entry | undefined;
+    try {
+      const identifier = formatIdentifier(wanted);
+      const index = await connectDevice({ identifier, sizeBytes, readOnly, socketFd: connectionFd });
+      const device = { ...wanted, index, path: `/dev/nbd${index}` };
+      entry = { device, connectionFd };
+      this.#entries.set(volumeId, entry);
+      await this.#sysfs.awaitSize(device.index, sizeBytes);
+      await probeDevice(device.index);
+      await this.#applyQueueSettings(device);
+      this.#log.info(
+        { volumeId, device: device.path, attachmentNumber, sizeBytes, readOnly },
+        'device attached',
+      );
+      return device;
+    } catch (error) {
+      await this.#undoConnect(volumeId, connectionFd, entry);
+      throw error;
+    }
+  }
+
+  /** A device that will not go keeps its entry: detach finds it. The record stays until the next start. */
+  async #undoConnect(volumeId: string, connectionFd: number, entry: Entry | undefined): Promise<void> {
+    try {
+      if (entry !== undefined) return await this.#remove(entry);
+      native.shutdownSocket(connectionFd);
+      native.close(connectionFd);
+      await this.#storage.disconnectKernel(volumeId);
+    } catch (error) {
+      this.#log.error(
+        { volumeId, error },
+        'a device that failed to attach could not be removed; detach it again',
+      );
+    }
+  }
+
+  async #requireKernel(): Promise<void> {
+    await ensureModule(this.#sysfs);
+    if (this.#hasWarnedOfPartitions || this.#sysfs.partitionsPerDevice() === 0) return;
+    this.#hasWarnedOfPartitions = true;
+    this.#log.warn(
+      'the kernel looks for partitions on every device attached; load module nbd with max_part=0',
+    );
+  }
+
+  /** A disconnected device that is still open keeps its identifier, and a restart would take it for this one. */
+  #requireNoRemains(wanted: { volumeId: string; attachmentNumber: number }): void {
+    const identifier = formatIdentifier(wanted);
+    const remains = this.#sysfs.devices().find((device) => formatIdentifier(device) === identifier);
+    if (remains === undefined) return;
+    throw new HoldfastError(
+      'CONFLICT',
+      `/dev/nbd${remains.index} was detached from volume ${wanted.volumeId} and is still open: ` +
+        'unmount it, or publish the volume again',
+    );
+  }
+
+  /** A new connection in place of a dead one, proven by a read. */
+  async #reconnect(device: AttachedDevice): Promise<void> {
+    const { volumeId, attachmentNumber, readOnly, index, path } = device;
+    const began = performance.now();
+    const old = this.#entries.get(volumeId)?.connectionFd;
+    const connectionFd = await this.#storage.connectKernel(volumeId, attachmentNumber, readOnly);
+    this.#entries.set(volumeId, { device, connectionFd });
+    if (old !== undefined) {
+      native.shutdownSocket(old);
+      native.close(old);
+    }
+    try {
+      await offerConnection(index, formatIdentifier(device), connectionFd);
+    } catch (error) {
+      // Not taken, or taken and silent: the next attempt must find no connection.
+      native.shutdownSocket(connectionFd);
+      throw error;
+    }
+    await this.#applyQueueSettings(device);
+    const tookMs = Math.round(performance.now() - began);
+    this.#log.info({ volumeId, device: path, attachmentNumber, tookMs }, 'device reconnected');
+  }
+
+  async #applyQueueSettings({ volumeId, index, path }: AttachedDevice): Promise<void> {
+    const refused = await this.#sysfs.applyQueueSettings(index, this.#queue);
+    if (refused.length > 0)
+      this.#log.warn({ volumeId, device: path, refused }, 'queue settings were refused');
+  }
+
+  // ---- removing
+
+  /** When it resolves nothing of this attachment reaches the volume any more, and it is forgotten. */
+  async #remove(entry: Entry): Promise<void> {
+    await disconnectDevice(entry.device.index, entry.connectionFd);
+    await this.#forget(entry);
+  }
+
+  async #forget({ device: { volumeId }, connectionFd }: Entry): Promise<void> {
+    this.#entries.delete(volumeId);
+    this.#retries.delete(volumeId);
+    if (connectionFd !== undefined) native.close(connectionFd);
+    await this.#storage.disconnectKernel(volumeId);
+    await this.#records.remove(volumeId);
+  }
+
+  async #removeUnwanted(device: NbdDevice): Promise<void> {
+    const { volumeId, index } = device;
+    await this.#turns.run(unwantedKey(index), async () => {
+      try {
+        if (this.#isConfigured(device)) await disconnectDevice(index, undefined);
+        this.#unwanted.delete(index);
+        this.#log.warn({ volumeId, device: `/dev/nbd${index}` }, 'removed a device whose attachment is over');
+      } catch (error) {
+        this.#log.error(
+          { volumeId, device: `/dev/nbd${index}`, error },
+          'a device whose attachment is over could not be removed; it is tried again',
+        );
+      }
+    });
+  }
+
+  // ---- after a restart, and while running
+
+  /** Asks once for each attachment: the answer may have been prepared for. */
+  async #findDevices(isCurrent: IsCurrent): Promise<void> {
+    const records = await this.#records.list();
+    const answers = new Map<string, boolean>();
+    for (const device of this.#sysfs.devices()) {
+      const identifier = formatIdentifier(device);
+      const answer = answers.get(identifier) ?? (await isCurrent(device.volumeId, device.attachmentNumber));
+      answers.set(identifier, answer);
+      if (answer) this.#takeOver(device);
+      else if (records.has(device.volumeId)) this.#unwanted.set(device.index, device);
+    }
+  }
+
+  /** Of two devices of one attachment (a connect that outlived its deadline) the one in use is kept. */
+  #takeOver(found: NbdDevice): void {
+    const rival = this.#entries.get(found.volumeId)?.device;
+    if (rival !== undefined && deviceUsers(found.index, this.#sysfs).length === 0) {
+      this.#unwanted.set(found.index, found);
+      return;
+    }
+    if (rival !== undefined) this.#unwanted.set(rival.index, rival);
+    const device = { ...found, path: `/dev/nbd${found.index}` };
+    this.#entries.set(found.volumeId, { device, connectionFd: undefined });
+  }
+
+  #lookAfterDevices(): void {
+    for (const device of this.#unwanted.values()) {
+      if (!this.#turns.isBusy(unwantedKey(device.index))) void this.#removeUnwanted(device); // reports itself
+    }
+    for (const [volumeId, entry] of this.#entries) {
+      const isDue = (this.#retries.get(volumeId)?.atMs ?? 0) <= performance.now();
+      if (isDue && !isConnected(entry) && !this.#turns.isBusy(volumeId)) void this.#repair(volumeId); // likewise
+    }
+  }
+
+  /** Reconnects a device without a connection, or removes it when its attachment is over. Never rejects. */
+  async #repair(volumeId: string): Promise<void> {
+    await this.#turns.run(volumeId, async () => {
+      try {
+        const entry = await this.#settledEntry(volumeId);
+        if (entry === undefined || isConnected(entry)) return;
+        await this.#reconnectOrRemove(entry);
+        this.#retries.delete(volumeId);
+      } catch (error) {
+        const before = this.#retries.get(volumeId)?.delayMs ?? WATCH_INTERVAL_MS;
+        const delayMs = Math.min(2 * before, MAX_RETRY_DELAY_MS);
+        this.#retries.set(volumeId, { atMs: performance.now() + delayMs, delayMs });
+        this.#log.error(
+          { volumeId, delayMs, error },
+          'a device has no connection; its requests wait, and it is tried again',
+        );
+      }
+    });
+  }
+
+  async #reconnectOrRemove(entry: Entry): Promise<void> {
+    const { device } = entry;
+    const { volumeId, attachmentNumber } = device;
+    try {
+      await this.#reconnect(device);
+    } catch (error) {
+      const isOver =
+        isHoldfastError(error, 'CONFLICT') && Number(error.details['current']) > attachmentNumber;
+      if (!isOver) throw error;
+      await this.#remove(entry);
+      this.#log.warn({ volumeId, device: device.path }, 'removed a device whose attachment is over');
+    }
+  }
+
+  /** In a turn: the entry, unless somebody else has disconnected the device, which is forgotten then. */
+  async #settledEntry(volumeId: string): Promise<Entry | undefined> {
+    const entry = this.#entries.get(volumeId);
+    if (entry === undefined || this.#isConfigured(entry.device)) return entry;
+    await this.#forget(entry);
+    this.#log.warn({ volumeId, device: entry.device.path }, 'a device was disconnected by somebody else');
+    return undefined;
+  }
+
+  /** Whether the kernel still has it under this index. */
+  #isConfigured(device: { index: number; volumeId: string; attachmentNumber: number }): boolean {
+    const found = this.#sysfs.device(device.index);
+    return found !== undefined && formatIdentifier(found) === formatIdentifier(device);
+  }
+}
+
+function isConnected({ connectionFd }: Entry): boolean {
+  return connectionFd !== undefined && native.isSocketConnected(connectionFd);
+}
+
+function unwantedKey(index: number): string {
+  return `device ${index}`;
+}

@@ -1,0 +1,89 @@
+// The smallest daemon with devices: node storage, one volume and NbdDevices, driven over Node's IPC channel by
+// devices.ts. It is its own process because the tests kill it.
+
+import { mkdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { createNodeStorage } from '../../src/dataplane/storage.ts';
+import { native } from '../../src/dataplane/native.ts';
+import { NbdDevices } from '../../src/host/nbd-devices.ts';
+import { createLogger } from '../../src/observe/log.ts';
+import { MIB } from '../../src/core/units.ts';
+
+const VOLUME_ID = '0123456789abcdef0123456789abcdef';
+const SIZE_BYTES = 64 * MIB;
+
+const [directory = '', epoch = '1', attachment = '1'] = process.argv.slice(2);
+const poolDirectory = join(directory, 'pool');
+mkdirSync(poolDirectory, { recursive: true });
+const log = createLogger({ level: 'info', node: 'guest' });
+const storage = await createNodeStorage({
+  nodeName: 'guest',
+  pools: [{ name: 'default', directory: poolDirectory, ioMode: 'buffered', overcommitRatio: 10 }],
+  threadCount: 1,
+  busyPollMicros: 0,
+  testFaults: new Set(),
+  onEvent: (event) => log.info({ event }),
+  onDeath: (error) => {
+    throw error;
+  },
+});
+if ((await storage.replica(VOLUME_ID)) === undefined) {
+  await storage.createReplica({
+    volumeId: VOLUME_ID,
+    volumeName: 'test',
+    replicaId: 'a'.repeat(32),
+    pool: 'default',
+    sizeBytes: SIZE_BYTES,
+    lineage: 'b'.repeat(32),
+    epoch: 1,
+    durability: 'writeback',
+    failureMode: 'soft',
+  });
+}
+let attachmentNumber = Number(attachment);
+
+async function open(number: number): Promise<void> {
+  attachmentNumber = number;
+  await storage.openVolume({
+    volumeId: VOLUME_ID,
+    epoch: Number(epoch) + number,
+    opening: 'c'.repeat(32),
+    attachmentNumber: number,
+  });
+}
+
+const devices = new NbdDevices({ storage, log, recordDirectory: join(directory, 'devices') });
+await open(attachmentNumber);
+
+const verbs: Record<string, (argument: never) => unknown> = {
+  recover: (isCurrent: boolean) => devices.recover(async (volumeId) => isCurrent && volumeId === VOLUME_ID),
+  attach: async (readOnly: boolean) => {
+    const sizeBytes = (await storage.replica(VOLUME_ID))?.superblock?.sizeBytes ?? 0;
+    return await devices.attach(VOLUME_ID, attachmentNumber, sizeBytes, readOnly);
+  },
+  detach: (force: boolean) => devices.detach(VOLUME_ID, { force }),
+  find: () => devices.find(VOLUME_ID) ?? null,
+  list: () => devices.list(),
+  resize: async (sizeBytes: number) => {
+    await storage.resizeReplica(VOLUME_ID, sizeBytes);
+    await devices.resize(VOLUME_ID, sizeBytes);
+  },
+  'open as': open,
+  'end session': () => storage.disconnectKernel(VOLUME_ID),
+  'disconnect behind its back': (index: number) => native.nbdDisconnect(index),
+  stop: async () => {
+    await devices.release();
+    await storage.close();
+  },
+};
+
+process.on('message', ({ id, verb, argument }: { id: number; verb: string; argument: never }) => {
+  const perform = async (): Promise<unknown> => (await verbs[verb]?.(argument)) ?? null;
+  void perform().then(
+    (value) => process.send?.({ id, value }),
+    (error: { code?: string; message: string }) =>
+      process.send?.({ id, error: { code: error.code, message: error.message } }),
+  );
+});
+process.on('disconnect', () => process.exit());
+process.send?.({ id: 0 });

@@ -1,5 +1,6 @@
 // Our daemon, started through bin/holdfast as a user starts it, and its volumes exported on Unix sockets.
 
+import type { ChildProcess } from 'node:child_process';
 import { mkdirSync } from 'node:fs';
 import { type AddressInfo, createServer } from 'node:net';
 import { join } from 'node:path';
@@ -63,7 +64,7 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
     { env: { ...process.env, HOLDFAST_LOG_LEVEL: 'error', ...options.environment } },
   );
   const api = connectApi(apiPath);
-  await untilAnswered(api, startedAt + (options.startTimeoutMs ?? 30_000));
+  await untilAnswered(api, child, startedAt + (options.startTimeoutMs ?? 30_000));
   const startMs = performance.now() - startedAt;
   const stopExports = new AbortController();
   const exports: Promise<void>[] = [];
@@ -129,13 +130,13 @@ async function drain(events: AsyncIterator<unknown>): Promise<void> {
   }
 }
 
-async function untilAnswered(api: ApiClient, deadlineMs: number): Promise<void> {
+async function untilAnswered(api: ApiClient, child: ChildProcess, deadlineMs: number): Promise<void> {
   for (;;) {
     try {
       await api.call('GetStatus', {});
       return;
     } catch (error) {
-      if (performance.now() > deadlineMs) throw error;
+      if (child.exitCode !== null || performance.now() > deadlineMs) throw error;
       await sleep(5);
     }
   }

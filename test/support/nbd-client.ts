@@ -233,6 +233,8 @@ export interface NegotiateOptions {
   readonly structuredReplies?: boolean;
   /** Selects base:allocation; needs structured replies. */
   readonly allocation?: boolean;
+  /** How long a reply may take. */
+  readonly replyTimeoutMs?: number;
 }
 
 export interface ExportFacts {
@@ -339,22 +341,24 @@ export class NbdClient {
   readonly socket: NbdSocket;
   readonly facts: ExportFacts;
   readonly #structuredReplies: boolean;
+  readonly #replyTimeoutMs: number;
   readonly #pending = new Map<bigint, Pending>();
   /** Starts where all eight bytes matter. */
   #nextCookie = 0x8182_8384_8586_0000n;
   #failure: Error | undefined;
   #isReading = false;
 
-  private constructor(socket: NbdSocket, facts: ExportFacts, structuredReplies: boolean) {
+  private constructor(socket: NbdSocket, facts: ExportFacts, options: NegotiateOptions) {
     this.socket = socket;
     this.facts = facts;
-    this.#structuredReplies = structuredReplies;
+    this.#structuredReplies = options.structuredReplies ?? false;
+    this.#replyTimeoutMs = options.replyTimeoutMs ?? DEFAULT_TIMEOUT_MS;
   }
 
   static async connect(path: string, exportName: string, options: NegotiateOptions = {}): Promise<NbdClient> {
     const socket = await NbdSocket.connect(path);
     const facts = await negotiate(socket, exportName, options);
-    return new NbdClient(socket, facts, options.structuredReplies ?? false);
+    return new NbdClient(socket, facts, options);
   }
 
   get inFlight(): number {
@@ -455,7 +459,7 @@ export class NbdClient {
   async #readReplies(): Promise<void> {
     try {
       while (this.#pending.size > 0) {
-        const magic = (await this.socket.read(4)).readUInt32BE(0);
+        const magic = (await this.socket.read(4, this.#replyTimeoutMs)).readUInt32BE(0);
         if (magic === SIMPLE_REPLY_MAGIC) await this.#simpleReply();
         else if (magic === STRUCTURED_REPLY_MAGIC && this.#structuredReplies) await this.#chunk();
         else throw new NbdViolation(`unexpected reply magic ${magic.toString(16)}`);

@@ -57,12 +57,11 @@ export async function startHoldfast(
   const child = fork(new URL('./nbd-server-process.ts', import.meta.url), [JSON.stringify(options)], {
     execArgv: [],
   });
+  const exited = once(child, 'exit').then(([code, signal]) => String(code ?? signal));
   const answer = async (): Promise<unknown> => {
-    const died = once(child, 'exit').then(([code, signal]) => {
-      throw new Error(`the server ended: ${String(code ?? signal)}`);
-    });
-    const [message] = (await Promise.race([once(child, 'message'), died])) as [unknown];
-    return message;
+    const message = new Promise((resolve) => child.once('message', resolve));
+    const died = exited.then((how) => Promise.reject(new Error(`the server ended: ${how}`)));
+    return Promise.race([message, died]);
   };
   await answer();
   return {
@@ -78,12 +77,11 @@ export async function startHoldfast(
       try {
         if (child.exitCode !== null || child.signalCode !== null)
           throw new Error('the server died on the way');
-        const ended = once(child, 'exit');
         child.send('stop');
         const killer = setTimeout(() => child.kill('SIGKILL'), 20_000);
-        const [code, signal] = await ended;
+        const how = await exited;
         clearTimeout(killer);
-        if (code !== 0) throw new Error(`the server did not stop clean: ${String(code ?? signal)}`);
+        if (how !== '0') throw new Error(`the server did not stop clean: ${how}`);
       } finally {
         rmSync(directory, { recursive: true, force: true });
       }

@@ -47,6 +47,8 @@ const LARGE_PAYLOAD_BYTES = 16 * 1024;
 const STATUS_DESCRIPTORS = 256;
 const HANDSHAKE_LIMIT_MS = 30_000;
 const SEND_STALL_LIMIT_MS = 60_000;
+/** While somebody waits for memory, a payload whose buffer is taken has to come within this. */
+const PAYLOAD_STALL_LIMIT_MS = 10_000;
 /** A command that no protocol of ours knows, as it is kept in a byte. */
 const UNKNOWN_COMMAND = 255;
 
@@ -90,6 +92,8 @@ export class Session {
   #isDrained = false;
   #isHeld = false;
   #payloadRequest = NONE;
+  /** [0]: when its header came. */
+  readonly #payloadSinceMs = new Float64Array(1);
   /** Bytes of the payload (or of the discarded one) still to come, and where they go. */
   #payloadLeft = 0;
   #payloadAt = 0;
@@ -272,6 +276,7 @@ export class Session {
       return;
     }
     this.#payloadRequest = request;
+    this.#payloadSinceMs[0] = this.#thread.clockMs[0] as number;
     this.#payloadLeft = length;
     this.#payloadAt = slots.data[request] as number;
     this.#discardErrno = errno;
@@ -460,7 +465,8 @@ export class Session {
   checkDeadlines(nowMs: number, isMemoryShort: boolean): void {
     if (this.isClosing) return;
     const isStalled =
-      this.#replies.isSending && nowMs - (this.#replies.movedMs[0] as number) > SEND_STALL_LIMIT_MS;
+      (this.#replies.isSending && nowMs - (this.#replies.movedMs[0] as number) > SEND_STALL_LIMIT_MS) ||
+      (this.#payloadRequest !== NONE && nowMs - (this.#payloadSinceMs[0] as number) > PAYLOAD_STALL_LIMIT_MS);
     if (this.isTimed && nowMs - this.#openedAtMs > HANDSHAKE_LIMIT_MS) this.close();
     else if (isMemoryShort && isStalled) this.close();
   }

@@ -12,6 +12,8 @@ export interface ServerProcessOptions {
   readonly exportName: string;
   readonly sizeBytes: number;
   readonly ioMode: 'direct' | 'buffered';
+  /** 32 hex digits: a volume that an earlier process may have made. */
+  readonly volumeId?: string;
 }
 
 export interface ServerProcessCounters {
@@ -20,7 +22,7 @@ export interface ServerProcessCounters {
 }
 
 const options = JSON.parse(process.argv[2] ?? '') as ServerProcessOptions;
-const volumeId = randomBytes(16).toString('hex');
+const volumeId = options.volumeId ?? randomBytes(16).toString('hex');
 const storage = await createNodeStorage({
   nodeName: 'test',
   pools: [
@@ -44,10 +46,10 @@ const storage = await createNodeStorage({
 await storage.createReplica({
   volumeId,
   volumeName: options.exportName,
-  replicaId: randomBytes(16).toString('hex'),
+  replicaId: volumeId,
   pool: 'pool',
   sizeBytes: options.sizeBytes,
-  lineage: randomBytes(16).toString('hex'),
+  lineage: volumeId,
   epoch: 1,
   durability: 'writeback',
   failureMode: 'soft',

@@ -180,7 +180,7 @@ export function parseParameters(given: Readonly<Record<string, string>>): Parame
     const parameter = NAMES.get(name);
     if (parameter === undefined) {
       if (name.startsWith(RESERVED_PREFIX)) continue;
-      throw invalid(`there is no parameter '${name}'${didYouMean(name, NAMES.keys())}`);
+      throw invalid(`there is no parameter '${name}'.${didYouMean(name, NAMES.keys())}`);
     }
     const value = parseValue(parameter, name, text);
     const earlier = found.get(parameter);
@@ -224,6 +224,6 @@ function parseCount(text: string, max: number): number {
 
 function parseWord<Word extends string>(text: string, words: readonly Word[]): Word {
   const word = words.find((known) => known === text);
-  if (word === undefined) throw invalid(`must be one of ${words.join(', ')}${didYouMean(text, words)}`);
+  if (word === undefined) throw invalid(`must be one of ${words.join(', ')}.${didYouMean(text, words)}`);
   return word;
 }

@@ -3,7 +3,7 @@
 
 import { availableParallelism, hostname } from 'node:os';
 import { z } from 'zod';
-import { LOG_LEVELS } from '../observe/log.ts';
+import { LOG_LEVELS } from '../observe/log-level.ts';
 import {
   directory,
   duration,

@@ -3,10 +3,9 @@
 // of state; debug: the rest. Nothing per request above debug, no secrets at any level.
 
 import { pino } from 'pino';
+import type { LogLevel } from './log-level.ts';
 
 export type Logger = pino.Logger;
-export const LOG_LEVELS = ['error', 'warn', 'info', 'debug'] as const;
-export type LogLevel = (typeof LOG_LEVELS)[number];
 
 /** Lines are written before the call returns, so that the last words of a process that stops are there. */
 export function createLogger(options: { level: LogLevel; node: string }): Logger {

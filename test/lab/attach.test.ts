@@ -16,11 +16,11 @@ describe('a volume attached by hand', { timeout: 240_000 }, () => {
 
   beforeAll(async () => {
     directory = await mkdtemp(join(tmpdir(), 'holdfast-attach-'));
-    guest = await Guest.start({
-      modules: ['nbd max_part=0 nbds_max=8'],
-      shared: [directory],
-      timeoutMs: 600_000,
-    });
+    const disk = join(directory, 'disk');
+    await writeFile(disk, '');
+    await truncate(disk, 1024 * 1024 * 1024);
+    guest = await Guest.start({ modules: ['nbd max_part=0 nbds_max=8'], disks: [disk], timeoutMs: 600_000 });
+    await mustRun(guest, 'mkfs.ext4 -q /dev/ubda && mkdir /mnt/disk && mount /dev/ubda /mnt/disk');
     daemon = await start();
     await daemon.cli('volume', 'create', 'data', '--size', '64MiB');
   }, 120_000);

@@ -13,7 +13,11 @@ const VOLUME_ID = '0123456789abcdef0123456789abcdef';
 
 describe('a backend identifier', () => {
   test('is read as it was written', () => {
-    const digits = fc.string({ unit: fc.constantFrom(...'0123456789abcdef'.split('')), minLength: 32, maxLength: 32 });
+    const digits = fc.string({
+      unit: fc.constantFrom(...'0123456789abcdef'.split('')),
+      minLength: 32,
+      maxLength: 32,
+    });
     fc.assert(
       fc.property(digits, fc.nat(Number.MAX_SAFE_INTEGER), (volumeId, attachmentNumber) => {
         const identifier = { volumeId, attachmentNumber };

@@ -22,7 +22,14 @@ async function outcome(call: Promise<unknown>): Promise<unknown> {
 const before = readdirSync('/proc/self/fd').length;
 const outcomes = {
   connect: await outcome(
-    native.nbdConnect({ index: -1, sizeBytes: 4096, blockSizeBytes: 4096, serverFlags: 1, timeoutSeconds: 0, ...SETTINGS }),
+    native.nbdConnect({
+      index: -1,
+      sizeBytes: 4096,
+      blockSizeBytes: 4096,
+      serverFlags: 1,
+      timeoutSeconds: 0,
+      ...SETTINGS,
+    }),
   ),
   reconfigure: await outcome(native.nbdReconfigure({ index: 0, sizeBytes: 0, ...SETTINGS })),
   disconnect: await outcome(native.nbdDisconnect(0)),

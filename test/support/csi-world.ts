@@ -26,7 +26,9 @@ import { NODE, VolumeWorld } from './volume-world.ts';
 
 type Services = IdentityService & ControllerService & NodeService;
 type Method = keyof Services;
-export type Reply<M extends Method> = Awaited<ReturnType<Services[M]>>;
+/** As received: nothing is left out. */
+type Received<T> = { [Key in keyof T]-?: Exclude<T[Key], undefined> };
+type Reply<M extends Method> = Received<Awaited<ReturnType<Services[M]>>>;
 type Call = (
   request: unknown,
   options: { deadline: number },
@@ -75,11 +77,11 @@ export class CsiWorld {
     this.#server = await serve(this.directory, this.volumes, this.devices, options);
   }
 
-  async call<M extends Method>(method: M, request: Sent<Parameters<Services[M]>[0]>): Promise<Required<Reply<M>>> {
+  async call<M extends Method>(method: M, request: Sent<Parameters<Services[M]>[0]>): Promise<Reply<M>> {
     const client = this.#clients.find((candidate) => method in candidate) as unknown as Record<M, Call>;
     return await new Promise((resolve, reject) => {
       client[method](request, { deadline: Date.now() + CALL_TIMEOUT_MS }, (error, reply) =>
-        error === null ? resolve(reply as Required<Reply<M>>) : reject(error),
+        error === null ? resolve(reply as Reply<M>) : reject(error),
       );
     });
   }

@@ -58,7 +58,3 @@ function unescape(field: string): string {
 export function mountAt(mounts: readonly Mount[], path: string): Mount | undefined {
   return mounts.findLast((mount) => mount.mountPoint === path);
 }
-
-export function isReadOnly(mount: Mount): boolean {
-  return mount.options.includes('ro') || mount.superOptions.includes('ro');
-}

@@ -49,7 +49,8 @@ export async function requireReplaceable(path: string, remedy: string): Promise<
   const there = await lstat(path).catch(() => undefined);
   if (there === undefined) return;
   if (!there.isSocket()) throw new HoldfastError('CONFLICT', `${path} exists and is no socket: ${remedy}`);
-  if (await isLive(path)) throw new HoldfastError('CONFLICT', `another process answers at ${path}: ${remedy}`);
+  if (await isLive(path))
+    throw new HoldfastError('CONFLICT', `another process answers at ${path}: ${remedy}`);
 }
 
 async function isLive(path: string): Promise<boolean> {

@@ -122,7 +122,9 @@ export class CsiWorld {
   async close(): Promise<void> {
     for (const client of this.#clients) client.close();
     await this.#server.close(5000);
-    const { stdout } = await execa('findmnt', ['--list', '--noheadings', '--output', 'TARGET'], { reject: false });
+    const { stdout } = await execa('findmnt', ['--list', '--noheadings', '--output', 'TARGET'], {
+      reject: false,
+    });
     for (const target of stdout.split('\n').reverse()) {
       if (target.startsWith(this.directory)) await execa('umount', ['--lazy', target], { reject: false });
     }
@@ -157,7 +159,13 @@ function socketIn(directory: string): string {
 
 function connect(socketPath: string): Client[] {
   const path = fileURLToPath(new URL('../../proto/csi.proto', import.meta.url));
-  const definition = loadSync(path, { keepCase: true, longs: Number, enums: String, defaults: true, oneofs: true });
+  const definition = loadSync(path, {
+    keepCase: true,
+    longs: Number,
+    enums: String,
+    defaults: true,
+    oneofs: true,
+  });
   const { csi } = loadPackageDefinition(definition) as unknown as {
     csi: { v1: Record<string, new (...args: unknown[]) => Client> };
   };
@@ -165,7 +173,9 @@ function connect(socketPath: string): Client[] {
     const Service = csi.v1[name];
     // kubelet and csi-sanity send this authority.
     const options = { 'grpc.default_authority': 'localhost' };
-    return Service === undefined ? [] : [new Service(`unix:${socketPath}`, credentials.createInsecure(), options)];
+    return Service === undefined
+      ? []
+      : [new Service(`unix:${socketPath}`, credentials.createInsecure(), options)];
   });
 }
 

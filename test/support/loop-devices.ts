@@ -25,7 +25,8 @@ export class LoopDevices implements DeviceService {
   ): Promise<AttachedDevice> {
     const standing = this.#attached.get(volumeId);
     if (standing?.attachmentNumber === attachmentNumber) return standing;
-    if (standing !== undefined) throw new HoldfastError('CONFLICT', `${volumeId} has a device of another attachment`);
+    if (standing !== undefined)
+      throw new HoldfastError('CONFLICT', `${volumeId} has a device of another attachment`);
     const file = this.fileOf(volumeId);
     await (await open(file, 'a')).close();
     truncateSync(file, sizeBytes);

@@ -6,7 +6,7 @@ import { existsSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { ServerProcessCounters, ServerProcessOptions } from './nbd-server-process.ts';
+import type { ServerProcessCounters, ServerProcessOptions } from './nbd-server.fixture.ts';
 
 export interface NbdServer {
   readonly socketPath: string;
@@ -54,7 +54,7 @@ export async function startHoldfast(
   const pool = join(directory, 'pool');
   mkdirSync(pool);
   const options: ServerProcessOptions = { directory: pool, socketPath, exportName: name, sizeBytes, ioMode };
-  const child = fork(new URL('./nbd-server-process.ts', import.meta.url), [JSON.stringify(options)], {
+  const child = fork(new URL('./nbd-server.fixture.ts', import.meta.url), [JSON.stringify(options)], {
     execArgv: [],
   });
   const exited = once(child, 'exit').then(([code, signal]) => String(code ?? signal));

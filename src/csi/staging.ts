@@ -65,7 +65,7 @@ export class Staging {
       await this.#mount(record, view, use, path);
       return view;
     } catch (error) {
-      throw await this.#undo(view, error);
+      throw await this.#undo(view, path, error);
     }
   }
 
@@ -160,16 +160,18 @@ export class Staging {
     return false;
   }
 
-  /** After a failure: without a mount the device goes too, and the error stays final only if it did. */
-  async #undo(view: DeviceView, error: unknown): Promise<unknown> {
+  /** After a failure: unless pods use it, mount and device go again; the error stays final only if they did. */
+  async #undo(view: DeviceView, path: string, error: unknown): Promise<unknown> {
     try {
-      const isMounted = (await readMounts()).some((mount) => showsDevice(mount, view));
-      if (!isMounted) await this.#devices.detach(view.device.volumeId);
+      const shown = (await readMounts()).filter((mount) => showsDevice(mount, view));
+      if (shown.some((mount) => mount.mountPoint !== path)) return error;
+      if (shown.length > 0) await unmount(path);
+      await this.#devices.detach(view.device.volumeId);
       return error;
     } catch (undoError) {
       return new HoldfastError(
         'UNAVAILABLE',
-        `${errorText(error)}; and ${view.device.path} could not be detached: ${errorText(undoError)}`,
+        `${errorText(error)}; and ${view.device.path} could not be taken away again: ${errorText(undoError)}`,
         { cause: error },
       );
     }

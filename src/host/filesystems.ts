@@ -1,7 +1,7 @@
 // File systems on volumes: is the device blank, make, check, grow, measure. The choice whether to make one is
 // the caller's (the volume record decides); here are the tools, each a child process with a deadline.
 
-import { HoldfastError, isHoldfastError } from '../core/errors.ts';
+import { errorText, HoldfastError, isHoldfastError } from '../core/errors.ts';
 import { MIB } from '../core/units.ts';
 import { runCommand } from './run-command.ts';
 
@@ -109,8 +109,20 @@ export async function growFileSystem(
   mountPoint: string,
   type: FileSystemType,
 ): Promise<void> {
-  if (type === 'xfs') await runCommand('xfs_growfs', ['-d', mountPoint], { timeoutMs: GROW_TIMEOUT_MS });
-  else await runCommand('resize2fs', [devicePath], { timeoutMs: GROW_TIMEOUT_MS });
+  if (type === 'xfs') {
+    await runCommand('xfs_growfs', ['-d', mountPoint], { timeoutMs: GROW_TIMEOUT_MS });
+    return;
+  }
+  try {
+    await runCommand('resize2fs', [devicePath], { timeoutMs: GROW_TIMEOUT_MS });
+  } catch (error) {
+    if (!errorText(error).includes('Permission denied to resize')) throw error;
+    throw new HoldfastError(
+      'UNSUPPORTED',
+      `growing a mounted ${type} file system takes CAP_SYS_RESOURCE: give it to the daemon (privileged: true)`,
+      { cause: error },
+    );
+  }
 }
 
 interface Usage {

@@ -80,8 +80,9 @@ export class LoopDevices implements DeviceService {
 
   /** Whatever a test left attached. */
   async removeAll(): Promise<void> {
-    for (const { volumeId } of this.list()) {
-      await this.detach(volumeId, { force: true });
+    for (const { volumeId, path } of this.list()) {
+      await execa('losetup', ['--detach', path], { reject: false });
+      this.#attached.delete(volumeId);
       rmSync(this.fileOf(volumeId), { force: true });
     }
   }

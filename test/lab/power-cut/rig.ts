@@ -18,13 +18,19 @@ import { type Random, seededRandom } from '../random.ts';
 import { Journal, SECTOR_BYTES } from './journal.ts';
 
 const DISK_BYTES = 1024 * MIB;
-const EXTENT_COUNT = 64;
-/** Of every extent the writer uses this much: cold extents stay plenty while an image is read in a second. */
-const CHUNK_BYTES = 256 * KIB;
+/** Cold extents stay plenty while what is used is read in a second. */
+const LAYOUT: Layout = { extentBytes: EXTENT_BYTES, chunkBytes: 256 * KIB, extentCount: 64 };
 const WRITER_THREADS = 4;
 const ROUND_TIMEOUT_MS = 180_000;
-export const VOLUME_BYTES = EXTENT_COUNT * EXTENT_BYTES;
+export const VOLUME_BYTES = LAYOUT.extentCount * LAYOUT.extentBytes + 32 * MIB;
 export const POOL_DIR = '/mnt/pool';
+
+/** Which parts of the volume the writer uses: the first `chunkBytes` of every `extentBytes`. */
+export interface Layout {
+  readonly extentBytes: number;
+  readonly chunkBytes: number;
+  readonly extentCount: number;
+}
 
 /** What serves the volume in the guest. */
 export interface Target {
@@ -32,7 +38,7 @@ export interface Target {
   /** After a boot and before `start`: looks at what lies on the disk. Returns the cold extents, if it knows. */
   inspect(guest: Guest): Promise<ReadonlySet<number>>;
   /** Makes the volume if there is none; returns its block device once it serves. */
-  start(guest: Guest, roundDir: string): Promise<string>;
+  start(guest: Guest, roundDir: string, layout: Layout): Promise<string>;
   /** Everything wrong with what the target itself keeps, in words. */
   check(): Promise<string[]>;
   /** Keeps the target's own metadata busy until the cut. */
@@ -145,11 +151,11 @@ export class PowerCutRig implements AsyncDisposable {
 
   async #startAndCheck(guest: Guest, round: number): Promise<{ device: string; violations: string[] }> {
     const cold = await this.#target.inspect(guest);
-    const device = await this.#target.start(guest, this.#dir);
+    const device = await this.#target.start(guest, this.#dir, LAYOUT);
     const image = join(this.#dir, 'image');
     await mustRun(
       guest,
-      [join(this.#dir, 'writer'), 'dump', device, image, EXTENT_BYTES, CHUNK_BYTES, EXTENT_COUNT].map(String),
+      [join(this.#dir, 'writer'), 'dump', device, image, ...Object.values(LAYOUT)].map(String),
     );
     const violations = await this.#target.check();
     violations.push(...this.#checkImage(await readFile(image), cold));
@@ -160,9 +166,10 @@ export class PowerCutRig implements AsyncDisposable {
   #checkImage(image: Buffer, cold: ReadonlySet<number>): string[] {
     const violations: string[] = [];
     const acknowledged = this.#journal.acknowledgedUnflushed();
+    const { extentBytes, chunkBytes } = LAYOUT;
     for (let at = 0; at < image.length; at += SECTOR_BYTES) {
-      const extent = Math.floor(at / CHUNK_BYTES);
-      const sector = (extent * EXTENT_BYTES + (at % CHUNK_BYTES)) / SECTOR_BYTES;
+      const extent = Math.floor(at / chunkBytes);
+      const sector = (extent * extentBytes + (at % chunkBytes)) / SECTOR_BYTES;
       const bytes = image.subarray(at, at + SECTOR_BYTES);
       const promised = cold.has(extent) ? acknowledged.get(sector) : undefined;
       const violation = this.#journal.check(sector, bytes, promised);
@@ -178,9 +185,9 @@ export class PowerCutRig implements AsyncDisposable {
   #writerCommand(device: string, log: string, round: number): string[] {
     // No flush at all, few, or many: each hides what the others show.
     const flushPercent = [0, 2, 15][this.#random.below(3)] ?? 0;
-    const extents = Array.from({ length: 6 }, () => this.#random.below(EXTENT_COUNT));
+    const extents = Array.from({ length: 6 }, () => this.#random.below(LAYOUT.extentCount));
     const fixed = [join(this.#dir, 'writer'), 'write', device, log, this.#seed, round, WRITER_THREADS];
-    return [...fixed, EXTENT_BYTES, CHUNK_BYTES, flushPercent, ...extents].map(String);
+    return [...fixed, LAYOUT.extentBytes, LAYOUT.chunkBytes, flushPercent, ...extents].map(String);
   }
 }
 

@@ -5,7 +5,9 @@
 //   writer write DEVICE LOG SEED ROUND THREADS EXTENT_BYTES CHUNK_BYTES FLUSH_PERCENT EXTENT...
 //   writer dump DEVICE OUTPUT EXTENT_BYTES CHUNK_BYTES EXTENT_COUNT
 //
-// Of every extent only the first CHUNK_BYTES are used; each thread owns every THREADS-th slice of 16 blocks.
+// DEVICE is a block device, or a file whose chunks are allocated and written: on ext4 and xfs synchronous writes
+// to that are FUA alone, without a flush. Of every extent only the first CHUNK_BYTES are used; each thread owns
+// every THREADS-th slice of 16 blocks.
 // Log lines, each one append: "W id sector count" (D: synchronous, Z: zeroes) before a write, "A id" after it was
 // acknowledged; "F id" before and "G id" after a flush; "E id errno" when one failed. Sector contents: the table in
 // journal.ts. `write` runs until it is killed.
@@ -20,6 +22,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -28,7 +31,7 @@
 #define SLICE_BLOCKS 16
 #define MAGIC 0x50574355u
 
-static int device, logFile, threadCount, flushPercent, extentCount;
+static int device, isDevice, logFile, threadCount, flushPercent, extentCount;
 static uint64_t extentBytes, chunkBytes, round_, seed;
 static uint64_t extents[4096];
 static uint64_t nextId;
@@ -101,8 +104,8 @@ _Noreturn static void *run(void *argument) {
     size_t length = (size_t)blocks * BLOCK;
     unsigned kind = random64(&state) % 100;
     int failed;
-    // Synchronous writes flush everything in Linux: a round that is to be short of flushes has none.
-    char letter = kind < 5 ? 'Z' : kind < 15 && flushPercent > 0 ? 'D' : 'W';
+    // On a raw device Linux flushes after a synchronous write: a round that is to be short of flushes has none.
+    char letter = kind < 5 && isDevice ? 'Z' : kind < 15 && (flushPercent > 0 || !isDevice) ? 'D' : 'W';
     note("%c %lu %lu %lu\n", letter, id, offset / SECTOR, length / SECTOR);
     if (letter == 'Z') {
       uint64_t range[2] = {offset, length};
@@ -132,6 +135,9 @@ int main(int count, char **words) {
   if (count < 7) return 2;
   device = open(words[2], O_RDWR | O_DIRECT);
   if (device < 0) die(words[2]);
+  struct stat status;
+  if (fstat(device, &status)) die(words[2]);
+  isDevice = S_ISBLK(status.st_mode);
   if (!strcmp(words[1], "dump")) {
     extentBytes = strtoull(words[4], 0, 10);
     chunkBytes = strtoull(words[5], 0, 10);

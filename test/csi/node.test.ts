@@ -3,13 +3,11 @@
 import {
   existsSync,
   mkdirSync,
-  openSync,
   readdirSync,
   readFileSync,
   statSync,
   symlinkSync,
   writeFileSync,
-  writeSync,
 } from 'node:fs';
 import { execa } from 'execa';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
@@ -254,7 +252,9 @@ describe('a file system is made once', () => {
     const volumeId = await volume();
     await attachRaw(volumeId);
     const file = world.devices.fileOf(volumeId);
-    writeSync(openSync(file, 'r+'), Buffer.from([1]), 0, 1, offsetBytes);
+    await execa('dd', [`of=${file}`, 'bs=1', `seek=${offsetBytes}`, 'conv=notrunc', 'status=none'], {
+      input: 'x',
+    });
     expect(await world.outcome('NodeStageVolume', stageRequest(volumeId))).toMatch(
       /^FAILED_PRECONDITION: .*no file system of ours/,
     );

@@ -1,0 +1,136 @@
+import { beforeEach, describe, expect, test } from 'vitest';
+import { HoldfastError } from '../../src/core/errors.ts';
+import type { AttachedDevice, DeviceService } from '../../src/host/device-service.ts';
+import { HeldDevices } from '../../src/host/held-devices.ts';
+import { silentLogger } from '../../src/observe/log.ts';
+
+/** Devices that are only remembered; `problem` makes the next change fail. */
+class RememberedDevices implements DeviceService {
+  readonly attached = new Map<string, AttachedDevice>();
+  problem: HoldfastError | undefined;
+
+  async attach(volumeId: string, attachmentNumber: number, sizeBytes: number, readOnly: boolean) {
+    this.#fail();
+    const device = { volumeId, attachmentNumber, index: 0, path: '/dev/nbd0', readOnly, sizeBytes };
+    this.attached.set(volumeId, device);
+    return device;
+  }
+  async detach(volumeId: string) {
+    this.#fail();
+    this.attached.delete(volumeId);
+  }
+  find(volumeId: string) {
+    return this.attached.get(volumeId);
+  }
+  list() {
+    return [...this.attached.values()];
+  }
+  async resize() {}
+  async recover(isCurrent: (volumeId: string, attachmentNumber: number) => Promise<boolean>) {
+    for (const { volumeId, attachmentNumber } of this.list()) {
+      if (!(await isCurrent(volumeId, attachmentNumber))) this.attached.delete(volumeId);
+    }
+  }
+  async release() {}
+  #fail() {
+    const { problem } = this;
+    this.problem = undefined;
+    if (problem !== undefined) throw problem;
+  }
+}
+
+let inner: RememberedDevices;
+let holds: Map<string, number>;
+let refused: HoldfastError | undefined;
+let devices: HeldDevices;
+beforeEach(() => {
+  inner = new RememberedDevices();
+  holds = new Map();
+  refused = undefined;
+  devices = held();
+});
+function held(): HeldDevices {
+  const count = (volumeId: string, by: number): void => {
+    const now = (holds.get(volumeId) ?? 0) + by;
+    expect(now, 'holds are balanced').toBeGreaterThanOrEqual(0);
+    holds.set(volumeId, now);
+  };
+  return new HeldDevices(
+    inner,
+    {
+      acquire: async (volumeId) => {
+        if (refused !== undefined) throw refused;
+        count(volumeId, 1);
+      },
+      release: async (volumeId) => count(volumeId, -1),
+    },
+    silentLogger,
+  );
+}
+const problem = new HoldfastError('CONFLICT', 'in use');
+
+describe('a device', () => {
+  test('holds its volume once, however often it is attached, until it is gone', async () => {
+    for (const number of [1, 1, 2]) await devices.attach('v', number, 4096, false);
+    expect(holds.get('v')).toBe(1);
+    await devices.detach('v');
+    await devices.detach('v');
+    expect(holds.get('v')).toBe(0);
+  });
+
+  test('that fails to attach leaves no hold; one that fails to detach keeps it', async () => {
+    inner.problem = problem;
+    await expect(devices.attach('v', 1, 4096, false)).rejects.toBe(problem);
+    expect(holds.get('v')).toBe(0);
+    await devices.attach('v', 1, 4096, false);
+    inner.problem = problem;
+    await expect(devices.detach('v')).rejects.toBe(problem);
+    expect(holds.get('v')).toBe(1);
+  });
+
+  test('that stands keeps its hold when attaching it again fails', async () => {
+    await devices.attach('v', 1, 4096, false);
+    inner.problem = problem;
+    await expect(devices.attach('v', 2, 4096, false)).rejects.toBe(problem);
+    expect(holds.get('v')).toBe(1);
+  });
+
+  test('that somebody else took away is not held twice afterwards', async () => {
+    await devices.attach('v', 1, 4096, false);
+    inner.attached.clear();
+    await devices.attach('v', 2, 4096, false);
+    expect(holds.get('v')).toBe(1);
+    inner.attached.clear();
+    await devices.detach('v');
+    expect(holds.get('v')).toBe(0);
+  });
+
+  test('detached by two at once gives its hold back once', async () => {
+    await devices.attach('v', 1, 4096, false);
+    await Promise.all([devices.detach('v'), devices.detach('v')]);
+    expect(holds.get('v')).toBe(0);
+  });
+});
+
+describe('after a restart', () => {
+  beforeEach(async () => {
+    for (const volumeId of ['kept', 'revoked']) await inner.attach(volumeId, 1, 4096, false);
+  });
+
+  test('devices of current attachments are held, the others go', async () => {
+    await devices.recover(async (volumeId) => volumeId === 'kept');
+    expect(holds).toEqual(new Map([['kept', 1]]));
+    await devices.detach('kept');
+    expect(holds).toEqual(new Map([['kept', 0]]));
+  });
+
+  test('the device of a damaged volume goes, any other trouble stops the start', async () => {
+    refused = new HoldfastError('CORRUPT', 'damaged');
+    await devices.recover(async () => true);
+    expect(inner.list()).toEqual([]);
+    await inner.attach('kept', 1, 4096, false);
+    refused = new HoldfastError('UNAVAILABLE', 'the store is away');
+    await expect(held().recover(async () => true)).rejects.toBe(refused);
+    expect(inner.list()).toHaveLength(1);
+  });
+});

@@ -14,6 +14,7 @@ const CHECKS: readonly Check[] = [
   { name: 'lint', command: ['oxlint'] },
   { name: 'format', command: ['biome', 'format', '--reporter=summary'] },
   { name: 'layers', command: ['node', 'scripts/check-layers.ts'] },
+  { name: 'lockfile', command: ['node', 'scripts/complete-lock.ts', '--check'] },
   { name: 'reference pages', command: ['node', 'scripts/generate-reference.ts', '--check'] },
   { name: 'dead code', command: ['knip', '--no-progress'] },
 ];

@@ -5,7 +5,7 @@
 import { once } from 'node:events';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { end, start, untilExists } from './processes.ts';
+import { end, endBackground, endWithThisProcess, start, untilExists } from './processes.ts';
 
 export interface Server {
   readonly name: string;
@@ -66,8 +66,9 @@ const nbdServer: Peer = {
     await untilExists(pidFile);
     await untilExists(socket);
     const pid = Number(readFileSync(pidFile, 'utf8'));
+    endWithThisProcess(pid);
     const stop = (): Promise<void> => {
-      process.kill(pid, 'SIGTERM');
+      endBackground(pid);
       return Promise.resolve();
     };
     return { name: 'nbd-server', uri: `nbd+unix:///image?socket=${socket}`, pid, stop };

@@ -67,9 +67,35 @@ export function placeProcesses(pid: number, processors: string): void {
   }
 }
 
+/** Ended with this process, however it ends: by pid, since some put themselves into the background. */
+const running = new Set<number>();
+process.once('exit', () => {
+  for (const pid of running) killQuietly(pid);
+});
+
+function killQuietly(pid: number): void {
+  try {
+    process.kill(pid, 'SIGTERM');
+  } catch {
+    // It is gone already.
+  }
+}
+
+/** Of one that is nobody's child. */
+export function endBackground(pid: number): void {
+  running.delete(pid);
+  killQuietly(pid);
+}
+
+export function endWithThisProcess(pid: number | undefined): void {
+  if (pid !== undefined) running.add(pid);
+}
+
 export function start(file: string, args: readonly string[], options: SpawnOptions = {}): ChildProcess {
   const child = spawn(file, args, { stdio: ['ignore', 'ignore', 'inherit'], ...options });
   child.on('error', (error) => console.error(`${file}: ${error.message}`));
+  endWithThisProcess(child.pid);
+  child.once('exit', () => running.delete(child.pid ?? 0));
   return child;
 }
 

@@ -2,7 +2,7 @@
 // even constants: a wrong number there must not be right here by copying. Strict on purpose: a reply that
 // breaks the protocol throws NbdViolation. Every wait is bounded.
 
-import { connect, type Socket } from 'node:net';
+import { connect, Socket } from 'node:net';
 
 export const OPT = {
   exportName: 1,
@@ -82,6 +82,11 @@ export class NbdSocket {
         resolve(new NbdSocket(socket));
       });
     });
+  }
+
+  /** Takes the descriptor over. */
+  static onDescriptor(fd: number): NbdSocket {
+    return new NbdSocket(new Socket({ fd, readable: true, writable: true, allowHalfOpen: true }));
   }
 
   get isEnded(): boolean {
@@ -358,6 +363,11 @@ export class NbdClient {
   static async connect(path: string, exportName: string, options: NegotiateOptions = {}): Promise<NbdClient> {
     const socket = await NbdSocket.connect(path);
     const facts = await negotiate(socket, exportName, options);
+    return new NbdClient(socket, facts, options);
+  }
+
+  /** On a connected socket whose negotiation has taken place elsewhere. */
+  static afterNegotiation(socket: NbdSocket, facts: ExportFacts, options: NegotiateOptions = {}): NbdClient {
     return new NbdClient(socket, facts, options);
   }
 

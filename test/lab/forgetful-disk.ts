@@ -94,7 +94,7 @@ export class ForgetfulDisk implements AsyncDisposable {
     child.stderr?.on('data', (chunk) => (complaint += String(chunk)));
     child.on('error', (error) => (complaint += error.message));
     for (let tries = 0; !existsSync(this.socketPath); tries++) {
-      if (tries === 500 || child.exitCode !== null) {
+      if (tries === 1500 || child.exitCode !== null) {
         throw new LabError(`qemu-storage-daemon did not start: ${complaint.trim()}`);
       }
       await sleep(10);

@@ -6,13 +6,14 @@
 // an overlay in memory; only its exchange directory, the disks and the shared directories are the host's.
 
 import { type ChildProcess, spawn } from 'node:child_process';
-import { closeSync, openSync, readdirSync, readFileSync } from 'node:fs';
+import { closeSync, openSync, readdirSync, readFileSync, statfsSync } from 'node:fs';
 import { copyFile, mkdir, mkdtemp, readFile, realpath, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { createInterface } from 'node:readline';
 import type { Readable, Writable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { MIB } from '../../src/core/units.ts';
 import {
   type Command,
   commandScript,
@@ -30,6 +31,8 @@ import {
 import type { LabNetwork } from './network.ts';
 import { findProgram, missingRequirements } from './requirements.ts';
 
+const DEFAULT_MEMORY_MIB = 512;
+const DEFAULT_TIMEOUT_MS = 600_000;
 const BOOT_TIMEOUT_MS = 60_000;
 const HALT_TIMEOUT_MS = 20_000;
 const GUEST_FILES = ['guest-init.sh', 'guest-agent.sh', 'guest-supervisor.sh'] as const;
@@ -100,7 +103,7 @@ export class Guest implements Machine, AsyncDisposable {
     try {
       const address = options.network?.takeAddress();
       const words = await prepare(dir, name, address, options);
-      guest = new Guest(name, dir, address, superviseKernel(dir, words, options.timeoutMs ?? 600_000));
+      guest = new Guest(name, dir, address, superviseKernel(dir, words, options));
       const { signal } = options;
       if (signal !== undefined) {
         const cut = () => void guest?.cutPower(); // cannot fail; awaited by nobody but the disposal
@@ -257,7 +260,7 @@ async function prepare(
   address: string | undefined,
   options: GuestOptions,
 ): Promise<string[]> {
-  const memoryMib = options.memoryMib ?? 512;
+  const memoryMib = options.memoryMib ?? DEFAULT_MEMORY_MIB;
   await mkdir(join(dir, 'jobs'));
   await mkdir(join(dir, 'exchange'));
   await mkdir(join(dir, 'uml'));
@@ -290,17 +293,30 @@ async function prepare(
   ].flatMap((words) => words.split(' '));
 }
 
-function superviseKernel(dir: string, words: readonly string[], timeoutMs: number): ChildProcess {
+function superviseKernel(dir: string, words: readonly string[], options: GuestOptions): ChildProcess {
   const log = openSync(join(dir, 'kernel.log'), 'w');
   try {
-    const limitSeconds = String(Math.ceil(timeoutMs / 1000));
+    const limitSeconds = String(Math.ceil((options.timeoutMs ?? DEFAULT_TIMEOUT_MS) / 1000));
     const kernel = findProgram('linux.uml') ?? 'linux.uml';
     return spawn('/bin/bash', [join(dir, 'supervisor.sh'), dir, limitSeconds, kernel, ...words], {
       detached: true,
       stdio: ['pipe', log, log, 'pipe', 'pipe'],
+      env: { ...process.env, TMPDIR: memoryDir(dir, options.memoryMib ?? DEFAULT_MEMORY_MIB) },
     });
   } finally {
     closeSync(log);
+  }
+}
+
+/** Where the kernel may keep the guest's memory, a file it maps executable: containers often allow little. */
+function memoryDir(dir: string, memoryMib: number): string {
+  try {
+    const mount = readFileSync('/proc/mounts', 'latin1').match(/^\S+ \/dev\/shm \S+ (\S+)/m);
+    if (mount === null || mount[1]?.split(',').includes('noexec')) return dir;
+    const { bavail, bsize } = statfsSync('/dev/shm');
+    return bavail * bsize > 2 * memoryMib * MIB ? '/dev/shm' : dir;
+  } catch {
+    return dir;
   }
 }
 

@@ -31,7 +31,7 @@ export class LabNetwork implements AsyncDisposable {
     });
     child.on('error', () => {}); // seen below: the socket never appears
     for (let tries = 0; !existsSync(socketPath); tries++) {
-      if (tries === 100 || child.exitCode !== null) {
+      if (tries === 500 || child.exitCode !== null) {
         child.kill('SIGKILL');
         await rm(dir, { recursive: true, force: true });
         throw new LabError('uml_switch did not start: is the package uml-utilities installed?');

@@ -5,6 +5,7 @@
 // host, where no cut reaches it.
 
 import { execFileSync } from 'node:child_process';
+import { existsSync } from 'node:fs';
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -99,7 +100,8 @@ export class PowerCutRig implements AsyncDisposable {
     if (this.#random.chance(0.5)) this.#target.stir();
     const log = join(this.#dir, `log-${round}`);
     const writer = guest.start(this.#writerCommand(device, log, round), { timeoutMs: ROUND_TIMEOUT_MS });
-    await sleep(300 + this.#random.below(3_000));
+    for (let tries = 0; tries < 1_000 && !existsSync(log); tries++) await sleep(10);
+    await sleep(this.#random.below(3_000));
     await guest.cutPower();
     await writer.ended.then(
       async ({ exitCode, stderr }) => {

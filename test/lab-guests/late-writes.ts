@@ -7,7 +7,7 @@ import { once } from 'node:events';
 import { mkdirSync, readFileSync, rmSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { CMD, NbdClient } from '../support/nbd-client.ts';
-import type { ServerProcessOptions } from '../support/nbd-server-process.ts';
+import type { ServerProcessOptions } from '../support/nbd-server.fixture.ts';
 
 const [disk = '', delayWord = ''] = process.argv.slice(2);
 const delayMs = Number(delayWord);
@@ -56,7 +56,7 @@ async function serve(): Promise<ChildProcess> {
     ioMode: 'direct',
     volumeId: VOLUME,
   };
-  const child = fork(new URL('../support/nbd-server-process.ts', import.meta.url), [JSON.stringify(options)]);
+  const child = fork(new URL('../support/nbd-server.fixture.ts', import.meta.url), [JSON.stringify(options)]);
   await once(child, 'message');
   return child;
 }

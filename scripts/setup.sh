@@ -29,6 +29,22 @@ logged() {
 exec 9>"$cache/setup.lock"
 flock -n 9 || { say 'another set-up is running here; waiting for it'; flock 9; }
 
+# ---- Go, looked for before anything is installed: it is the one thing that is not installed here
+sanity_version=v5.5.0
+sanity=$cache/csi-sanity-$sanity_version/csi-sanity
+needs_sanity() {
+  case $command in test | soak | test:csi | all) [ ! -x "$sanity" ] ;; *) false ;; esac
+}
+if needs_sanity; then
+  remedy='install Go 1.25 or newer from its official downloads, put its bin directory in PATH, then repeat'
+  command -v go >/dev/null 2>&1 ||
+    fail "csi-sanity $sanity_version is built with Go, and there is no go here: $remedy"
+  go=$(cd / && go env GOVERSION)
+  release=${go#go1.}
+  release=${release%%[!0-9]*}
+  [ "${release:-0}" -ge 25 ] || fail "csi-sanity $sanity_version needs Go 1.25 or newer, this is $go: $remedy"
+fi
+
 # ---- system packages
 build_packages='g++'
 volume_packages='fio e2fsprogs xfsprogs util-linux kmod iproute2 procps'
@@ -90,21 +106,9 @@ sh native/build.sh >"$cache/addon.log" 2>&1 </dev/null || {
 }
 
 # ---- csi-sanity, the CSI contract's own test suite, built from the Go module proxy
-case $command in
-  test | soak | test:csi | all)
-    version=v5.5.0
-    sanity=$cache/csi-sanity-$version/csi-sanity
-    if [ ! -x "$sanity" ]; then
-      remedy='install Go 1.25 or newer from its official downloads, put its bin directory in PATH, then repeat'
-      command -v go >/dev/null 2>&1 || fail "csi-sanity $version is built with Go, and there is no go here: $remedy"
-      go=$(cd / && go env GOVERSION)
-      release=${go#go1.}
-      release=${release%%[!0-9]*}
-      [ "${release:-0}" -ge 25 ] || fail "csi-sanity $version needs Go 1.25 or newer, this is $go: $remedy"
-      say "csi-sanity $version"
-      logged "$cache/csi-sanity.log" env GOBIN="$(dirname "$sanity")" CGO_ENABLED=0 GOFLAGS=-p=2 \
-        go install -ldflags "-X main.VERSION=$version" \
-        "github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity@$version"
-    fi
-    ;;
-esac
+if needs_sanity; then
+  say "csi-sanity $sanity_version"
+  logged "$cache/csi-sanity.log" env GOBIN="$(dirname "$sanity")" CGO_ENABLED=0 GOFLAGS=-p=2 \
+    go install -ldflags "-X main.VERSION=$sanity_version" \
+    "github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity@$sanity_version"
+fi

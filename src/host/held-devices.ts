@@ -2,7 +2,8 @@
 // is gone, whoever attached it (a person or CSI) and however it went. Everybody else may forget about holds.
 //
 // - Operations on one volume take turns, so that a hold is taken and given back exactly once.
-// - A device that somebody else disconnected leaves its hold behind; the next attach uses it, detach ends it.
+// - A device also goes without a detach: its attachment was revoked, or somebody disconnected it. Its hold is
+//   given back a little later, or used by the next attach.
 
 import { isHoldfastError } from '../core/errors.ts';
 import type { Logger } from '../observe/log.ts';
@@ -15,17 +16,22 @@ export interface Holds {
   release(volumeId: string): Promise<void>;
 }
 
+const SWEEP_INTERVAL_MS = 5000;
+
 export class HeldDevices implements DeviceService {
   readonly #devices: DeviceService;
   readonly #holds: Holds;
   readonly #log: Logger;
   readonly #held = new Set<string>();
   readonly #turns = new Turns();
+  readonly #sweepIntervalMs: number;
+  #sweeper: NodeJS.Timeout | undefined;
 
-  constructor(devices: DeviceService, holds: Holds, log: Logger) {
+  constructor(devices: DeviceService, holds: Holds, log: Logger, sweepIntervalMs = SWEEP_INTERVAL_MS) {
     this.#devices = devices;
     this.#holds = holds;
     this.#log = log;
+    this.#sweepIntervalMs = sweepIntervalMs;
   }
 
   attach(
@@ -80,9 +86,11 @@ export class HeldDevices implements DeviceService {
       }
     });
     for (const volumeId of this.#held) await this.#letGo(volumeId);
+    this.#sweeper = setInterval(() => void this.#sweep(), this.#sweepIntervalMs).unref(); // reports itself
   }
 
   async release(): Promise<void> {
+    clearInterval(this.#sweeper);
     await this.#turns.idle();
     await this.#devices.release();
   }
@@ -91,6 +99,17 @@ export class HeldDevices implements DeviceService {
     if (this.#held.has(volumeId)) return;
     await this.#holds.acquire(volumeId);
     this.#held.add(volumeId);
+  }
+
+  async #sweep(): Promise<void> {
+    for (const volumeId of this.#held) {
+      if (this.#devices.find(volumeId) !== undefined || this.#turns.isBusy(volumeId)) continue;
+      try {
+        await this.#turns.run(volumeId, () => this.#letGo(volumeId));
+      } catch (error) {
+        this.#log.error({ volumeId, error }, 'a volume without a device could not be closed; it is tried again');
+      }
+    }
   }
 
   /** Gives the hold back unless there is a device. */

@@ -55,6 +55,7 @@ function minor(device: number): number {
   return Number((BigInt(device) & 0xffn) | ((BigInt(device) >> 12n) & 0xffffff00n));
 }
 
+/** The options may be secrets (the orchestrator's mount flags): they appear in no message. */
 export async function mountDevice(
   devicePath: string,
   target: string,
@@ -64,6 +65,7 @@ export async function mountDevice(
   const flags = options.length === 0 ? [] : ['-o', options.join(',')];
   await runCommand('mount', ['-t', fileSystem, ...flags, '--', devicePath, target], {
     timeoutMs: MOUNT_TIMEOUT_MS,
+    shownAs: `mount -t ${fileSystem} ${devicePath} ${target}`,
   });
 }
 

@@ -20,6 +20,8 @@ export interface CommandOptions {
   /** Exit codes that are answers and not failures. Default: only 0. */
   readonly exitCodes?: readonly number[];
   readonly maxOutputBytes?: number;
+  /** The command as errors show it, where an argument must not be shown. Default: all of it. */
+  readonly shownAs?: string;
 }
 
 export interface CommandResult {
@@ -36,7 +38,12 @@ export interface CommandResult {
 export async function runCommand(
   file: string,
   args: readonly string[],
-  { timeoutMs, exitCodes = [0], maxOutputBytes = 64 * KIB }: CommandOptions,
+  {
+    timeoutMs,
+    exitCodes = [0],
+    maxOutputBytes = 64 * KIB,
+    shownAs = [file, ...args].join(' '),
+  }: CommandOptions,
 ): Promise<CommandResult> {
   const child = spawn(file, args, {
     stdio: ['ignore', 'pipe', 'pipe'],
@@ -64,12 +71,12 @@ export async function runCommand(
     child.stdout.destroy();
     child.stderr.destroy();
     child.unref();
-    throw new HoldfastError('TIMEOUT', `${file} ${args.join(' ')} did not end within ${timeoutMs} ms`);
+    throw new HoldfastError('TIMEOUT', `${shownAs} did not end within ${timeoutMs} ms`);
   }
   const said = stderr().toString().trim();
   if (outcome === null || !exitCodes.includes(outcome)) {
     const how = outcome === null ? `was ended by signal ${child.signalCode}` : `failed with ${outcome}`;
-    throw new HoldfastError('IO', `${file} ${args.join(' ')} ${how}${said === '' ? '' : `: ${said}`}`, {
+    throw new HoldfastError('IO', `${shownAs} ${how}${said === '' ? '' : `: ${said}`}`, {
       details: { exitCode: outcome },
     });
   }

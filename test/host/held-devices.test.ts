@@ -65,6 +65,7 @@ function held(): HeldDevices {
       release: async (volumeId) => count(volumeId, -1),
     },
     silentLogger,
+    20,
   );
 }
 const problem = new HoldfastError('CONFLICT', 'in use');
@@ -122,6 +123,15 @@ describe('after a restart', () => {
     expect(holds).toEqual(new Map([['kept', 1]]));
     await devices.detach('kept');
     expect(holds).toEqual(new Map([['kept', 0]]));
+    await devices.release();
+  });
+
+  test('a device that goes without a detach gives its hold back', async () => {
+    await devices.recover(async () => true);
+    inner.attached.delete('revoked');
+    await expect.poll(() => holds.get('revoked'), { timeout: 5000 }).toBe(0);
+    expect(holds.get('kept')).toBe(1);
+    await devices.release();
   });
 
   test('the device of a damaged volume goes, any other trouble stops the start', async () => {

@@ -47,6 +47,13 @@ describe('mounts', () => {
     expect(mount?.device).toBe(await deviceNumber(device));
   });
 
+  test('that fail do not tell their options, which may be secrets', async () => {
+    const failing = mountDevice(device, path('a'), 'ext4', ['noatime', 'password=hunter2']);
+    const error: unknown = await failing.catch((thrown: unknown) => thrown);
+    expect(error).toMatchObject({ code: 'IO', message: expect.stringContaining(device) });
+    expect(String(error)).not.toContain('hunter2');
+  });
+
   test('no device number is known for what is no block device', async () => {
     expect(await deviceNumber(path('image'))).toBeUndefined();
     expect(await deviceNumber(path('nothing'))).toBeUndefined();

@@ -1,7 +1,7 @@
 // Where and with what a figure was measured: without this a figure means nothing.
 
 import { execFileSync } from 'node:child_process';
-import { cpus, release, totalmem } from 'node:os';
+import { cpus, loadavg, release, totalmem } from 'node:os';
 import { fileURLToPath } from 'node:url';
 
 export interface Machine {
@@ -13,6 +13,8 @@ export interface Machine {
   /** With '+' when the tree holds changes that are not committed. */
   readonly commit: string;
   readonly fileSystem: string;
+  /** Of the minute before: above a few tenths, somebody else is being measured as well. */
+  readonly load: number;
 }
 
 export const root = fileURLToPath(new URL('../..', import.meta.url));
@@ -45,6 +47,7 @@ export function describeMachine(directory: string): Machine {
     node: process.version,
     commit: commit(),
     fileSystem: output('findmnt', '--noheadings', '--output', 'FSTYPE,SOURCE,OPTIONS', '--target', directory),
+    load: loadavg()[0] ?? 0,
   };
 }
 
@@ -54,4 +57,5 @@ export function printMachine(machine: Machine): void {
   console.log(`kernel      ${machine.kernel}, ${machine.fileSystem}`);
   console.log(`node        ${machine.node}`);
   console.log(`commit      ${machine.commit}`);
+  console.log(`load before ${machine.load.toFixed(2)}`);
 }

@@ -52,7 +52,13 @@ export class CsiWorld {
     await volumes.volumes.repair();
     mkdirSync(join(directory, 'files'));
     const devices = new LoopDevices(join(directory, 'files'));
-    return new CsiWorld(directory, volumes, devices, await serve(directory, volumes, devices, options));
+    try {
+      return new CsiWorld(directory, volumes, devices, await serve(directory, volumes, devices, options));
+    } catch (error) {
+      await volumes.store.close();
+      rmSync(directory, { recursive: true });
+      throw error;
+    }
   }
 
   private constructor(directory: string, volumes: VolumeWorld, devices: LoopDevices, server: CsiServer) {

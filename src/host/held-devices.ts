@@ -107,7 +107,10 @@ export class HeldDevices implements DeviceService {
       try {
         await this.#turns.run(volumeId, () => this.#letGo(volumeId));
       } catch (error) {
-        this.#log.error({ volumeId, error }, 'a volume without a device could not be closed; it is tried again');
+        this.#log.error(
+          { volumeId, error },
+          'a volume without a device could not be closed; it is tried again',
+        );
       }
     }
   }

@@ -98,7 +98,7 @@ export interface Native {
   /**
    * Writes through the page cache, one after the other, in this one call. `entries` holds four numbers a write:
    * fd, offset in `memory`, length, file offset; the first is replaced by the bytes written or a negative errno.
-   * Returns the microseconds it took. Blocks when the kernel makes writers wait. Allocates nothing.
+   * Blocks when the kernel makes writers wait: then it returns the microseconds it took, else 0. Allocates nothing.
    */
   writeBatch(memory: Uint8Array, entries: Float64Array, count: number): number;
   /** Stores CLOCK_BOOTTIME in milliseconds, with fractions, into target[0]. Allocates nothing. */

@@ -11,8 +11,8 @@ import type { Slots } from './slots.ts';
 import { REQUEST_CAPACITY } from './thread-memory.ts';
 
 const NUMBERS_PER_WRITE = 4;
-/** Longer than this per write, and the page cache is not where the bytes went. */
-const STALL_MICROS_PER_WRITE = 1000;
+/** Slept longer than this in a batch, and the kernel makes writers wait. */
+const STALL_MICROS = 2000;
 const DETOUR_MS = 1000;
 
 export class WriteBatch {
@@ -62,8 +62,7 @@ export class WriteBatch {
     this.#doneEntries = entries;
     this.#doneRequests = requests;
     const micros = native.writeBatch(this.#memory, entries, count);
-    if (micros > STALL_MICROS_PER_WRITE * (4 + count))
-      this.#detourUntilMs[0] = (clockMs[0] as number) + DETOUR_MS;
+    if (micros > STALL_MICROS) this.#detourUntilMs[0] = (clockMs[0] as number) + DETOUR_MS;
     return count;
   }
 

@@ -380,6 +380,8 @@ export class Session {
       return;
     }
     this.#thread.slots.error[request] = errno;
+    // A write's bytes have gone where they go: its buffer need not wait for the reply to leave.
+    if (this.#thread.slots.command[request] === NBD_CMD_WRITE) this.#freeBuffer(request);
     this.#replies.push(request);
     this.#markDirty();
   }
@@ -413,14 +415,19 @@ export class Session {
     this.#thread.dirty(this);
   }
 
-  #release(request: number): void {
+  #freeBuffer(request: number): void {
     const slots = this.#thread.slots;
     const buffer = slots.buffer[request] as number;
-    if (buffer !== NONE) {
-      this.#thread.memory.free(buffer);
-      this.#bytesHeld -= slots.charged[request] as number;
-      slots.buffer[request] = NONE;
-    }
+    if (buffer === NONE) return;
+    this.#thread.memory.free(buffer);
+    this.#bytesHeld -= slots.charged[request] as number;
+    slots.buffer[request] = NONE;
+    this.#thread.somethingFreed();
+  }
+
+  #release(request: number): void {
+    const slots = this.#thread.slots;
+    this.#freeBuffer(request);
     this.inFlightCount -= 1;
     if (this.volume !== undefined) this.volume.inFlightCount -= 1;
     slots.release(request);

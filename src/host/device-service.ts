@@ -13,7 +13,12 @@ export interface AttachedDevice {
 
 export interface DeviceService {
   /** Attaches, or returns the live device of this very attachment. UNSUPPORTED with the remedy where the kernel has no nbd. */
-  attach(volumeId: string, attachmentNumber: number, sizeBytes: number, readOnly: boolean): Promise<AttachedDevice>;
+  attach(
+    volumeId: string,
+    attachmentNumber: number,
+    sizeBytes: number,
+    readOnly: boolean,
+  ): Promise<AttachedDevice>;
   /** Disconnects and forgets; CONFLICT when the device is still mounted or held, unless `force`. Not attached: nothing. */
   detach(volumeId: string, options?: { force?: boolean }): Promise<void>;
   /** The live device, if there is one. */

@@ -38,7 +38,10 @@ test('what was made is there after a stop and after a kill', async () => {
 });
 
 test('nothing listens that was not asked for, except the API socket', async () => {
-  const daemon = await place.serving();
+  const daemon = await place.serving(['--listen', '127.0.0.1:7480']);
+  expect(daemon.log).toContainEqual(
+    expect.objectContaining({ level: 'warn', host: '127.0.0.1', port: 7480 }),
+  );
   const { stdout } = await execa('ss', ['-H', '-l', '-n', '-p', '-x', '-t', '-u'], { timeout: 10_000 });
   const own = stdout.split('\n').filter((line) => line.includes(`pid=${daemon.process.pid},`));
   expect(own).toHaveLength(1);
@@ -125,15 +128,53 @@ test('an unknown key in the file ends it with the nearest known one', async () =
 });
 
 test('where io_uring is refused it says so, names the remedy and exits with 78', async () => {
-  const real = fileURLToPath(new URL('../../native/build/holdfast.node', import.meta.url));
-  const addon = place.path('refusing.cjs');
-  await writeFile(
-    addon,
-    `module.exports = { ...require(${JSON.stringify(real)}), probeRing: () => ({ errno: 1, features: 0, setupFlags: 0, opcodes: new Uint8Array() }) };`,
+  const addon = await plantedAddon(
+    'native.probeRing = () => ({ errno: 1, features: 0, setupFlags: 0, opcodes: new Uint8Array() });',
   );
   const daemon = place.daemon([], { HOLDFAST_ADDON: addon });
   expect(await daemon.end()).toBe(78);
   expect(daemon.lines.at(-1)).toMatch(/io_uring is refused here .*(seccomp|io_uring_disabled)/);
+});
+
+/** An addon that is the real one but for what `body` changes in `native`. */
+async function plantedAddon(body: string): Promise<string> {
+  const path = place.path('planted.cjs');
+  const real = fileURLToPath(new URL('../../native/build/holdfast.node', import.meta.url));
+  await writeFile(
+    path,
+    `const native = { ...require(${JSON.stringify(real)}) };
+     const { isMainThread } = require('node:worker_threads');
+     const { existsSync } = require('node:fs');
+     ${body}
+     module.exports = native;`,
+  );
+  return path;
+}
+
+test.each([
+  [
+    'an unexpected error',
+    'if (isMainThread) setInterval(() => { if (existsSync(FLAG)) throw new Error("planted"); }, 20);',
+  ],
+  [
+    'the death of a data-plane thread',
+    'const { enter } = native; native.enter = (...args) => { if (existsSync(FLAG)) throw new Error("planted"); return enter(...args); };',
+  ],
+])('%s stops the process at once with 70, and the next daemon serves', async (_, body) => {
+  const flag = place.path('flag');
+  const addon = await plantedAddon(body.replace('FLAG', JSON.stringify(flag)));
+  const daemon = await place.serving(['--metrics', '127.0.0.1:0'], { HOLDFAST_ADDON: addon });
+  const created = await daemon.json('volume', 'create', 'data', '--size', '8MiB');
+  await writeFile(flag, '');
+  // A thread notices at its next turn; a scrape asks each for its counts.
+  await fetch(`http://127.0.0.1:${metricsPort(daemon)}/metrics`).catch(() => undefined);
+  expect(await daemon.end()).toBe(70);
+  expect(daemon.log.at(-1)).toMatchObject({
+    level: 'fatal',
+    error: { message: expect.stringContaining('planted') },
+  });
+  const next = await place.serving();
+  expect(await next.json('volume', 'show', 'data')).toEqual(created);
 });
 
 test('test faults need the test switch, and are said aloud', async () => {

@@ -61,6 +61,18 @@ describe('a volume attached by hand', { timeout: 240_000 }, () => {
     );
   });
 
+  test('every thread of the daemon is an I/O flusher, by the flags that its kernel shows', async () => {
+    const { processId } = (await daemon.cli('status')) as { processId: number };
+    const tasks = await mustRun(guest, `cat /proc/${processId}/task/*/stat`);
+    const flags = tasks
+      .trimEnd()
+      .split('\n')
+      .map((line) => Number(line.slice(line.lastIndexOf(')')).split(' ')[7]));
+    expect(flags.length).toBeGreaterThan(2);
+    // PF_MEMALLOC_NOIO and PF_LOCAL_THROTTLE.
+    for (const flag of flags) expect(flag & 0x180000).toBe(0x180000);
+  });
+
   test('what is attached is neither detached while mounted, nor exported, nor deleted', async () => {
     const busy = await holdfast('volume', 'detach', 'data');
     expect(busy.exitCode).toBe(76);

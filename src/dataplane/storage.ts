@@ -59,6 +59,8 @@ const KERNEL_SOCKET_BYTES = 4 * 1024 * 1024;
 interface OpenedVolume {
   readonly replica: OpenReplica;
   readonly thread: ThreadHandle;
+  /** Sessions of any other attachment are refused. */
+  attachmentNumber: number;
 }
 
 export async function createNodeStorage(options: NodeStorageOptions): Promise<Storage> {
@@ -220,8 +222,7 @@ export class Storage implements NodeStorage {
   }
 
   async connectKernel(volumeId: string, attachmentNumber: number, readOnly: boolean): Promise<number> {
-    const { thread, replica } = this.#required(volumeId);
-    const current = replica.superblock.current.attachmentNumber;
+    const { thread, attachmentNumber: current } = this.#required(volumeId);
     if (attachmentNumber !== current) {
       throw new HoldfastError(
         'CONFLICT',
@@ -298,7 +299,7 @@ export class Storage implements NodeStorage {
         },
       });
       thread.volumeCount += 1;
-      this.#open.set(volumeId, { replica, thread });
+      this.#open.set(volumeId, { replica, thread, attachmentNumber: open.attachmentNumber });
     } catch (error) {
       await replica.release();
       throw error;
@@ -306,6 +307,12 @@ export class Storage implements NodeStorage {
   }
 
   async #adopt(opened: OpenedVolume, open: OpenVolume): Promise<void> {
+    // Fencing must not depend on this disk: the older attachment's sessions end, and no new one of it begins,
+    // before the superblock is asked.
+    if (open.attachmentNumber > opened.attachmentNumber) {
+      opened.attachmentNumber = open.attachmentNumber;
+      await opened.thread.ask({ type: 'disconnect', volumeId: open.volumeId });
+    }
     await this.#promise(opened.replica, open);
     const { volumeId, epoch, attachmentNumber } = open;
     await opened.thread.ask({ type: 'adopt', volumeId, epoch, attachmentNumber });

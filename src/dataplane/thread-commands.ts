@@ -166,21 +166,19 @@ export class ThreadCommands {
     this.#disconnect(served, answer);
   }
 
-  /** The core's tables are replaced while nothing is on its way in the logs. */
   #grow(volumeId: string, sizeBytes: number, answer: Answer): void {
     const { volume } = this.#find(volumeId);
-    this.#business.push(() => {
-      if (!volume.core.extents.isIdle) return false;
-      volume.core.grow(sizeBytes);
-      answer({ value: undefined });
-      return true;
-    });
+    volume.core.grow(sizeBytes);
+    answer({ value: undefined });
   }
 
   // ---- exports
 
   #listen(exportId: number, fd: number, volumeId: string, exportName: string): void {
     const served = this.#find(volumeId);
+    // The caller still owns the descriptor when this throws.
+    if (served.isClosing)
+      throw new HoldfastError('CONFLICT', `volume ${volumeId} is being closed: try again`);
     const entry: Export = { fd, served, sessions: new Set() };
     this.#exports.set(exportId, entry);
     served.exportIds.add(exportId);
@@ -254,7 +252,11 @@ export class ThreadCommands {
   // ---- the kernel's sessions
 
   #connect(volumeId: string, fd: number, readOnly: boolean): void {
-    const served = this.#find(volumeId);
+    const served = this.#served.get(volumeId);
+    if (served === undefined) {
+      native.close(fd);
+      throw new HoldfastError('NOT_FOUND', `volume ${volumeId} is not open in this thread`);
+    }
     const { kernelSessions } = served;
     const older = [...kernelSessions];
     const session: Session | undefined = served.isClosing

@@ -307,7 +307,7 @@ export class Thread {
     this.#isTickArmed = false;
     const nowMs = this.nowMs();
     let isNeeded = false;
-    for (const volume of this.volumes) if (volume?.core.tick() === true) isNeeded = true;
+    for (const volume of this.volumes) if (volume?.tick() === true) isNeeded = true;
     const isMemoryShort = this.#parked.length > 0;
     for (const session of this.#sessions) {
       if (session === undefined) continue;

@@ -2,7 +2,7 @@
 // generations file, one of each at a time, as Extents orders them. Sectors are encoded into two blocks of the
 // thread's memory that the volume keeps for itself.
 
-import { invariant } from '../core/invariant.ts';
+import { HoldfastError } from '../core/errors.ts';
 import { BLOCK_BYTES, GENERATION_BLOCKS_PER_EXTENT } from '../core/units.ts';
 import { STAMP_UNKNOWN } from '../replication/extents.ts';
 import {
@@ -53,9 +53,11 @@ export class VolumeLogs {
     this.#core = core;
     this.#intentBuffer = thread.memory.allocate(BLOCK_BYTES, 0);
     this.#generationBuffer = thread.memory.allocate(BLOCK_BYTES, 0);
-    invariant(
-      this.#intentBuffer >= 0 && this.#generationBuffer >= 0,
-      'a volume gets its two metadata blocks',
+    if (this.#intentBuffer >= 0 && this.#generationBuffer >= 0) return;
+    if (this.#intentBuffer >= 0) thread.memory.free(this.#intentBuffer);
+    throw new HoldfastError(
+      'BUSY',
+      'the data-plane thread has no memory free for another volume now: try again',
     );
   }
 
@@ -163,7 +165,7 @@ export class VolumeLogs {
     for (let i = 0; i < this.#mergeCount; i++) {
       const extent = extents.coolingExtents[this.#mergeNext + i] as number;
       const at = this.#generationBuffer + i * GENERATION_SECTOR_BYTES;
-      decodeGenerationSector(bytes, at, extent, merged, 0);
+      readStamps(bytes, at, extent, merged);
       const stamps = extents.stampMemory;
       const base = extents.stampOffset(extent);
       for (let block = 0; block < GENERATION_BLOCKS_PER_EXTENT; block++) {
@@ -188,5 +190,14 @@ export class VolumeLogs {
     this.#mergePhase = MERGE_FLUSHING;
     this.#mergePending = 1;
     this.#thread.ring.fdatasync(this.#message.generationsFd, this.#index, TAG_GENERATION);
+  }
+}
+
+/** A sector that cannot be read, or is of another version, says nothing: its blocks count as written just now. */
+function readStamps(bytes: Uint8Array, at: number, extent: number, stamps: Uint32Array): void {
+  try {
+    decodeGenerationSector(bytes, at, extent, stamps, 0);
+  } catch {
+    stamps.fill(STAMP_UNKNOWN);
   }
 }

@@ -27,6 +27,11 @@ const FALLOC_ZERO_RANGE = 16;
 /** After this much written without a look, the pool's free space is looked up again. */
 const SPACE_CHECK_BYTES = 64 * 1024 * 1024;
 
+// How far a zeroing request has come, in its `pending`.
+const ZERO_FIRST = 0;
+const ZERO_PUNCHED = 1;
+const ZERO_ALLOCATING = 2;
+
 export class Volume implements VolumePorts {
   readonly index: number;
   readonly volumeId: string;
@@ -56,12 +61,23 @@ export class Volume implements VolumePorts {
     this.volumeId = message.volumeId;
     this.dataFd = message.dataFd;
     this.attachmentNumber = message.attachmentNumber;
+    this.logs = new VolumeLogs(thread, index, message, () => this.core);
     this.#windowMemory = native.mapFile(message.windowFd, WINDOW_FILE_BYTES);
+    try {
+      this.core = this.#createCore(message);
+    } catch (error) {
+      // The mapping would keep the window's description, and its lock, for as long as the thread lives.
+      this.logs.dispose();
+      native.freeMemory(this.#windowMemory);
+      throw error;
+    }
+  }
+
+  #createCore(message: OpenVolumeMessage): VolumeCore {
     const window = new WindowFile(this.#windowMemory.buffer);
     // In a set of one there is no other copy to agree with: what was in flight is settled as it stands.
     window.reset(message.bootId);
-    this.logs = new VolumeLogs(thread, index, message, () => this.core);
-    this.core = new VolumeCore(thread.slots, this, {
+    return new VolumeCore(this.#thread.slots, this, {
       sizeBytes: message.sizeBytes,
       epoch: message.epoch,
       openingLow: Number.parseInt(message.opening.slice(0, 8), 16) | 0,
@@ -71,6 +87,13 @@ export class Volume implements VolumePorts {
       window,
       windowEntryCount: WINDOW_ENTRY_COUNT,
     });
+  }
+
+  /** About once a second while anything is hot. Returns false when nothing is. */
+  tick(): boolean {
+    // Others write to the same pool: what was granted against its free space a while ago is looked up again.
+    this.#spaceBudget[0] = 0;
+    return this.core.tick();
   }
 
   /** Everything is at rest and nobody refers to it any more. */
@@ -191,8 +214,8 @@ export class Volume implements VolumePorts {
     const slots = this.#thread.slots;
     if (result !== -EOPNOTSUPP) {
       // The second step of the fallback below keeps the blocks; its first has zeroed them.
-      if (result === 0 && (slots.pending[request] as number) > 0) {
-        slots.pending[request] = 0;
+      if (result === 0 && slots.pending[request] === ZERO_PUNCHED) {
+        slots.pending[request] = ZERO_ALLOCATING;
         this.#zero(request, FALLOC_KEEP_SIZE);
         return;
       }
@@ -200,13 +223,13 @@ export class Volume implements VolumePorts {
       return;
     }
     const flags = slots.flags[request] as number;
-    const isFirstTry = slots.pending[request] === 0 && (flags & FLAG_NO_HOLE) !== 0;
+    const isFirstTry = slots.pending[request] === ZERO_FIRST && (flags & FLAG_NO_HOLE) !== 0;
     if (!isFirstTry || (flags & FLAG_FAST_ZERO) !== 0) {
       this.core.requestDone(request, EOPNOTSUPP);
       return;
     }
     // No zeroing in place here: punch the range out, then allocate it again.
-    slots.pending[request] = 1;
+    slots.pending[request] = ZERO_PUNCHED;
     this.#zero(request, FALLOC_PUNCH_HOLE | FALLOC_KEEP_SIZE);
   }
 
@@ -324,7 +347,7 @@ export class Volume implements VolumePorts {
       this.#spaceBudget[0] = left;
       return true;
     }
-    const free = native.fileSystemSpace(this.dataFd).availableBytes - this.#message.reserveBytes;
+    const free = this.#freeBytes();
     const isFull = free < length;
     if (isFull !== this.#isFull) {
       this.#isFull = isFull;
@@ -335,8 +358,21 @@ export class Volume implements VolumePorts {
     return !isFull || this.#isAllocated(slots.offsetBytes[request] as number, length);
   }
 
+  /** A disk that cannot even say how full it is decides by answering the write itself. */
+  #freeBytes(): number {
+    try {
+      return native.fileSystemSpace(this.dataFd).availableBytes - this.#message.reserveBytes;
+    } catch {
+      return Number.MAX_SAFE_INTEGER;
+    }
+  }
+
   #isAllocated(offset: number, length: number): boolean {
-    const run = native.nextRun(this.dataFd, offset, offset + length);
-    return run.isData && run.endOffset >= offset + length;
+    try {
+      const run = native.nextRun(this.dataFd, offset, offset + length);
+      return run.isData && run.endOffset >= offset + length;
+    } catch {
+      return false;
+    }
   }
 }

@@ -53,6 +53,8 @@ export class Extents {
   roundSectorCount = 0;
   readonly coolingExtents = new Int32Array(COOLING_BATCH_EXTENTS);
   coolingCount = 0;
+  /** The last merge of generations did not reach the disk. */
+  hasMergeFailed = false;
   readonly #ports: ExtentPorts;
   #state: Uint8Array;
   /** Writes in flight by extent. */
@@ -196,15 +198,16 @@ export class Extents {
     this.#ports.startGenerationMerge();
   }
 
+  /** A merge that failed (no space for a sector, say) loses nothing: the marks stand, and it is made again later. */
   generationsMerged(errno: number): void {
     this.#coolingPhase = 'idle';
-    if (errno !== 0) {
-      this.#isFailed = true;
-      this.#ports.intentFailed(errno);
-      return;
-    }
+    this.hasMergeFailed = errno !== 0;
     this.#keepCooling();
-    for (let i = 0; i < this.coolingCount; i++) this.#becomeCold(this.coolingExtents[i] as number);
+    for (let i = 0; i < this.coolingCount; i++) {
+      const extent = this.coolingExtents[i] as number;
+      if (errno === 0) this.#becomeCold(extent);
+      else this.#state[extent] = HOT;
+    }
     this.coolingCount = 0;
     if (this.#hasDirtySectors && !this.#isRoundRunning) this.#startRound();
   }

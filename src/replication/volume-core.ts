@@ -149,7 +149,6 @@ export class VolumeCore implements ExtentPorts {
   }
 
   flushDone(errno: number): void {
-    this.#isFlushRunning = false;
     if (errno !== 0 && this.#errno === 0) {
       this.#errno = EIO;
       this.#ports.failed('flush', errno);
@@ -161,6 +160,8 @@ export class VolumeCore implements ExtentPorts {
       else this.#writeSettled(request, this.#errno);
     }
     if (isForCooling) this.extents.coolingFlushed(this.#errno);
+    // Until here the flush counts as running: what asked for one meanwhile is covered by the next.
+    this.#isFlushRunning = false;
     if (!this.#flushNext.isEmpty || this.#coolingWaits) this.#startFlush();
     if (this.#errno !== 0) this.#failWaiting();
   }
@@ -180,7 +181,7 @@ export class VolumeCore implements ExtentPorts {
 
   /** On the way to a clean stop: cools everything, one batch a call; true when nothing is left to cool or it cannot be. */
   coolAll(): boolean {
-    if (this.#errno !== 0 || this.extents.hotCount === 0) return true;
+    if (this.#errno !== 0 || this.extents.hotCount === 0 || this.extents.hasMergeFailed) return true;
     if (this.extents.isIdle) this.extents.tick(0);
     return false;
   }

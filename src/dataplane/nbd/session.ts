@@ -26,6 +26,7 @@ import {
   NBD_CMD_READ,
   NBD_CMD_WRITE,
   NBD_EINVAL,
+  NBD_EIO,
   NBD_REQUEST_MAGIC,
   NBD_STATE_HOLE,
   NBD_STATE_ZERO,
@@ -46,7 +47,7 @@ const IN_FLIGHT_LIMIT = 256;
 const LARGE_PAYLOAD_BYTES = 16 * 1024;
 const STATUS_DESCRIPTORS = 256;
 const HANDSHAKE_LIMIT_MS = 30_000;
-const SEND_STALL_LIMIT_MS = 60_000;
+const SEND_STALL_LIMIT_MS = 10_000;
 /** While somebody waits for memory, a payload whose buffer is taken has to come within this. */
 const PAYLOAD_STALL_LIMIT_MS = 10_000;
 /** A command that no protocol of ours knows, as it is kept in a byte. */
@@ -229,7 +230,9 @@ export class Session {
       this.#isLast = true;
       return false;
     }
-    const request = this.inFlightCount < IN_FLIGHT_LIMIT ? slots.take() : NONE;
+    // A session holds no more slots than it leaves free, so that those who never read leave some to the others.
+    const mayTake = this.inFlightCount < IN_FLIGHT_LIMIT && this.inFlightCount < slots.freeCount;
+    const request = mayTake ? slots.take() : NONE;
     if (request === NONE) return this.#park();
     slots.command[request] = Math.min(command, UNKNOWN_COMMAND);
     slots.offsetBytes[request] = view.getUint32(at + 16) * 0x1_0000_0000 + view.getUint32(at + 20);
@@ -360,7 +363,14 @@ export class Session {
     let at = slots.data[request] as number;
     let count = 0;
     for (; offset < end && count < limit; count++) {
-      const run = native.nextRun(volume.dataFd, offset, end);
+      let run: ReturnType<typeof native.nextRun>;
+      try {
+        run = native.nextRun(volume.dataFd, offset, end);
+      } catch {
+        // The map itself is read from the disk.
+        this.reply(request, NBD_EIO);
+        return;
+      }
       view.setUint32(at, run.endOffset - offset);
       view.setUint32(at + 4, run.isData ? 0 : NBD_STATE_HOLE | NBD_STATE_ZERO);
       at += 8;

@@ -37,7 +37,7 @@ export class OpenVolumes {
   /** Counts one more user of a volume that is then open. */
   async acquire(volumeId: string): Promise<VolumeRecord> {
     const served = this.#served.get(volumeId);
-    if (served !== undefined && this.#storage.isOpen(volumeId)) {
+    if (served !== undefined && served.userCount > 0 && this.#storage.isOpen(volumeId)) {
       const record = await this.#records.ready(volumeId);
       await this.tell(record);
       served.userCount += 1;
@@ -48,14 +48,19 @@ export class OpenVolumes {
     return record;
   }
 
-  /** One user fewer; the last one closes the volume. */
+  /** One user fewer, also when it fails; the last one closes the volume. Not served: nothing. */
   async release(volumeId: string): Promise<void> {
     const served = this.#served.get(volumeId);
-    invariant(served !== undefined, 'only an acquired volume is released');
-    served.userCount -= 1;
-    if (served.userCount > 0) return;
-    this.#served.delete(volumeId);
+    if (served !== undefined && served.userCount > 0) served.userCount -= 1;
+    await this.closeUnused(volumeId);
+  }
+
+  /** Closes what the last user left and could not close (its disk is dead). Still or again in use: nothing. */
+  async closeUnused(volumeId: string): Promise<void> {
+    const served = this.#served.get(volumeId);
+    if (served === undefined || served.userCount > 0) return;
     await this.#storage.closeVolume(volumeId);
+    this.#served.delete(volumeId);
   }
 
   /** An open volume takes the record's epoch and attachment: sessions of older ones are refused from here on. */

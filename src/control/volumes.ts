@@ -156,9 +156,17 @@ export class Volumes implements VolumeService {
     });
   }
 
-  /** One user fewer; the last one closes the volume. Once for every acquire. */
+  /** One user fewer, also when it fails; the last one closes the volume. Once for every acquire. */
   async release(volumeId: string): Promise<void> {
     await this.#context.locks.run(volumeId, async () => await this.#context.openVolumes.release(volumeId));
+  }
+
+  /** After a release that failed: closes the volume unless somebody uses it. Any number of times. */
+  async closeUnused(volumeId: string): Promise<void> {
+    await this.#context.locks.run(
+      volumeId,
+      async () => await this.#context.openVolumes.closeUnused(volumeId),
+    );
   }
 
   /** Whether a device of this attachment, found after a restart, may go on. */

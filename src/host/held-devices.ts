@@ -13,7 +13,10 @@ import { Turns } from './turns.ts';
 /** Opens and closes volumes; counts. */
 export interface Holds {
   acquire(volumeId: string): Promise<unknown>;
+  /** One user fewer, also when it rejects: then the volume could not be closed. */
   release(volumeId: string): Promise<void>;
+  /** Closes the volume unless somebody uses it. */
+  closeUnused(volumeId: string): Promise<void>;
 }
 
 const SWEEP_INTERVAL_MS = 5000;
@@ -23,6 +26,8 @@ export class HeldDevices implements DeviceService {
   readonly #holds: Holds;
   readonly #log: Logger;
   readonly #held = new Set<string>();
+  /** No longer held, and not closed yet: closing failed, or is under way. */
+  readonly #unclosed = new Set<string>();
   readonly #turns = new Turns();
   readonly #sweepIntervalMs: number;
   #sweeper: NodeJS.Timeout | undefined;
@@ -45,7 +50,7 @@ export class HeldDevices implements DeviceService {
       try {
         return await this.#devices.attach(volumeId, attachmentNumber, sizeBytes, readOnly);
       } catch (error) {
-        // The reason of the failure goes first; a hold that stays is given back by the next detach.
+        // The reason of the failure goes first; a volume that was not closed is closed by the next sweep.
         await this.#letGo(volumeId).catch(() => undefined);
         throw error;
       }
@@ -85,7 +90,7 @@ export class HeldDevices implements DeviceService {
         return false;
       }
     });
-    for (const volumeId of this.#held) await this.#letGo(volumeId);
+    await this.#sweep();
     this.#sweeper = setInterval(() => void this.#sweep(), this.#sweepIntervalMs).unref(); // reports itself
   }
 
@@ -99,10 +104,11 @@ export class HeldDevices implements DeviceService {
     if (this.#held.has(volumeId)) return;
     await this.#holds.acquire(volumeId);
     this.#held.add(volumeId);
+    this.#unclosed.delete(volumeId);
   }
 
   async #sweep(): Promise<void> {
-    for (const volumeId of this.#held) {
+    for (const volumeId of [...this.#held, ...this.#unclosed]) {
       if (this.#devices.find(volumeId) !== undefined || this.#turns.isBusy(volumeId)) continue;
       try {
         await this.#turns.run(volumeId, () => this.#letGo(volumeId));
@@ -115,10 +121,15 @@ export class HeldDevices implements DeviceService {
     }
   }
 
-  /** Gives the hold back unless there is a device. */
+  /** Gives the hold back, and closes what was not closed then, unless there is a device. */
   async #letGo(volumeId: string): Promise<void> {
-    if (this.#devices.find(volumeId) !== undefined || !this.#held.has(volumeId)) return;
-    await this.#holds.release(volumeId);
-    this.#held.delete(volumeId);
+    if (this.#devices.find(volumeId) !== undefined) return;
+    if (this.#held.delete(volumeId)) {
+      this.#unclosed.add(volumeId);
+      await this.#holds.release(volumeId);
+    } else if (this.#unclosed.has(volumeId)) {
+      await this.#holds.closeUnused(volumeId);
+    }
+    this.#unclosed.delete(volumeId);
   }
 }

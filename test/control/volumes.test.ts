@@ -399,6 +399,24 @@ describe('opening', () => {
     expect(world.storage.isOpen(record.id)).toBe(false);
   });
 
+  test('a volume that could not be closed is left by its user, and closed or opened anew later', async () => {
+    for (const next of ['close', 'open'] as const) {
+      volumes = world.inject(new Faults('failBefore', 1, 'closeVolume'));
+      const first = await volumes.acquire(record.id);
+      await expect(volumes.release(record.id)).rejects.toMatchObject({ code: 'UNAVAILABLE' });
+      expect(world.storage.isOpen(record.id)).toBe(true);
+      if (next === 'open') {
+        const second = await volumes.acquire(record.id);
+        expect(second.epoch).toBe(first.epoch + 1);
+        await volumes.closeUnused(record.id);
+        expect(world.storage.isOpen(record.id)).toBe(true);
+      }
+      await volumes.release(record.id);
+      expect(world.storage.isOpen(record.id)).toBe(false);
+      await volumes.release(record.id);
+    }
+  });
+
   test('a copy that promised more than the store knows is not served, and the text says who must decide', async () => {
     for (const change of [{ promisedEpoch: 9 }, { attachmentNumber: 9 }]) {
       await volumes.acquire(record.id);

@@ -42,11 +42,16 @@ class RememberedDevices implements DeviceService {
 let inner: RememberedDevices;
 let holds: Map<string, number>;
 let refused: HoldfastError | undefined;
+/** While set, no volume can be closed. */
+let deadDisk: HoldfastError | undefined;
+let closedCount: number;
 let devices: HeldDevices;
 beforeEach(() => {
   inner = new RememberedDevices();
   holds = new Map();
   refused = undefined;
+  deadDisk = undefined;
+  closedCount = 0;
   devices = held();
 });
 function held(): HeldDevices {
@@ -55,6 +60,11 @@ function held(): HeldDevices {
     expect(now, 'holds are balanced').toBeGreaterThanOrEqual(0);
     holds.set(volumeId, now);
   };
+  const closeUnused = async (volumeId: string): Promise<void> => {
+    if (holds.get(volumeId) !== 0) return;
+    if (deadDisk !== undefined) throw deadDisk;
+    closedCount += 1;
+  };
   return new HeldDevices(
     inner,
     {
@@ -62,7 +72,11 @@ function held(): HeldDevices {
         if (refused !== undefined) throw refused;
         count(volumeId, 1);
       },
-      release: async (volumeId) => count(volumeId, -1),
+      release: async (volumeId) => {
+        count(volumeId, -1);
+        await closeUnused(volumeId);
+      },
+      closeUnused,
     },
     silentLogger,
     20,
@@ -110,6 +124,28 @@ describe('a device', () => {
     await devices.attach('v', 1, 4096, false);
     await Promise.all([devices.detach('v'), devices.detach('v')]);
     expect(holds.get('v')).toBe(0);
+  });
+
+  test('whose volume cannot be closed gives its hold back once, and every detach tries to close again', async () => {
+    await devices.attach('v', 1, 4096, false);
+    deadDisk = new HoldfastError('IO', 'the disk is dead');
+    for (let time = 1; time <= 2; time += 1) await expect(devices.detach('v')).rejects.toBe(deadDisk);
+    expect(holds.get('v')).toBe(0);
+    deadDisk = undefined;
+    await devices.detach('v');
+    await devices.detach('v');
+    expect(closedCount).toBe(1);
+  });
+
+  test('attached again after its volume could not be closed holds it again', async () => {
+    await devices.attach('v', 1, 4096, false);
+    deadDisk = new HoldfastError('IO', 'the disk is dead');
+    await expect(devices.detach('v')).rejects.toBe(deadDisk);
+    await devices.attach('v', 2, 4096, false);
+    expect(holds.get('v')).toBe(1);
+    deadDisk = undefined;
+    await devices.detach('v');
+    expect([holds.get('v'), closedCount]).toEqual([0, 1]);
   });
 });
 

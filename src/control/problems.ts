@@ -33,6 +33,12 @@ export function problemsOf(record: VolumeRecord, replica: ReplicaStatus | undefi
     ];
   }
   const problems: Problem[] = [];
+  if (replica.problem !== undefined) {
+    problems.push({
+      problem: `The disk of its copy in ${place} failed: ${replica.problem}. Acknowledged writes may be missing.`,
+      nextStep: "Mend the disk, check the data, then remove the file 'failed' in the copy's directory.",
+    });
+  }
   if (superblock.replicaId !== record.primary.replicaId || superblock.lineage !== record.lineage) {
     problems.push({
       problem: `The copy in ${place} is not the one that the store names.`,

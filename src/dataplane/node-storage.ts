@@ -34,6 +34,7 @@ export interface ReplicaStatus {
   readonly pool: string;
   /** undefined: unreadable; the reason is in `problem`. */
   readonly superblock: Superblock | undefined;
+  /** Also set, beside a superblock, when the replica must not be served: its disk failed. */
   readonly problem: string | undefined;
   /** Being served by a data-plane thread now. */
   readonly isOpen: boolean;

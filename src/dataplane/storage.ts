@@ -22,6 +22,7 @@ import type {
   ReplicaStatus,
   VolumeCounters,
 } from './node-storage.ts';
+import { failureError, failureOf, markFailed } from './failure-mark.ts';
 import { type OpenReplica, openReplica } from './open-replica.ts';
 import { closeFiles, openFiles } from './replica-lock.ts';
 import { Pool } from './pool.ts';
@@ -66,6 +67,12 @@ interface OpenedVolume {
 export async function createNodeStorage(options: NodeStorageOptions): Promise<Storage> {
   const pools: Pool[] = [];
   const threads: ThreadHandle[] = [];
+  let storage: Storage | undefined;
+  const onEvent = (event: ThreadEvent): void => {
+    if (event.type === 'volumeFailed')
+      storage?.replicaFailed(event.volumeId, `its ${event.what} failed (errno ${event.errno})`);
+    options.onEvent(event);
+  };
   try {
     for (const pool of options.pools) pools.push(await openPool(pool));
     const faults = {
@@ -74,9 +81,10 @@ export async function createNodeStorage(options: NodeStorageOptions): Promise<St
     };
     for (let i = 0; i < options.threadCount; i++) {
       const data = { faults, busyPollMicros: options.busyPollMicros };
-      threads.push(await ThreadHandle.start(data, options.onEvent, options.onDeath));
+      threads.push(await ThreadHandle.start(data, onEvent, options.onDeath));
     }
-    return new Storage(options.nodeName, await readBootId(), pools, threads);
+    storage = new Storage(options.nodeName, await readBootId(), pools, threads);
+    return storage;
   } catch (error) {
     for (const thread of threads) await thread.stop();
     for (const pool of pools) await pool.close();
@@ -97,6 +105,8 @@ export class Storage implements NodeStorage {
   readonly #open = new Map<string, OpenedVolume>();
   /** One opening, closing or growing of a volume at a time. */
   readonly #turns = new Map<string, Promise<unknown>>();
+  /** Replicas that failed and whose mark is not on disk: the disk that failed may refuse it. */
+  readonly #failures = new Map<string, string>();
   #nextExportId = 1;
   #closed: Promise<void> | undefined;
 
@@ -130,6 +140,7 @@ export class Storage implements NodeStorage {
       }
       // Half-deleted ones have no name any more: every pool is asked.
       for (const pool of this.#pools) await deleteReplica(pool, volumeId);
+      this.#failures.delete(volumeId);
     });
   }
 
@@ -253,6 +264,14 @@ export class Storage implements NodeStorage {
     return Promise.all(this.#threads.map((thread) => thread.askThreadCounters()));
   }
 
+  /** A flush or log write of this replica failed: it is not opened again, by this process or a later one. */
+  replicaFailed(volumeId: string, reason: string): void {
+    if (this.#failures.has(volumeId)) return;
+    this.#failures.set(volumeId, reason);
+    const opened = this.#open.get(volumeId);
+    if (opened !== undefined) void this.#mark(volumeId, opened.replica.directory, reason);
+  }
+
   close(): Promise<void> {
     this.#closed ??= this.#closeAll();
     return this.#closed;
@@ -274,6 +293,9 @@ export class Storage implements NodeStorage {
   async #openFresh(open: OpenVolume): Promise<void> {
     const { volumeId } = open;
     const pool = await this.#requirePoolOf(volumeId);
+    const directory = pool.replicaDirectory(volumeId);
+    const failure = this.#failures.get(volumeId) ?? (await failureOf(directory));
+    if (failure !== undefined) throw failureError(volumeId, directory, failure);
     const replica = await whileBusy(() => openReplica(pool, volumeId, this.#bootId));
     try {
       await this.#promise(replica, open);
@@ -333,6 +355,11 @@ export class Storage implements NodeStorage {
         const { promisedEpoch } = replica.superblock.current;
         await replica.superblock.update({ cleanMark: { epoch: promisedEpoch } });
       }
+    } catch (error) {
+      const reason = `the last flush at its closing failed (${errorText(error)})`;
+      this.#failures.set(volumeId, reason);
+      await this.#mark(volumeId, replica.directory, reason);
+      throw error;
     } finally {
       await replica.release();
     }
@@ -348,6 +375,15 @@ export class Storage implements NodeStorage {
       lastInSyncIncarnation: incarnation,
       inSync: { epoch: open.epoch, members: [{ replicaId, incarnation, node: this.#nodeName }] },
     });
+  }
+
+  async #mark(volumeId: string, directory: string, reason: string): Promise<void> {
+    try {
+      await markFailed(directory, reason);
+      this.#failures.delete(volumeId);
+    } catch {
+      // What stays in memory holds as long as this process does.
+    }
   }
 
   // ---- helpers
@@ -394,7 +430,9 @@ export class Storage implements NodeStorage {
 
   async #describe(pool: Pool, volumeId: string): Promise<ReplicaStatus> {
     const description = await describeReplica(pool, volumeId);
-    return { volumeId, pool: pool.name, isOpen: this.#open.has(volumeId), ...description };
+    const failure = this.#failures.get(volumeId) ?? (await failureOf(pool.replicaDirectory(volumeId)));
+    const problem = description.problem ?? failure;
+    return { volumeId, pool: pool.name, isOpen: this.#open.has(volumeId), ...description, problem };
   }
 }
 

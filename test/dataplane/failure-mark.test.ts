@@ -1,0 +1,68 @@
+// A replica whose disk failed once is not believed again by itself: not after a close, not by the next process.
+
+import { mkdtempSync, rmSync } from 'node:fs';
+import { rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { failureOf } from '../../src/dataplane/failure-mark.ts';
+import { createNodeStorage, type Storage } from '../../src/dataplane/storage.ts';
+
+const VOLUME = 'cd'.repeat(16);
+const OPEN = { volumeId: VOLUME, epoch: 2, opening: 'ab'.repeat(16), attachmentNumber: 0 };
+let directory = '';
+let storage: Storage;
+
+function start(): Promise<Storage> {
+  return createNodeStorage({
+    nodeName: 'node',
+    pools: [{ name: 'pool', directory: join(directory, 'pool'), overcommitRatio: 10 }],
+    threadCount: 1,
+    busyPollMicros: 0,
+    testFaults: new Set(),
+    onEvent: () => undefined,
+    onDeath: (error) => {
+      throw error;
+    },
+  });
+}
+
+beforeEach(async () => {
+  directory = mkdtempSync('/var/tmp/holdfast-failed-');
+  storage = await start();
+  await storage.createReplica({
+    volumeId: VOLUME,
+    volumeName: 'volume',
+    replicaId: VOLUME,
+    pool: 'pool',
+    sizeBytes: 8 * 1024 * 1024,
+    lineage: VOLUME,
+    epoch: 1,
+    durability: 'writeback',
+    failureMode: 'soft',
+  });
+  await storage.openVolume(OPEN);
+});
+
+afterEach(async () => {
+  await storage.close();
+  rmSync(directory, { recursive: true, force: true });
+});
+
+test('a failed replica is refused after a close and after a restart, says why, and is served again once the mark is removed', async () => {
+  const replica = join(directory, 'pool', VOLUME);
+  storage.replicaFailed(VOLUME, 'its flush failed (errno 5)');
+  for (let waitedMs = 0; (await failureOf(replica)) === undefined && waitedMs < 5000; waitedMs += 20)
+    await sleep(20);
+  await storage.closeVolume(VOLUME);
+  await expect(storage.openVolume(OPEN)).rejects.toMatchObject({ code: 'IO' });
+
+  await storage.close();
+  storage = await start();
+  await expect(storage.openVolume(OPEN)).rejects.toThrow('its flush failed (errno 5)');
+  expect((await storage.replica(VOLUME))?.problem).toBe('its flush failed (errno 5)');
+
+  await rm(join(replica, 'failed'));
+  await storage.openVolume(OPEN);
+  expect((await storage.replica(VOLUME))?.problem).toBeUndefined();
+});

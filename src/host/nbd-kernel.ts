@@ -104,7 +104,13 @@ export async function offerConnection(index: number, identifier: string, socketF
 export async function resizeDevice(index: number, identifier: string, sizeBytes: number): Promise<void> {
   const short = { deadConnectionTimeoutSeconds: RESIZE_DEAD_CONNECTION_TIMEOUT_SECONDS };
   await reconfigure(index, identifier, short);
-  await reconfigure(index, identifier, { ...short, sizeBytes });
+  try {
+    await reconfigure(index, identifier, { ...short, sizeBytes });
+  } catch (error) {
+    // The reason of the failure goes first. After a deadline this call may wait for the one still running.
+    await reconfigure(index, identifier, {}).catch(() => undefined);
+    throw error;
+  }
   await reconfigure(index, identifier, {});
 }
 

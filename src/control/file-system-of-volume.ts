@@ -5,7 +5,7 @@ import { HoldfastError } from '../core/errors.ts';
 import type { FileSystemType, VolumeRecord } from './records.ts';
 import { requireOwn, type VolumeContext } from './volume-context.ts';
 
-/** The caller holds the lock of the volume in both. */
+/** The caller holds the lock of the volume here and in fileSystemMade. */
 export async function chooseFileSystem(
   context: VolumeContext,
   volumeId: string,
@@ -38,5 +38,16 @@ export async function fileSystemMade(context: VolumeContext, volumeId: string): 
   await context.storage.updateSuperblock(volumeId, { fileSystemMade: fileSystem.type });
   return await context.records.updateReady(volumeId, (current) =>
     current.fileSystem?.made ? current : { ...current, fileSystem: { type: fileSystem.type, made: true } },
+  );
+}
+
+/** CONFLICT for use by hand while the node stage has mkfs before it: that would format over what was written. */
+export function requireFileSystemFinished({ id, name, fileSystem }: VolumeRecord): void {
+  if (fileSystem === null || fileSystem.made) return;
+  throw new HoldfastError(
+    'CONFLICT',
+    `Volume "${name}" is to get a file system of type ${fileSystem.type} that was not made yet or not finished, and ` +
+      'making it would format over what is written by hand: let the node stage the volume (again), or delete it.',
+    { details: { volumeId: id, fileSystem: fileSystem.type } },
   );
 }

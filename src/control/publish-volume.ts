@@ -3,6 +3,7 @@
 // All three may be repeated: what the store has and the storage was not told is told then.
 
 import { HoldfastError } from '../core/errors.ts';
+import { requireNotExported } from './export-volume.ts';
 import type { VolumeRecord } from './records.ts';
 import { nodeLock, requireOwn, type VolumeContext } from './volume-context.ts';
 
@@ -17,6 +18,7 @@ export async function publishVolume(
     const record = await context.records.ready(volumeId);
     requireKnown(context, node);
     requireOwn(context, record);
+    requireNotExported(context, record);
     if (record.attachment.node === null) await requireFreePlace(context, node);
     return await context.records.updateReady(volumeId, (current) => {
       requireUnpublishedElsewhere(current, node, readOnly);

@@ -19,6 +19,8 @@ export interface VolumeContext {
   readonly records: VolumeRecords;
   readonly openVolumes: OpenVolumes;
   readonly locks: KeyedLock;
+  /** Exports of each volume that has any; each volume's under its lock. */
+  readonly exportCounts: Map<string, number>;
 }
 
 /** The first copy; until replication is there, the only one. */

@@ -7,6 +7,7 @@ import { didYouMean } from '../core/nearest.ts';
 import type { NodeStorage } from '../dataplane/node-storage.ts';
 import { createVolume } from './create-volume.ts';
 import { deleteVolume } from './delete-volume.ts';
+import { acquireForExport, releaseExport } from './export-volume.ts';
 import { chooseFileSystem, fileSystemMade } from './file-system-of-volume.ts';
 import { KeyedLock } from './keyed-lock.ts';
 import { isVolumeId } from './names.ts';
@@ -42,6 +43,7 @@ export class Volumes implements VolumeService {
       records,
       openVolumes: new OpenVolumes(records, storage),
       locks: new KeyedLock(),
+      exportCounts: new Map(),
     };
   }
 
@@ -146,7 +148,7 @@ export class Volumes implements VolumeService {
   }
 
   /**
-   * One more user (a device, an export): the volume is open when it resolves. CORRUPT when a person must decide
+   * One more user (a device): the volume is open when it resolves. CORRUPT when a person must decide
    * first; BUSY while a dead daemon's requests may still land.
    */
   async acquire(volumeId: string): Promise<VolumeRecord> {
@@ -167,6 +169,19 @@ export class Volumes implements VolumeService {
       volumeId,
       async () => await this.#context.openVolumes.closeUnused(volumeId),
     );
+  }
+
+  /** Like acquire, for an export: CONFLICT while the volume is published, which it then cannot be. */
+  async acquireForExport(volumeId: string): Promise<VolumeRecord> {
+    return await this.#context.locks.run(
+      volumeId,
+      async () => await acquireForExport(this.#context, volumeId),
+    );
+  }
+
+  /** Once for every acquireForExport. */
+  async releaseExport(volumeId: string): Promise<void> {
+    await this.#context.locks.run(volumeId, async () => await releaseExport(this.#context, volumeId));
   }
 
   /** Whether a device of this attachment, found after a restart, may go on. */

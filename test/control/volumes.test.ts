@@ -269,6 +269,46 @@ describe('epoch and attachment', () => {
     expect(await world.expectSound()).toEqual([]);
   });
 
+  test('an exported volume is neither published nor deleted until its last export has ended', async () => {
+    const { id } = await volumes.create(request('data', { fileSystemType: null }));
+    await volumes.acquireForExport(id);
+    await volumes.acquireForExport(id);
+    const refusal = {
+      code: 'CONFLICT',
+      message: expect.stringMatching(/exported by .* end the export first/),
+    };
+    await expect(volumes.publish(id, NODE, false)).rejects.toMatchObject(refusal);
+    await expect(volumes.delete(id)).rejects.toMatchObject({ code: 'CONFLICT' });
+    await volumes.releaseExport(id);
+    await expect(volumes.publish(id, NODE, true)).rejects.toMatchObject(refusal);
+    expect((await volumes.get(id)).attachment).toEqual({ number: 0, node: null, readOnly: false });
+    await volumes.releaseExport(id);
+    expect(world.storage.isOpen(id)).toBe(false);
+    expect((await volumes.publish(id, NODE, false)).attachment.node).toBe(NODE);
+  });
+
+  test('a published volume is not exported, and is free for it once it is unpublished', async () => {
+    const { id } = await volumes.create(request('data', { fileSystemType: null }));
+    await volumes.publish(id, NODE, false);
+    await expect(volumes.acquireForExport(id)).rejects.toMatchObject({
+      code: 'CONFLICT',
+      message: expect.stringContaining('detach it first'),
+    });
+    expect(world.storage.isOpen(id)).toBe(false);
+    await volumes.unpublish(id, NODE);
+    await volumes.acquireForExport(id);
+    await volumes.releaseExport(id);
+  });
+
+  test('of an export and a publication at once one is refused', async () => {
+    const { id } = await volumes.create(request('data', { fileSystemType: null }));
+    const outcomes = await Promise.allSettled([
+      volumes.publish(id, NODE, false),
+      volumes.acquireForExport(id),
+    ]);
+    expect(outcomes.map((outcome) => outcome.status).toSorted()).toEqual(['fulfilled', 'rejected']);
+  });
+
   test('unpublishing from another node, or what is unknown, changes nothing and succeeds', async () => {
     const { id } = await volumes.create(request('data'));
     const published = await volumes.publish(id, NODE, false);
@@ -491,6 +531,19 @@ describe('file system', () => {
     expect(world.storage.superblockOf(id).fileSystemMade).toBe('xfs');
     expect((await volumes.chooseFileSystem(id, 'xfs')).fileSystem).toEqual({ type: 'xfs', made: true });
     await expect(volumes.chooseFileSystem(id, 'ext4')).rejects.toMatchObject({ code: 'CONFLICT' });
+  });
+
+  test('a volume whose mkfs was interrupted is exported only once its file system is finished', async () => {
+    const { id } = await volumes.create(request('data', { fileSystemType: null }));
+    await volumes.chooseFileSystem(id, 'ext4');
+    await expect(volumes.acquireForExport(id)).rejects.toMatchObject({
+      code: 'CONFLICT',
+      message: expect.stringMatching(/let the node stage the volume \(again\), or delete it/),
+    });
+    expect(world.storage.isOpen(id)).toBe(false);
+    await volumes.fileSystemMade(id);
+    await volumes.acquireForExport(id);
+    await volumes.releaseExport(id);
   });
 });
 

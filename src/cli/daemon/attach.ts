@@ -1,27 +1,23 @@
 // Attaching by hand: the volume is published to this node, then becomes a block device. What a failed attach
 // published is unpublished again. Interrupted anywhere, repeating the command goes on.
 
+import { requireFileSystemFinished } from '../../control/file-system-of-volume.ts';
 import type { Volumes } from '../../control/volumes.ts';
-import { HoldfastError } from '../../core/errors.ts';
 import type { AttachedDevice, DeviceService } from '../../host/device-service.ts';
-import type { Exports } from './exports.ts';
 
 export interface AttachContext {
   readonly node: string;
   readonly volumes: Volumes;
   readonly devices: DeviceService;
-  readonly exports: Exports;
 }
 
 export async function attachVolume(
-  { node, volumes, devices, exports }: AttachContext,
+  { node, volumes, devices }: AttachContext,
   nameOrId: string,
   readOnly: boolean,
 ): Promise<AttachedDevice> {
   const before = await volumes.find(nameOrId);
-  if (exports.countOf(before.id) > 0) {
-    throw new HoldfastError('CONFLICT', `volume "${before.name}" is exported: end its exports first`);
-  }
+  requireFileSystemFinished(before);
   let record = await volumes.publish(before.id, node, readOnly);
   const live = devices.find(record.id);
   if (live?.attachmentNumber === record.attachment.number) return live;

@@ -6,10 +6,12 @@ import type { NodeStorage } from '../../dataplane/node-storage.ts';
 import type { ApiHandlers, VolumeView } from '../api-schema.ts';
 import { type AttachContext, attachVolume, detachVolume } from './attach.ts';
 import { explainVolume } from './explain.ts';
+import type { Exports } from './exports.ts';
 import { poolView, volumeView } from './views.ts';
 
 export interface ControlApiContext extends AttachContext {
   readonly storage: NodeStorage;
+  readonly exports: Exports;
   readonly storeIdentity: string;
   readonly version: string;
   readonly startedAt: Date;

@@ -1,9 +1,8 @@
 // Exports: volumes served to NBD clients on Unix sockets, each for as long as the call that asked for it. An
-// export keeps its volume open; a volume that is published is not exported, so that nobody writes to it
-// behind the back of a mounted file system.
+// export keeps its volume open; a volume that is published is not exported, nor the other way round, so that
+// nobody writes to it behind the back of a mounted file system.
 
 import { once } from 'node:events';
-import type { VolumeRecord } from '../../control/records.ts';
 import type { Volumes } from '../../control/volumes.ts';
 import { HoldfastError } from '../../core/errors.ts';
 import type { NodeStorage } from '../../dataplane/node-storage.ts';
@@ -36,9 +35,8 @@ export class Exports {
     this.#counts.set(id, this.countOf(id) + 1);
     try {
       await requireReplaceable(unixPath, 'choose another path with --unix');
-      const record = await this.#volumes.acquire(id);
+      const record = await this.#volumes.acquireForExport(id);
       try {
-        requireUnpublished(record);
         const handle = await this.#storage.exportUnix(id, record.name, unixPath);
         try {
           yield { volumeId: id, exportName: record.name, unixPath, sizeBytes: record.sizeBytes };
@@ -47,7 +45,7 @@ export class Exports {
           await handle.close();
         }
       } finally {
-        await this.#volumes.release(id);
+        await this.#volumes.releaseExport(id);
       }
     } finally {
       this.#paths.delete(unixPath);
@@ -56,12 +54,4 @@ export class Exports {
       else this.#counts.delete(id);
     }
   }
-}
-
-function requireUnpublished({ name, attachment: { node } }: VolumeRecord): void {
-  if (node === null) return;
-  throw new HoldfastError(
-    'CONFLICT',
-    `volume "${name}" is attached to node "${node}", and an export beside it would corrupt its file system: detach it first`,
-  );
 }

@@ -16,11 +16,15 @@ export const MIN_FILE_SYSTEM_BYTES: Readonly<Record<FileSystemType, number>> = {
   xfs: 300 * MIB,
 };
 
+const HOUR_MS = 3_600_000;
 const READ_TIMEOUT_MS = 15_000;
-/** kubelet waits two minutes for a call: an answer must come before. */
-const MAKE_TIMEOUT_MS = 90_000;
-const CHECK_TIMEOUT_MS = 90_000;
-const GROW_TIMEOUT_MS = 90_000;
+/**
+ * What a slow disk and a large volume may honestly take: work that is killed early is begun anew for ever.
+ * Answers in time, while the work goes on, are the callers' business (csi/calls.ts).
+ */
+const MAKE_TIMEOUT_MS = 6 * HOUR_MS;
+const CHECK_TIMEOUT_MS = 6 * HOUR_MS;
+const GROW_TIMEOUT_MS = 6 * HOUR_MS;
 const STATS_TIMEOUT_MS = 5000;
 
 /**

@@ -13,9 +13,9 @@ import { type Mount, mountAt, parseMountInfo } from './mountinfo.ts';
 import { isErrno, runCommand } from './run-command.ts';
 
 /** Replay of a journal included. */
-const MOUNT_TIMEOUT_MS = 60_000;
+const MOUNT_TIMEOUT_MS = 600_000;
 /** Write-back of everything dirty included. */
-const UNMOUNT_TIMEOUT_MS = 60_000;
+const UNMOUNT_TIMEOUT_MS = 600_000;
 const PROBE_TIMEOUT_MS = 10_000;
 /** A mount that leaked into a dying container is free again soon after. */
 const BUSY_RETRY_DELAYS_MS = [100, 300, 600, 1000, 1000] as const;

@@ -41,8 +41,12 @@ export async function startHttpServer(options: {
       }
       case '/healthz':
         return reply(report.healthy ? 200 : 503, 'application/json', `${JSON.stringify(report)}\n`);
-      case '/readyz':
-        return reply(report.ready ? 200 : 503, 'application/json', `${JSON.stringify(report)}\n`);
+      case '/readyz': {
+        const problem = (await health.problem()) ?? null;
+        const ready = report.ready && problem === null;
+        const text = JSON.stringify({ ...report, ready, problem });
+        return reply(ready ? 200 : 503, 'application/json', `${text}\n`);
+      }
       default:
         return reply(404, 'text/plain', 'try /metrics, /healthz or /readyz\n');
     }

@@ -8,7 +8,9 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import closeWithGrace from 'close-with-grace';
 import { LevelStore } from '../../control/level-store.ts';
+import type { Store } from '../../control/store.ts';
 import { Volumes } from '../../control/volumes.ts';
+import { errorText } from '../../core/errors.ts';
 import { createNodeStorage, type Storage } from '../../dataplane/storage.ts';
 import type { ThreadEvent } from '../../dataplane/thread-messages.ts';
 import { DeviceRecords } from '../../host/device-records.ts';
@@ -58,6 +60,16 @@ function reportEvent(log: Logger, event: ThreadEvent): void {
       return log.warn(event, 'the kernel ended the session of a device');
     case 'refusedSession':
       return log.debug(event, 'a session was refused');
+  }
+}
+
+/** A store that failed answers nothing more until the daemon is started again. */
+async function storeProblem(store: Store): Promise<string | undefined> {
+  try {
+    await store.revision();
+    return undefined;
+  } catch (error) {
+    return errorText(error);
   }
 }
 
@@ -149,6 +161,7 @@ async function start(options: {
   stopping.throwIfAborted();
   const store = await LevelStore.open(join(config.dataDir, 'store'), { sync: !faults.has('no-store-sync') });
   resources.defer(() => store.close());
+  health.askFor(async () => await storeProblem(store));
 
   stopping.throwIfAborted();
   const opened = await createNodeStorage({
@@ -199,6 +212,7 @@ async function start(options: {
       devices,
       maxVolumesPerNode: config.maxVolumes,
       log,
+      problem: async () => await health.problem(),
       onBroken: (error) => stopAtOnce(log, health, 'broken invariant', error),
     });
     resources.defer(() => csi.close(SERVER_GRACE_MS));

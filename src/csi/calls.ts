@@ -63,16 +63,25 @@ export class Calls {
     const startedMs = performance.now();
     const facts = { method, volumeId: request.volume_id, name: request.name };
     try {
-      const reply = await inTime(this.#locked(lock?.(request), method, work), answerTimeoutMs, method);
+      const running = this.#locked(lock?.(request), method, work);
+      const reply = await inTime(running, answerTimeoutMs, method, (error) =>
+        this.#failed(error, facts, 'late'),
+      );
       log.debug({ ...facts, tookMs: Math.round(performance.now() - startedMs) }, 'csi call answered');
       return { reply };
     } catch (error) {
       const failure = statusOf(error, { mayLeaveState: lock !== undefined });
-      const level = isOurFault(error) ? 'error' : 'debug';
-      log[level]({ ...facts, status: failure.code, error }, 'csi call failed');
-      if (error instanceof InvariantError) this.#options.onBroken(error);
+      this.#failed(error, { ...facts, status: failure.code }, 'in time');
       return failure;
     }
+  }
+
+  /** Late: after its caller was told DEADLINE_EXCEEDED, so that only the log still learns of it. */
+  #failed(error: unknown, facts: object, when: 'in time' | 'late'): void {
+    const level = isOurFault(error) ? 'error' : when === 'late' ? 'warn' : 'debug';
+    const what = when === 'late' ? 'csi call failed after its answer was due' : 'csi call failed';
+    this.#options.log[level]({ ...facts, error }, what);
+    if (error instanceof InvariantError) this.#options.onBroken(error);
   }
 
   /** Resolves when nothing runs any more. */
@@ -105,16 +114,20 @@ function isOurFault(error: unknown): boolean {
   );
 }
 
-async function inTime<T>(work: Promise<T>, timeoutMs: number, method: string): Promise<T> {
+async function inTime<T>(
+  work: Promise<T>,
+  timeoutMs: number,
+  method: string,
+  onLateFailure: (error: unknown) => void,
+): Promise<T> {
   let timer: NodeJS.Timeout | undefined;
   const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(
-      () =>
-        reject(
-          new HoldfastError('TIMEOUT', `${method} takes longer than ${timeoutMs} ms and goes on; ask again`),
-        ),
-      timeoutMs,
-    );
+    timer = setTimeout(() => {
+      work.catch(onLateFailure);
+      reject(
+        new HoldfastError('TIMEOUT', `${method} takes longer than ${timeoutMs} ms and goes on; ask again`),
+      );
+    }, timeoutMs);
   });
   try {
     return await Promise.race([work, late]);

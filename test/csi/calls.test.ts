@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { status } from '@grpc/grpc-js';
 import { describe, expect, test, vi } from 'vitest';
+import { HoldfastError } from '../../src/core/errors.ts';
 import { InvariantError } from '../../src/core/invariant.ts';
 import { Calls } from '../../src/csi/calls.ts';
 import { silentLogger } from '../../src/observe/log.ts';
@@ -54,6 +55,30 @@ describe('calls for one volume', () => {
     gate.resolve();
     await calls.drained();
     expect(await calls.run('NodeStageVolume', request, async () => 'ran')).toEqual({ reply: 'ran' });
+  });
+
+  test('that fail after their answer was due are logged, and a broken invariant still stops the process', async () => {
+    const onBroken = vi.fn();
+    const logged = vi.fn();
+    const log = { ...silentLogger, warn: logged, error: logged };
+    const calls = new Calls({ log, answerTimeoutMs: 20, onBroken });
+    const request = { volume_id: 'v' };
+    for (const error of [
+      new HoldfastError('CONFLICT', 'no'),
+      new Error('oops'),
+      new InvariantError('broken invariant: x'),
+    ]) {
+      const gate = Promise.withResolvers<void>();
+      const late = await calls.run('NodeStageVolume', request, async () => await gate.promise);
+      expect(late).toMatchObject({ code: status.DEADLINE_EXCEEDED });
+      gate.reject(error);
+      await calls.drained();
+      expect(logged).toHaveBeenLastCalledWith(
+        expect.objectContaining({ method: 'NodeStageVolume', volumeId: 'v', error }),
+        expect.stringContaining('after its answer was due'),
+      );
+    }
+    expect(onBroken.mock.calls).toEqual([[new InvariantError('broken invariant: x')]]);
   });
 
   test('free the volume when they fail', async () => {

@@ -1,12 +1,12 @@
 #!/bin/sh
 # Makes this clone ready for one command: system packages, npm packages, the addon, test tools.
-#   sh scripts/setup.sh [demo|test|soak|bench|check|build|test:csi]      (no word: everything)
+#   sh scripts/setup.sh [demo|test|soak|bench|check|build|test:csi]      (no word: what Holdfast itself needs)
 # Every step looks first at what is there: a second run takes a second. It installs system packages only
 # as root on a machine with apt; elsewhere it prints the exact command and stops. It never touches
 # anything outside this clone otherwise.
 set -eu
 cd "$(dirname "$0")/.."
-command=${1:-all}
+command=${1:-product}
 cache=$PWD/.cache
 mkdir -p "$cache"
 
@@ -33,7 +33,7 @@ flock -n 9 || { say 'another set-up is running here; waiting for it'; flock 9; }
 sanity_version=v5.5.0
 sanity=$cache/csi-sanity-$sanity_version/csi-sanity
 needs_sanity() {
-  case $command in test | soak | test:csi | all) [ ! -x "$sanity" ] ;; *) false ;; esac
+  case $command in test | soak | test:csi) [ ! -x "$sanity" ] ;; *) false ;; esac
 }
 if needs_sanity; then
   remedy='install Go 1.25 or newer from its official downloads, put its bin directory in PATH, then repeat'
@@ -47,16 +47,18 @@ fi
 
 # ---- system packages
 build_packages='g++'
-volume_packages='fio e2fsprogs xfsprogs util-linux kmod iproute2 procps'
+volume_packages='e2fsprogs xfsprogs util-linux kmod'
+tool_packages='fio iproute2 procps'
 guest_packages='user-mode-linux uml-utilities'
 peer_packages='nbdkit libnbd-bin qemu-utils nbd-server nbd-client'
 lab_packages='qemu-system-common dmsetup'
 case $command in
   check) packages='' ;;
   build) packages=$build_packages ;;
-  demo) packages="$build_packages $volume_packages $guest_packages" ;;
-  test | soak | bench | test:csi | all)
-    packages="$build_packages $volume_packages $guest_packages $peer_packages $lab_packages cryptsetup-bin"
+  product) packages="$build_packages $volume_packages" ;;
+  demo) packages="$build_packages $volume_packages $tool_packages $guest_packages" ;;
+  test | soak | bench | test:csi)
+    packages="$build_packages $volume_packages $tool_packages $guest_packages $peer_packages $lab_packages cryptsetup-bin"
     ;;
   *) fail "unknown command '$command': use demo, test, soak, bench, check, build or test:csi" ;;
 esac
@@ -75,7 +77,7 @@ if [ -n "$packages" ]; then
       logged "$cache/apt.log" sh -c "$install"
     fi
   else
-    for tool in g++ fio mkfs.ext4 mkfs.xfs; do
+    for tool in g++ mkfs.ext4 mkfs.xfs; do
       command -v "$tool" >/dev/null 2>&1 ||
         say "this is no Debian: '$tool' is missing; install what provides it (on Debian:$packages)"
     done

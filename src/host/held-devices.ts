@@ -21,6 +21,9 @@ export interface Holds {
 
 const SWEEP_INTERVAL_MS = 5000;
 
+const CANNOT_OPEN =
+  'the volume of a device cannot be opened; its requests wait, and it is tried again: mend the cause, or detach it by force';
+
 export class HeldDevices implements DeviceService {
   readonly #devices: DeviceService;
   readonly #holds: Holds;
@@ -31,6 +34,7 @@ export class HeldDevices implements DeviceService {
   readonly #turns = new Turns();
   readonly #sweepIntervalMs: number;
   #sweeper: NodeJS.Timeout | undefined;
+  #isReleased = false;
 
   constructor(devices: DeviceService, holds: Holds, log: Logger, sweepIntervalMs = SWEEP_INTERVAL_MS) {
     this.#devices = devices;
@@ -76,25 +80,32 @@ export class HeldDevices implements DeviceService {
     return this.#turns.run(volumeId, () => this.#devices.resize(volumeId, sizeBytes));
   }
 
-  /** Called once, before anything else. A volume that only a person can mend must not keep the others from being served: its device goes. */
+  /**
+   * Called once, before anything else. No volume must keep the others from being served: the device of one that
+   * only a person can mend goes, and one whose volume cannot be opened now stays, its requests waiting.
+   */
   async recover(isCurrent: (volumeId: string, attachmentNumber: number) => Promise<boolean>): Promise<void> {
     await this.#devices.recover(async (volumeId, attachmentNumber) => {
       if (!(await isCurrent(volumeId, attachmentNumber))) return false;
       try {
-        // Not in a turn: it is asked again whenever a device lost its connection, also within a detach.
-        await this.#hold(volumeId);
+        await this.#hold(volumeId); // not in a turn: there are none yet
         return true;
       } catch (error) {
-        if (!isHoldfastError(error, 'CORRUPT')) throw error;
-        this.#log.error({ volumeId, error }, 'the device of a damaged volume is removed');
-        return false;
+        if (!isHoldfastError(error) || error.code === 'INTERNAL') throw error;
+        if (error.code === 'CORRUPT') {
+          this.#log.error({ volumeId, error }, 'the device of a damaged volume is removed');
+          return false;
+        }
+        this.#log.error({ volumeId, error }, CANNOT_OPEN);
+        return true;
       }
     });
     await this.#sweep();
-    this.#sweeper = setInterval(() => void this.#sweep(), this.#sweepIntervalMs).unref(); // reports itself
+    this.#sweeper = setInterval(() => void this.#lookAfterHolds(), this.#sweepIntervalMs).unref(); // reports itself
   }
 
   async release(): Promise<void> {
+    this.#isReleased = true;
     clearInterval(this.#sweeper);
     await this.#turns.idle();
     await this.#devices.release();
@@ -105,6 +116,25 @@ export class HeldDevices implements DeviceService {
     await this.#holds.acquire(volumeId);
     this.#held.add(volumeId);
     this.#unclosed.delete(volumeId);
+  }
+
+  async #lookAfterHolds(): Promise<void> {
+    await this.#sweep();
+    await this.#holdAgain();
+  }
+
+  /** Opens the volumes of devices that could not be held at the start; the device itself is reconnected then. */
+  async #holdAgain(): Promise<void> {
+    for (const { volumeId } of this.#devices.list()) {
+      if (this.#isReleased) return;
+      if (this.#held.has(volumeId) || this.#turns.isBusy(volumeId)) continue;
+      try {
+        await this.#turns.run(volumeId, () => this.#hold(volumeId));
+        this.#log.info({ volumeId }, 'the volume of a waiting device is open again');
+      } catch (error) {
+        this.#log.error({ volumeId, error }, CANNOT_OPEN);
+      }
+    }
   }
 
   async #sweep(): Promise<void> {

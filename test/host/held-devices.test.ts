@@ -170,13 +170,29 @@ describe('after a restart', () => {
     await devices.release();
   });
 
-  test('the device of a damaged volume goes, any other trouble stops the start', async () => {
+  test('the device of a damaged volume goes', async () => {
     refused = new HoldfastError('CORRUPT', 'damaged');
     await devices.recover(async () => true);
     expect(inner.list()).toEqual([]);
-    await inner.attach('kept', 1, 4096, false);
-    refused = new HoldfastError('UNAVAILABLE', 'the store is away');
-    await expect(held().recover(async () => true)).rejects.toBe(refused);
-    expect(inner.list()).toHaveLength(1);
+    await devices.release();
+  });
+
+  test('a device whose volume cannot be opened yet is kept, and held as soon as it can', async () => {
+    refused = new HoldfastError('UNAVAILABLE', 'its pool is away');
+    await devices.recover(async () => true);
+    expect(inner.list()).toHaveLength(2);
+    expect(holds.size).toBe(0);
+    refused = undefined;
+    const counts = () => ['kept', 'revoked'].map((volumeId) => holds.get(volumeId));
+    await expect.poll(counts, { timeout: 5000 }).toEqual([1, 1]);
+    await devices.detach('kept');
+    expect(holds.get('kept')).toBe(0);
+    await devices.release();
+  });
+
+  test('a defect of the daemon stops its start', async () => {
+    refused = new HoldfastError('INTERNAL', 'a defect');
+    await expect(devices.recover(async () => true)).rejects.toBe(refused);
+    expect(inner.list()).toHaveLength(2);
   });
 });

@@ -66,7 +66,7 @@ export const OPTIONS = {
     schema: socketPath,
     default: undefined,
     defaultText: '`api.sock` in the data directory',
-    text: 'Unix socket of the control API, mode 0600. It answers once the pools are open.',
+    text: 'Unix socket of the control API, mode 0600. It answers once the pools are open. With the flag `--data-dir` the variable is not read: it tells commands which daemon to ask.',
   }),
   listen: option({
     argument: 'HOST:PORT',

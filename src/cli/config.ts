@@ -70,6 +70,14 @@ function check(key: OptionKey, value: unknown, source: string): unknown {
   });
 }
 
+/**
+ * HOLDFAST_API also tells commands which daemon they ask. Whoever names another data directory starts another
+ * daemon, which must not listen where that one does.
+ */
+function isForClients(key: OptionKey, flags: ConfigSources['flags']): boolean {
+  return key === 'api' && flags.dataDir !== undefined;
+}
+
 /** Throws INVALID naming the source (flag, variable or file), the value and what would be right. */
 export function resolveConfig({ flags, environment, file }: ConfigSources): Config {
   const fromFile = file === undefined ? {} : parseFile(file.path, file.text);
@@ -77,7 +85,7 @@ export function resolveConfig({ flags, environment, file }: ConfigSources): Conf
   for (const key of OPTION_KEYS) {
     const name = optionName(key);
     const o: Option = OPTIONS[key];
-    const variable = environment[environmentName(key)];
+    const variable = isForClients(key, flags) ? undefined : environment[environmentName(key)];
     if (flags[key] !== undefined) resolved[key] = check(key, flags[key], `--${name}`);
     else if (variable !== undefined && variable !== '') {
       const value = o.isList ? variable.split(';').filter((item) => item.trim() !== '') : variable;

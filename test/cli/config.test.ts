@@ -37,6 +37,16 @@ test('without a pool or an API path both are in the data directory', () => {
   expect(config.csi).toBeUndefined();
 });
 
+test('a daemon that is given its data directory does not listen where HOLDFAST_API sends commands', () => {
+  const environment = { HOLDFAST_API: '/srv/a/api.sock' };
+  expect(resolveConfig({ flags: { dataDir: '/srv/b' }, environment }).api).toBe('/srv/b/api.sock');
+  expect(resolveConfig({ flags: { dataDir: '/srv/b', api: '/run/b.sock' }, environment }).api).toBe(
+    '/run/b.sock',
+  );
+  const inEnvironment = { ...environment, HOLDFAST_DATA_DIR: '/srv/a' };
+  expect(resolveConfig({ flags: {}, environment: inEnvironment }).api).toBe('/srv/a/api.sock');
+});
+
 test('pools take a name, a directory and an I/O mode', () => {
   const config = resolveConfig({
     flags: { pool: ['fast=/mnt/a,io=direct', 'slow=/mnt/b,io=buffered', 'c=/mnt/c'] },

@@ -8,6 +8,7 @@
 //   device costs its own operation and no other. Shutting its connection down always frees it.
 // - Operations on one volume take turns; only they change its entry.
 
+import { setTimeout as sleep } from 'node:timers/promises';
 import { HoldfastError, isHoldfastError } from '../core/errors.ts';
 import { native } from '../dataplane/native.ts';
 import type { NodeStorage } from '../dataplane/node-storage.ts';
@@ -19,6 +20,7 @@ import {
   connectDevice,
   disconnectDevice,
   ensureModule,
+  isClaimed,
   offerConnection,
   probeDevice,
   resizeDevice,
@@ -28,6 +30,8 @@ import { Turns } from './turns.ts';
 
 const WATCH_INTERVAL_MS = 1000;
 const MAX_RETRY_DELAY_MS = 30_000;
+/** The kernel may let go of a device a moment after umount has ended. */
+const CLAIM_RETRY_DELAYS_MS = [100, 300, 1000] as const;
 
 const DEFAULT_QUEUE: QueueSettings = {
   // Databases read at random; who reads in order asks for more.
@@ -110,6 +114,7 @@ export class NbdDevices implements DeviceService {
           { details: { users } },
         );
       }
+      if (!force) await requireUnclaimed(device);
       await this.#remove(entry);
       this.#log.info({ volumeId, device: device.path, users }, 'device detached');
     });
@@ -381,6 +386,19 @@ export class NbdDevices implements DeviceService {
     const found = this.#sysfs.device(device.index);
     return found !== undefined && formatIdentifier(found) === formatIdentifier(device);
   }
+}
+
+/** CONFLICT while a file system is on it: that leaves the mount tables before its last writes are on the device. */
+async function requireUnclaimed({ volumeId, path }: AttachedDevice): Promise<void> {
+  for (const delayMs of CLAIM_RETRY_DELAYS_MS) {
+    if (!(await isClaimed(path))) return;
+    await sleep(delayMs);
+  }
+  if (!(await isClaimed(path))) return;
+  throw new HoldfastError(
+    'CONFLICT',
+    `${path} of volume ${volumeId} is still being written back or mounted elsewhere: try again`,
+  );
 }
 
 function isConnected({ connectionFd }: Entry): boolean {

@@ -195,6 +195,7 @@ export class Guest implements Machine, AsyncDisposable {
     const timeoutMs = options.timeoutMs ?? DEFAULT_RUN_TIMEOUT_MS;
     const { promise, resolve, reject } = Promise.withResolvers<number>();
     const fail = (why: string) => reject(new LabError(`${this.name} ${why}: ${commandText(command)}`));
+    promise.catch(() => {}); // the guest may die before anybody waits: whoever awaits it below still hears
     if (this.#isDead) {
       fail('is not running, cannot run');
       return await promise;

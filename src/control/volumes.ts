@@ -2,9 +2,11 @@
 // explanations). Joins the operations, each in a file of its own, with their locks: one operation at a time
 // for each volume and name; a second one from an edge is told BUSY, the daemon's own opening and closing wait.
 
+import type { AttachmentVerdict } from '../core/attachment-verdict.ts';
 import { HoldfastError } from '../core/errors.ts';
 import { didYouMean } from '../core/nearest.ts';
 import type { NodeStorage } from '../dataplane/node-storage.ts';
+import { attachmentVerdict } from './attachment-verdict.ts';
 import { createVolume } from './create-volume.ts';
 import { deleteVolume } from './delete-volume.ts';
 import { acquireForExport, releaseExport } from './export-volume.ts';
@@ -184,14 +186,9 @@ export class Volumes implements VolumeService {
     await this.#context.locks.run(volumeId, async () => await releaseExport(this.#context, volumeId));
   }
 
-  /** Whether a device of this attachment, found after a restart, may go on. */
-  async isCurrentAttachment(volumeId: string, attachmentNumber: number): Promise<boolean> {
-    const record = await this.#context.records.read(volumeId);
-    return (
-      record?.state === 'ready' &&
-      record.attachment.node === this.#context.node &&
-      record.attachment.number === attachmentNumber
-    );
+  /** What may be done with a device of this attachment, or a mount of it, found after a restart. */
+  async attachmentVerdict(volumeId: string, attachmentNumber: number): Promise<AttachmentVerdict> {
+    return await attachmentVerdict(this.#context, volumeId, attachmentNumber);
   }
 
   /** What is wrong with a volume, in any state, and what to do about it; empty when nothing is. */

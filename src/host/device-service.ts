@@ -1,6 +1,8 @@
 // Kernel block devices of volumes on this node: /dev/nbdN attached over netlink, found again after a
 // restart of the daemon, and always removable.
 
+import type { JudgeAttachment } from '../core/attachment-verdict.ts';
+
 export interface AttachedDevice {
   readonly volumeId: string;
   readonly attachmentNumber: number;
@@ -26,8 +28,11 @@ export interface DeviceService {
   list(): AttachedDevice[];
   /** Tells the kernel the new size and waits until it shows. */
   resize(volumeId: string, sizeBytes: number): Promise<void>;
-  /** After a restart: reconnects the devices of current attachments, removes the others. Called once, before anything is served. */
-  recover(isCurrent: (volumeId: string, attachmentNumber: number) => Promise<boolean>): Promise<void>;
+  /**
+   * After a restart: reconnects the devices of current attachments, removes those whose attachment is over, and
+   * leaves alone what nobody can judge. Called once, before anything is served.
+   */
+  recover(judge: JudgeAttachment): Promise<void>;
   /** Leaves every device as it is: the next daemon reconnects them. */
   release(): Promise<void>;
 }

@@ -5,6 +5,7 @@
 // - A device also goes without a detach: its attachment was revoked, or somebody disconnected it. Its hold is
 //   given back a little later, or used by the next attach.
 
+import type { JudgeAttachment } from '../core/attachment-verdict.ts';
 import { isHoldfastError } from '../core/errors.ts';
 import type { Logger } from '../observe/log.ts';
 import type { AttachedDevice, DeviceService } from './device-service.ts';
@@ -84,20 +85,21 @@ export class HeldDevices implements DeviceService {
    * Called once, before anything else. No volume must keep the others from being served: the device of one that
    * only a person can mend goes, and one whose volume cannot be opened now stays, its requests waiting.
    */
-  async recover(isCurrent: (volumeId: string, attachmentNumber: number) => Promise<boolean>): Promise<void> {
+  async recover(judge: JudgeAttachment): Promise<void> {
     await this.#devices.recover(async (volumeId, attachmentNumber) => {
-      if (!(await isCurrent(volumeId, attachmentNumber))) return false;
+      const verdict = await judge(volumeId, attachmentNumber);
+      if (verdict !== 'current') return verdict;
       try {
         await this.#hold(volumeId); // not in a turn: there are none yet
-        return true;
+        return 'current';
       } catch (error) {
         if (!isHoldfastError(error) || error.code === 'INTERNAL') throw error;
         if (error.code === 'CORRUPT') {
           this.#log.error({ volumeId, error }, 'the device of a damaged volume is removed');
-          return false;
+          return 'over';
         }
         this.#log.error({ volumeId, error }, CANNOT_OPEN);
-        return true;
+        return 'current';
       }
     });
     await this.#sweep();

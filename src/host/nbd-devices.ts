@@ -2,13 +2,15 @@
 // there; the next daemon finds it by its backend identifier `volumeId/attachmentNumber` and gives it a new
 // connection: the application sees a pause.
 //
-// - A device of an attachment that is not current is never reconnected; it is removed, and its requests fail.
+// - Only the device of a current attachment is reconnected. One whose attachment is over is removed, and its
+//   requests fail; one that cannot be judged (its record is lost or older than the device) is left as it is.
 // - The kernel takes a new connection only in place of a dead one, so the older one always ends first.
 // - Nothing here waits for a device without a deadline, and nothing on libuv's pool touches one: a hung
 //   device costs its own operation and no other. Shutting its connection down always frees it.
 // - Operations on one volume take turns; only they change its entry.
 
 import { setTimeout as sleep } from 'node:timers/promises';
+import type { AttachmentVerdict, JudgeAttachment } from '../core/attachment-verdict.ts';
 import { HoldfastError, isHoldfastError } from '../core/errors.ts';
 import { native } from '../dataplane/native.ts';
 import type { NodeStorage } from '../dataplane/node-storage.ts';
@@ -33,6 +35,10 @@ const MAX_RETRY_DELAY_MS = 30_000;
 /** The kernel may let go of a device a moment after umount has ended. */
 const CLAIM_RETRY_DELAYS_MS = [100, 300, 1000] as const;
 
+const CANNOT_JUDGE =
+  'whether the attachment of a device is over cannot be told: it stays as it is, its requests waiting; ' +
+  '"holdfast volume explain" tells what is wrong with its volume';
+
 const DEFAULT_QUEUE: QueueSettings = {
   // Databases read at random; who reads in order asks for more.
   readAheadKib: 128,
@@ -53,8 +59,6 @@ interface Entry {
   /** A copy of the kernel's end of the connection: tells whether it lives, and can end it. */
   readonly connectionFd: number | undefined;
 }
-
-type IsCurrent = (volumeId: string, attachmentNumber: number) => Promise<boolean>;
 
 export class NbdDevices implements DeviceService {
   readonly #storage: NbdDevicesOptions['storage'];
@@ -150,8 +154,8 @@ export class NbdDevices implements DeviceService {
     });
   }
 
-  async recover(isCurrent: IsCurrent): Promise<void> {
-    if (this.#sysfs.hasModule()) await this.#findDevices(isCurrent);
+  async recover(judge: JudgeAttachment): Promise<void> {
+    if (this.#sysfs.hasModule()) await this.#findDevices(judge);
     await Promise.all([
       ...[...this.#entries.keys()].map((volumeId) => this.#repair(volumeId)),
       ...[...this.#unwanted.values()].map((device) => this.#removeUnwanted(device)),
@@ -304,15 +308,17 @@ export class NbdDevices implements DeviceService {
   // ---- after a restart, and while running
 
   /** Asks once for each attachment: the answer may have been prepared for. */
-  async #findDevices(isCurrent: IsCurrent): Promise<void> {
+  async #findDevices(judge: JudgeAttachment): Promise<void> {
     const records = await this.#records.list();
-    const answers = new Map<string, boolean>();
+    const verdicts = new Map<string, AttachmentVerdict>();
     for (const device of this.#sysfs.devices()) {
       const identifier = formatIdentifier(device);
-      const answer = answers.get(identifier) ?? (await isCurrent(device.volumeId, device.attachmentNumber));
-      answers.set(identifier, answer);
-      if (answer) this.#takeOver(device);
-      else if (records.has(device.volumeId)) this.#unwanted.set(device.index, device);
+      const verdict = verdicts.get(identifier) ?? (await judge(device.volumeId, device.attachmentNumber));
+      verdicts.set(identifier, verdict);
+      if (verdict === 'current') this.#takeOver(device);
+      else if (!records.has(device.volumeId)) continue;
+      else if (verdict === 'over') this.#unwanted.set(device.index, device);
+      else this.#log.warn({ device: `/dev/nbd${device.index}`, identifier }, CANNOT_JUDGE);
     }
   }
 

@@ -2,6 +2,7 @@
 // Run once when the daemon starts, before devices are recovered: a device that is still mounted cannot be
 // taken away cleanly. Directories stay: whoever made them removes them.
 
+import type { JudgeAttachment } from '../core/attachment-verdict.ts';
 import type { Logger } from '../observe/log.ts';
 import type { Mount } from './mountinfo.ts';
 import { readMounts, unmountLazily } from './mounts.ts';
@@ -10,7 +11,7 @@ import { type BackendIdentifier, NbdSysfs } from './nbd-sysfs.ts';
 export interface StaleMountsOptions {
   /** Volumes that this daemon has, or had, devices of (DeviceRecords): those of another daemon are not ours to judge. */
   readonly volumeIds: ReadonlySet<string>;
-  readonly isCurrent: (volumeId: string, attachmentNumber: number) => Promise<boolean>;
+  readonly judge: JudgeAttachment;
   readonly log: Logger;
   /** Whose a device is; undefined: not Holdfast's. Default: what the kernel keeps while anything uses the device. */
   readonly ownerOf?: (devicePath: string) => BackendIdentifier | undefined;
@@ -22,7 +23,7 @@ export interface StaleMountsOptions {
  */
 export async function repairStaleMounts({
   volumeIds,
-  isCurrent,
+  judge,
   log,
   ownerOf = nbdOwner,
 }: StaleMountsOptions): Promise<number> {
@@ -32,7 +33,7 @@ export async function repairStaleMounts({
     const device = shownDevice(mount);
     const owner = device === undefined ? undefined : ownerOf(device);
     if (owner === undefined || !volumeIds.has(owner.volumeId)) continue;
-    if (await isCurrent(owner.volumeId, owner.attachmentNumber)) continue;
+    if ((await judge(owner.volumeId, owner.attachmentNumber)) !== 'over') continue;
     await unmountLazily(mount.mountPoint);
     log.info({ volumeId: owner.volumeId, device, mountPoint: mount.mountPoint }, 'took away a stale mount');
     count++;

@@ -84,7 +84,7 @@ test('a volume is made, published, opened, grown, found after restarts, and leav
     sizeBytes: 128 * MIB,
     fileSystemMade: 'ext4',
   });
-  expect(await volumes.isCurrentAttachment(id, 2)).toBe(true);
+  expect(await volumes.attachmentVerdict(id, 2)).toBe('current');
   const again = await volumes.acquire(id);
   expect(again.epoch).toBe(before.epoch + 1);
   await volumes.release(id);

@@ -360,12 +360,32 @@ describe('epoch and attachment', () => {
     const { id } = await volumes.create(request('data'));
     await volumes.publish(id, NODE, false);
     await world.restart();
-    expect(await world.volumes.isCurrentAttachment(id, 1)).toBe(true);
-    expect(await world.volumes.isCurrentAttachment(id, 0)).toBe(false);
-    expect(await world.volumes.isCurrentAttachment('0'.repeat(32), 1)).toBe(false);
+    expect(await world.volumes.attachmentVerdict(id, 1)).toBe('current');
+    expect(await world.volumes.attachmentVerdict(id, 0)).toBe('over');
     await world.volumes.unpublish(id, null);
-    expect(await world.volumes.isCurrentAttachment(id, 1)).toBe(false);
-    expect(await world.volumes.isCurrentAttachment(id, 2)).toBe(false);
+    expect(await world.volumes.attachmentVerdict(id, 1)).toBe('over');
+    expect(await world.volumes.attachmentVerdict(id, 2)).toBe('over');
+    await world.volumes.delete(id);
+    expect(await world.volumes.attachmentVerdict(id, 1)).toBe('over');
+  });
+
+  test('an attachment newer than its record, or without one while its copy is there, is not judged', async () => {
+    const { id } = await volumes.create(request('data'));
+    await volumes.publish(id, NODE, false);
+    expect(await volumes.attachmentVerdict(id, 2)).toBe('unknown');
+    const key = `volumes/${id}`;
+    const { value, revision } = (await world.store.get(key)) ?? { value: '', revision: 0 };
+    await world.store.compareAndSwap(key, revision, value.replace('"version":1', '"version":99'));
+    expect(await volumes.attachmentVerdict(id, 1)).toBe('unknown');
+    await world.store.compareAndSwap(key, (await world.store.get(key))?.revision ?? 0, undefined);
+    expect(await volumes.attachmentVerdict(id, 1)).toBe('unknown');
+  });
+
+  test('an attachment of a record that its copy is ahead of is not judged current', async () => {
+    const { id } = await volumes.create(request('data'));
+    await volumes.publish(id, NODE, false);
+    await world.storage.updateSuperblock(id, { promisedEpoch: 99 });
+    expect(await volumes.attachmentVerdict(id, 1)).toBe('unknown');
   });
 });
 

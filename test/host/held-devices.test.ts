@@ -1,4 +1,5 @@
 import { beforeEach, describe, expect, test } from 'vitest';
+import type { JudgeAttachment } from '../../src/core/attachment-verdict.ts';
 import { HoldfastError } from '../../src/core/errors.ts';
 import type { AttachedDevice, DeviceService } from '../../src/host/device-service.ts';
 import { HeldDevices } from '../../src/host/held-devices.ts';
@@ -26,9 +27,9 @@ class RememberedDevices implements DeviceService {
     return [...this.attached.values()];
   }
   async resize() {}
-  async recover(isCurrent: (volumeId: string, attachmentNumber: number) => Promise<boolean>) {
+  async recover(judge: JudgeAttachment) {
     for (const { volumeId, attachmentNumber } of this.list()) {
-      if (!(await isCurrent(volumeId, attachmentNumber))) this.attached.delete(volumeId);
+      if ((await judge(volumeId, attachmentNumber)) === 'over') this.attached.delete(volumeId);
     }
   }
   async release() {}
@@ -155,15 +156,22 @@ describe('after a restart', () => {
   });
 
   test('devices of current attachments are held, the others go', async () => {
-    await devices.recover(async (volumeId) => volumeId === 'kept');
+    await devices.recover(async (volumeId) => (volumeId === 'kept' ? 'current' : 'over'));
     expect(holds).toEqual(new Map([['kept', 1]]));
     await devices.detach('kept');
     expect(holds).toEqual(new Map([['kept', 0]]));
     await devices.release();
   });
 
+  test('a device that cannot be judged stays, and its volume is not opened', async () => {
+    await devices.recover(async (volumeId) => (volumeId === 'kept' ? 'current' : 'unknown'));
+    expect(inner.list()).toHaveLength(2);
+    expect(holds).toEqual(new Map([['kept', 1]]));
+    await devices.release();
+  });
+
   test('a device that goes without a detach gives its hold back', async () => {
-    await devices.recover(async () => true);
+    await devices.recover(async () => 'current');
     inner.attached.delete('revoked');
     await expect.poll(() => holds.get('revoked'), { timeout: 5000 }).toBe(0);
     expect(holds.get('kept')).toBe(1);
@@ -172,14 +180,14 @@ describe('after a restart', () => {
 
   test('the device of a damaged volume goes', async () => {
     refused = new HoldfastError('CORRUPT', 'damaged');
-    await devices.recover(async () => true);
+    await devices.recover(async () => 'current');
     expect(inner.list()).toEqual([]);
     await devices.release();
   });
 
   test('a device whose volume cannot be opened yet is kept, and held as soon as it can', async () => {
     refused = new HoldfastError('UNAVAILABLE', 'its pool is away');
-    await devices.recover(async () => true);
+    await devices.recover(async () => 'current');
     expect(inner.list()).toHaveLength(2);
     expect(holds.size).toBe(0);
     refused = undefined;
@@ -192,7 +200,7 @@ describe('after a restart', () => {
 
   test('a defect of the daemon stops its start', async () => {
     refused = new HoldfastError('INTERNAL', 'a defect');
-    await expect(devices.recover(async () => true)).rejects.toBe(refused);
+    await expect(devices.recover(async () => 'current')).rejects.toBe(refused);
     expect(inner.list()).toHaveLength(2);
   });
 });

@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { execa } from 'execa';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import type { AttachmentVerdict } from '../../src/core/attachment-verdict.ts';
 import { mountAt } from '../../src/host/mountinfo.ts';
 import {
   bindMount,
@@ -108,10 +109,10 @@ describe('mounts', () => {
 describe('stale mounts', () => {
   const volumeId = 'a'.repeat(32);
   const owner = { volumeId, attachmentNumber: 4 };
-  const repair = async (isCurrent: boolean, volumeIds = new Set([volumeId])) =>
+  const repair = async (verdict: AttachmentVerdict, volumeIds = new Set([volumeId])) =>
     await repairStaleMounts({
       volumeIds,
-      isCurrent: async (id, number) => isCurrent && id === volumeId && number === 4,
+      judge: async (id, number) => (id === volumeId && number === 4 ? verdict : 'unknown'),
       ownerOf: (path) => (path === device ? owner : undefined),
       log: silentLogger,
     });
@@ -126,17 +127,22 @@ describe('stale mounts', () => {
     (await readMounts()).map(({ mountPoint }) => mountPoint).filter((point) => point.startsWith(directory));
 
   test('of a volume that is gone are taken away, the device file of a block volume too', async () => {
-    expect(await repair(false)).toBe(3);
+    expect(await repair('over')).toBe(3);
     expect(await mounted()).toEqual([]);
   });
 
   test('of a current attachment stay', async () => {
-    expect(await repair(true)).toBe(0);
+    expect(await repair('current')).toBe(0);
+    expect(await mounted()).toHaveLength(3);
+  });
+
+  test('of an attachment that cannot be judged stay', async () => {
+    expect(await repair('unknown')).toBe(0);
     expect(await mounted()).toHaveLength(3);
   });
 
   test('of another daemon stay', async () => {
-    expect(await repair(false, new Set())).toBe(0);
+    expect(await repair('over', new Set())).toBe(0);
     expect(await mounted()).toHaveLength(3);
   });
 });

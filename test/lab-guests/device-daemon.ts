@@ -56,7 +56,8 @@ const devices = new NbdDevices({ storage, log, recordDirectory: join(directory, 
 await open(attachmentNumber);
 
 const verbs: Record<string, (argument: never) => unknown> = {
-  recover: (isCurrent: boolean) => devices.recover(async (volumeId) => isCurrent && volumeId === VOLUME_ID),
+  recover: (isCurrent: boolean) =>
+    devices.recover(async (volumeId) => (isCurrent && volumeId === VOLUME_ID ? 'current' : 'over')),
   attach: async (readOnly: boolean) => {
     const sizeBytes = (await storage.replica(VOLUME_ID))?.superblock?.sizeBytes ?? 0;
     return await devices.attach(VOLUME_ID, attachmentNumber, sizeBytes, readOnly);

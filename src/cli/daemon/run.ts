@@ -10,6 +10,7 @@ import closeWithGrace from 'close-with-grace';
 import { LevelStore } from '../../control/level-store.ts';
 import type { Store } from '../../control/store.ts';
 import { Volumes } from '../../control/volumes.ts';
+import type { JudgeAttachment } from '../../core/attachment-verdict.ts';
 import { errorText } from '../../core/errors.ts';
 import { createNodeStorage, type Storage } from '../../dataplane/storage.ts';
 import type { ThreadEvent } from '../../dataplane/thread-messages.ts';
@@ -195,11 +196,11 @@ async function start(options: {
   const kernelDevices = new NbdDevices({ storage: opened, log, recordDirectory });
   const devices = new HeldDevices(kernelDevices, volumes, log);
   resources.defer(() => devices.release());
-  const isCurrent = (volumeId: string, attachmentNumber: number): Promise<boolean> =>
-    volumes.isCurrentAttachment(volumeId, attachmentNumber);
+  const judge: JudgeAttachment = (volumeId, attachmentNumber) =>
+    volumes.attachmentVerdict(volumeId, attachmentNumber);
   const volumeIds = await new DeviceRecords(recordDirectory).list();
-  await repairStaleMounts({ volumeIds, isCurrent, log });
-  await devices.recover(isCurrent);
+  await repairStaleMounts({ volumeIds, judge, log });
+  await devices.recover(judge);
 
   if (config.csi !== undefined) {
     const { startCsiServer } = await import('../../csi/server.ts');

@@ -1,0 +1,33 @@
+// Judges an attachment whose device or mount was found after a restart. Taking a device away fails what an
+// application has in flight, so 'over' is said only with proof: a record that has moved on, or a deletion, which
+// removes the copy before the record. A record that is missing, unreadable or older than what is found proves
+// nothing: the store may be lost or restored from a backup.
+
+import type { AttachmentVerdict } from '../core/attachment-verdict.ts';
+import { isHoldfastError } from '../core/errors.ts';
+import type { VolumeRecord } from './records.ts';
+import type { VolumeContext } from './volume-context.ts';
+
+export async function attachmentVerdict(
+  context: VolumeContext,
+  volumeId: string,
+  attachmentNumber: number,
+): Promise<AttachmentVerdict> {
+  try {
+    const record = await context.records.read(volumeId);
+    const replica = await context.storage.replica(volumeId);
+    if (record === undefined) return replica === undefined ? 'over' : 'unknown';
+    const verdict = verdictOf(record, context.node, attachmentNumber);
+    const promised = replica?.superblock?.promisedEpoch ?? 0;
+    return verdict === 'current' && promised > record.epoch ? 'unknown' : verdict;
+  } catch (error) {
+    if (!isHoldfastError(error) || error.code === 'INTERNAL') throw error;
+    return 'unknown';
+  }
+}
+
+function verdictOf({ state, attachment }: VolumeRecord, node: string, number: number): AttachmentVerdict {
+  if (state === 'deleting' || attachment.number > number) return 'over';
+  if (attachment.number < number) return 'unknown';
+  return attachment.node === node ? 'current' : 'over';
+}

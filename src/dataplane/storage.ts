@@ -8,10 +8,8 @@
 import { randomBytes } from 'node:crypto';
 import { chmod, lstat, rename, rm } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
-import { setTimeout as delay } from 'node:timers/promises';
-import { errorText, HoldfastError, isHoldfastError } from '../core/errors.ts';
+import { errorText, HoldfastError } from '../core/errors.ts';
 import type { Superblock } from '../replication/layout/superblock.ts';
-import { readBootId } from './boot-id.ts';
 import { native } from './native.ts';
 import type {
   ExportHandle,
@@ -25,35 +23,13 @@ import type {
 import { failureError, failureOf, markFailed } from './failure-mark.ts';
 import { type OpenReplica, openReplica } from './open-replica.ts';
 import { closeFiles, openFiles } from './replica-lock.ts';
-import { Pool } from './pool.ts';
+import type { Pool } from './pool.ts';
 import { createReplica, deleteReplica, describeReplica, growReplica } from './replica-files.ts';
 import { SUPERBLOCK_FILE_NAME, SuperblockFile } from './superblock-file.ts';
-import { ThreadHandle } from './thread-handle.ts';
-import type { ThreadCounters, ThreadEvent } from './thread-messages.ts';
+import type { ThreadHandle } from './thread-handle.ts';
+import type { ThreadCounters } from './thread-messages.ts';
+import { whileBusy } from './while-busy.ts';
 
-export interface PoolConfig {
-  readonly name: string;
-  readonly directory: string;
-  readonly ioMode?: PoolStatus['ioMode'] | undefined;
-  readonly reserveBytes?: number | undefined;
-  readonly overcommitRatio: number;
-}
-
-export interface NodeStorageOptions {
-  readonly nodeName: string;
-  readonly pools: readonly PoolConfig[];
-  readonly threadCount: number;
-  readonly busyPollMicros: number;
-  /** no-data-flush, no-intent-flush: tests only. */
-  readonly testFaults: ReadonlySet<string>;
-  readonly onEvent: (event: ThreadEvent) => void;
-  /** A data-plane thread died: the process must stop. */
-  readonly onDeath: (error: Error) => void;
-}
-
-/** A dead daemon's requests are waited for this long before BUSY reaches the caller. */
-const LOCK_WAIT_MS = 30_000;
-const LOCK_RETRY_MS = 50;
 const LISTEN_BACKLOG = 1024;
 const KERNEL_SOCKET_BYTES = 4 * 1024 * 1024;
 
@@ -62,39 +38,6 @@ interface OpenedVolume {
   readonly thread: ThreadHandle;
   /** Sessions of any other attachment are refused. */
   attachmentNumber: number;
-}
-
-export async function createNodeStorage(options: NodeStorageOptions): Promise<Storage> {
-  const pools: Pool[] = [];
-  const threads: ThreadHandle[] = [];
-  let storage: Storage | undefined;
-  const onEvent = (event: ThreadEvent): void => {
-    if (event.type === 'volumeFailed')
-      storage?.replicaFailed(event.volumeId, `its ${event.what} failed (errno ${event.errno})`);
-    options.onEvent(event);
-  };
-  try {
-    for (const pool of options.pools) pools.push(await openPool(pool));
-    const faults = {
-      noDataFlush: options.testFaults.has('no-data-flush'),
-      noIntentFlush: options.testFaults.has('no-intent-flush'),
-    };
-    for (let i = 0; i < options.threadCount; i++) {
-      const data = { faults, busyPollMicros: options.busyPollMicros };
-      threads.push(await ThreadHandle.start(data, onEvent, options.onDeath));
-    }
-    storage = new Storage(options.nodeName, await readBootId(), pools, threads);
-    return storage;
-  } catch (error) {
-    for (const thread of threads) await thread.stop();
-    for (const pool of pools) await pool.close();
-    throw error;
-  }
-}
-
-/** A pool whose last owner was killed is free when its last request has landed. */
-function openPool(config: PoolConfig): Promise<Pool> {
-  return whileBusy(() => Pool.open(config.name, config.directory, config));
 }
 
 export class Storage implements NodeStorage {
@@ -433,18 +376,6 @@ export class Storage implements NodeStorage {
     const failure = this.#failures.get(volumeId) ?? (await failureOf(pool.replicaDirectory(volumeId)));
     const problem = description.problem ?? failure;
     return { volumeId, pool: pool.name, isOpen: this.#open.has(volumeId), ...description, problem };
-  }
-}
-
-async function whileBusy<Result>(attempt: () => Promise<Result>): Promise<Result> {
-  const deadlineMs = native.bootTimeMs() + LOCK_WAIT_MS;
-  for (;;) {
-    try {
-      return await attempt();
-    } catch (error) {
-      if (!isHoldfastError(error, 'BUSY') || native.bootTimeMs() > deadlineMs) throw error;
-      await delay(LOCK_RETRY_MS);
-    }
   }
 }
 

@@ -9,7 +9,8 @@ import type { RepairReport } from '../../src/control/repair.ts';
 import { Volumes } from '../../src/control/volumes.ts';
 import { invariant } from '../../src/core/invariant.ts';
 import { MIB } from '../../src/core/units.ts';
-import { createNodeStorage, type Storage } from '../../src/dataplane/storage.ts';
+import { createNodeStorage } from '../../src/dataplane/create-storage.ts';
+import type { Storage } from '../../src/dataplane/create-storage.ts';
 import { NODE, request } from '../support/volume-world.ts';
 
 const NOTHING: RepairReport = { done: [], problems: [], orphans: [] };

@@ -6,7 +6,8 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { failureOf } from '../../src/dataplane/failure-mark.ts';
-import { createNodeStorage, type Storage } from '../../src/dataplane/storage.ts';
+import { createNodeStorage } from '../../src/dataplane/create-storage.ts';
+import type { Storage } from '../../src/dataplane/create-storage.ts';
 
 const VOLUME = 'cd'.repeat(16);
 const OPEN = { volumeId: VOLUME, epoch: 2, opening: 'ab'.repeat(16), attachmentNumber: 0 };

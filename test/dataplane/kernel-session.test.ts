@@ -6,7 +6,8 @@ import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { createNodeStorage, type Storage } from '../../src/dataplane/storage.ts';
+import { createNodeStorage } from '../../src/dataplane/create-storage.ts';
+import type { Storage } from '../../src/dataplane/create-storage.ts';
 import { CMD, ERR, NbdClient, NbdSocket } from '../support/nbd-client.ts';
 import { pattern } from './nbd-protocol-suite.ts';
 

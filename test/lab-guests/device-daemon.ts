@@ -3,7 +3,7 @@
 
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
-import { createNodeStorage } from '../../src/dataplane/storage.ts';
+import { createNodeStorage } from '../../src/dataplane/create-storage.ts';
 import { native } from '../../src/dataplane/native.ts';
 import { NbdDevices } from '../../src/host/nbd-devices.ts';
 import { createLogger } from '../../src/observe/log.ts';

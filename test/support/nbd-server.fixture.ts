@@ -2,7 +2,7 @@
 // and it dies alone. Started by startHoldfast() with a channel; answers 'counters' until 'stop'.
 
 import { randomBytes } from 'node:crypto';
-import { createNodeStorage } from '../../src/dataplane/storage.ts';
+import { createNodeStorage } from '../../src/dataplane/create-storage.ts';
 import type { ThreadCounters } from '../../src/dataplane/thread-messages.ts';
 import type { VolumeCounters } from '../../src/dataplane/node-storage.ts';
 

@@ -10,7 +10,7 @@ import { Volumes } from '../../src/control/volumes.ts';
 import { invariant } from '../../src/core/invariant.ts';
 import { MIB } from '../../src/core/units.ts';
 import { createNodeStorage } from '../../src/dataplane/create-storage.ts';
-import type { Storage } from '../../src/dataplane/create-storage.ts';
+import type { Storage } from '../../src/dataplane/storage.ts';
 import { NODE, request } from '../support/volume-world.ts';
 
 const NOTHING: RepairReport = { done: [], problems: [], orphans: [] };

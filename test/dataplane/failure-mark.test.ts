@@ -7,7 +7,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { failureOf } from '../../src/dataplane/failure-mark.ts';
 import { createNodeStorage } from '../../src/dataplane/create-storage.ts';
-import type { Storage } from '../../src/dataplane/create-storage.ts';
+import type { Storage } from '../../src/dataplane/storage.ts';
 
 const VOLUME = 'cd'.repeat(16);
 const OPEN = { volumeId: VOLUME, epoch: 2, opening: 'ab'.repeat(16), attachmentNumber: 0 };

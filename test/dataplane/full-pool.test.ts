@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { execa } from 'execa';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { createNodeStorage } from '../../src/dataplane/create-storage.ts';
-import type { Storage } from '../../src/dataplane/create-storage.ts';
+import type { Storage } from '../../src/dataplane/storage.ts';
 import { CMD, CMD_FLAG, ERR, NbdClient } from '../support/nbd-client.ts';
 
 const MIB = 1024 * 1024;

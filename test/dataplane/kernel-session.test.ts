@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { createNodeStorage } from '../../src/dataplane/create-storage.ts';
-import type { Storage } from '../../src/dataplane/create-storage.ts';
+import type { Storage } from '../../src/dataplane/storage.ts';
 import { CMD, ERR, NbdClient, NbdSocket } from '../support/nbd-client.ts';
 import { pattern } from './nbd-protocol-suite.ts';
 

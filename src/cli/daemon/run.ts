@@ -13,7 +13,7 @@ import { Volumes } from '../../control/volumes.ts';
 import type { JudgeAttachment } from '../../core/attachment-verdict.ts';
 import { errorText } from '../../core/errors.ts';
 import { createNodeStorage } from '../../dataplane/create-storage.ts';
-import type { Storage } from '../../dataplane/create-storage.ts';
+import type { Storage } from '../../dataplane/storage.ts';
 import type { ThreadEvent } from '../../dataplane/thread-messages.ts';
 import { DeviceRecords } from '../../host/device-records.ts';
 import { HeldDevices } from '../../host/held-devices.ts';

@@ -28,6 +28,7 @@ const poolSchema = z.object({
   provisionedBytes: sizeBytes,
   creatableBytes: sizeBytes,
   reserveBytes: sizeBytes,
+  problem: z.string(),
 });
 
 const volumeSchema = z.object({
@@ -78,6 +79,10 @@ export const UNARY = {
     }),
   },
   ListPools: { request: z.object({ pool: z.string() }), response: z.object({ pools: z.array(poolSchema) }) },
+  ForgetPool: {
+    request: z.object({ pool: z.string().min(1), force: z.boolean() }),
+    response: z.object({}),
+  },
   CreateVolume: {
     request: z.object({
       name: volumeName,

@@ -15,8 +15,9 @@ export async function attachmentVerdict(
 ): Promise<AttachmentVerdict> {
   try {
     const record = await context.records.read(volumeId);
+    const mayBeHidden = context.storage.closedPools().length > 0;
     const replica = await context.storage.replica(volumeId);
-    if (record === undefined) return replica === undefined ? 'over' : 'unknown';
+    if (record === undefined) return replica === undefined && !mayBeHidden ? 'over' : 'unknown';
     const verdict = verdictOf(record, context.node, attachmentNumber);
     const promised = replica?.superblock?.promisedEpoch ?? 0;
     return verdict === 'current' && promised > record.epoch ? 'unknown' : verdict;

@@ -3,7 +3,7 @@
 // daemon's start. The record goes after the replica: no copy is left behind that nobody knows.
 
 import { HoldfastError } from '../core/errors.ts';
-import { requireOwn, type VolumeContext } from './volume-context.ts';
+import { primaryReplica, requireOwn, type VolumeContext } from './volume-context.ts';
 
 /** CONFLICT while somebody uses it. The caller holds the locks of the volume and of its name. */
 export async function deleteVolume(context: VolumeContext, volumeId: string, name: string): Promise<void> {
@@ -34,7 +34,7 @@ export async function removeVolume(context: VolumeContext, volumeId: string, nam
       return current.state === 'deleting' ? current : { ...current, state: 'deleting' };
     });
     await context.storage.closeVolume(volumeId);
-    await context.storage.deleteReplica(volumeId);
+    await context.storage.deleteReplica(volumeId, primaryReplica(record).pool);
     await context.records.remove(volumeId);
   }
   await context.records.freeName(name, volumeId);

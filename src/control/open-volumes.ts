@@ -73,7 +73,7 @@ export class OpenVolumes {
 
   async #open(volumeId: string): Promise<VolumeRecord> {
     const found = await this.#records.ready(volumeId);
-    const { superblock } = requireSound(found, await this.#storage.replica(volumeId));
+    const { superblock } = await requireSound(this.#storage, found);
     const opening = drawId();
     const opened = await this.#records.updateReady(volumeId, (record) => ({
       ...record,
@@ -93,7 +93,7 @@ export class OpenVolumes {
 
   /** Opening may have redrawn the incarnation (the machine had rebooted): the store knows before anything is served. */
   async #recordIncarnation(opened: VolumeRecord): Promise<VolumeRecord> {
-    const { superblock } = requireSound(opened, await this.#storage.replica(opened.id));
+    const { superblock } = await requireSound(this.#storage, opened);
     if (incarnationIn(opened) === superblock.incarnation) return opened;
     const changed = await this.#records.updateReady(opened.id, (record) => ({
       ...record,
@@ -119,8 +119,10 @@ export class OpenVolumes {
 type ReadableReplica = ReplicaStatus & { readonly superblock: NonNullable<ReplicaStatus['superblock']> };
 
 /** CORRUPT (UNAVAILABLE: it is not there) with what a person must do, unless this copy may be served under this record. */
-export function requireSound(record: VolumeRecord, replica: ReplicaStatus | undefined): ReadableReplica {
-  const [first] = problemsOf(record, replica);
+export async function requireSound(storage: NodeStorage, record: VolumeRecord): Promise<ReadableReplica> {
+  const closed = storage.closedPools(); // before the copy: a pool that opens meanwhile must not make it 'missing'
+  const replica = await storage.replica(record.id);
+  const [first] = problemsOf(record, replica, closed);
   if (first !== undefined) {
     throw new HoldfastError(
       replica === undefined ? 'UNAVAILABLE' : 'CORRUPT',

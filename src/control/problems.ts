@@ -1,7 +1,7 @@
 // What is wrong between a volume's record and its copy on this node, in words, each with its next step. Pure:
 // `explain`, the repair at start and the opening of a volume judge by the same list.
 
-import type { ReplicaStatus } from '../dataplane/node-storage.ts';
+import type { ClosedPool, ReplicaStatus } from '../dataplane/node-storage.ts';
 import type { VolumeRecord } from './records.ts';
 
 export interface Problem {
@@ -9,10 +9,24 @@ export interface Problem {
   readonly nextStep: string;
 }
 
-/** What forbids serving this copy under this record; empty when nothing does. */
-export function problemsOf(record: VolumeRecord, replica: ReplicaStatus | undefined): Problem[] {
+/** What forbids serving this copy under this record; empty when nothing does. `closed`: pools that are not open. */
+export function problemsOf(
+  record: VolumeRecord,
+  replica: ReplicaStatus | undefined,
+  closed: readonly ClosedPool[],
+): Problem[] {
   const expected = record.replicas.find((candidate) => candidate.id === record.primary.replicaId);
   const place = `pool "${expected?.pool ?? '?'}" of node "${expected?.node ?? '?'}"`;
+  const closedPool = closed.find(({ name }) => name === expected?.pool);
+  if (replica === undefined && closedPool !== undefined) {
+    return [
+      {
+        problem: `Its pool "${closedPool.name}" is not open: ${closedPool.problem}.`,
+        nextStep:
+          'Nothing is lost by that: as soon as the cause is mended the pool is opened, and the volume served.',
+      },
+    ];
+  }
   if (replica === undefined) {
     return [
       {

@@ -73,10 +73,11 @@ export async function repair(context: VolumeContext): Promise<RepairReport> {
   }
   await repairClaims(context, attempt);
 
+  const closed = context.storage.closedPools();
   const replicas = new Map((await context.storage.replicas()).map((replica) => [replica.volumeId, replica]));
   for (const record of await context.records.listReadable().then((lists) => lists.records)) {
     if (record.state !== 'ready' || primaryReplica(record).node !== context.node) continue;
-    const found = problemsOf(record, replicas.get(record.id));
+    const found = problemsOf(record, replicas.get(record.id), closed);
     problems.push(...found.map((problem) => ({ volumeId: record.id, ...problem })));
   }
   const known = new Set([

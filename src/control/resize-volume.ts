@@ -25,7 +25,7 @@ export async function resizeVolume(
   }
   if (sizeBytes === record.sizeBytes && record.targetSizeBytes === record.sizeBytes) return record;
   requireOwn(context, record);
-  const replica = requireSound(record, await context.storage.replica(volumeId));
+  const replica = await requireSound(context.storage, record);
   // An earlier attempt may have grown the copy beyond what is asked now, and nothing shrinks.
   const targetSizeBytes = Math.max(sizeBytes, replica.superblock.sizeBytes);
   await reserveGrowth(context, record, targetSizeBytes);

@@ -47,20 +47,27 @@ export function requireOwn(context: VolumeContext, record: VolumeRecord): void {
   );
 }
 
-/** The pool of that name on this node, or the default one. */
+/** The pool of that name on this node, or the default one. UNAVAILABLE while it is not open. */
 export async function findPool(
   context: VolumeContext,
   wanted: string | undefined,
   codeIfUnknown: 'INVALID' | 'NOT_FOUND',
 ): Promise<PoolStatus> {
   const pools = await context.storage.pools();
-  const name = wanted ?? context.defaultPool ?? pools[0]?.name;
+  const closed = context.storage.closedPools();
+  const name = wanted ?? context.defaultPool ?? (pools[0] ?? closed[0])?.name;
   const pool = pools.find((candidate) => candidate.name === name);
   if (pool !== undefined) return pool;
+  const missing = closed.find((candidate) => candidate.name === name);
+  if (missing !== undefined) {
+    throw new HoldfastError('UNAVAILABLE', `Pool "${missing.name}" is not open: ${missing.problem}`, {
+      details: { pool: missing.name },
+    });
+  }
   if (name === undefined) {
     throw new HoldfastError(codeIfUnknown, 'This node has no pool: start the daemon with --pool NAME=DIR.');
   }
-  const names = pools.map((candidate) => candidate.name);
+  const names = [...pools, ...closed].map((candidate) => candidate.name);
   throw new HoldfastError(
     codeIfUnknown,
     `Node "${context.node}" has no pool "${name}".${didYouMean(name, names)} "holdfast pool ls" shows its pools.`,

@@ -28,6 +28,8 @@ export interface PoolCapacity {
   readonly provisionedBytes: number;
   /** totalBytes × overcommit − provisionedBytes, at least 0: the largest volume that can be made now. */
   readonly creatableBytes: number;
+  /** Why the pool is not open, and what to do; undefined: it is. */
+  readonly problem: string | undefined;
 }
 
 export interface VolumeService {
@@ -59,6 +61,6 @@ export interface VolumeService {
   chooseFileSystem(volumeId: string, type: FileSystemType): Promise<VolumeRecord>;
   /** Records that mkfs succeeded. Durable in the replica's superblock and in the store. */
   fileSystemMade(volumeId: string): Promise<VolumeRecord>;
-  /** All pools, or NOT_FOUND for an unknown one. */
+  /** All pools, the default one first, or the given one: NOT_FOUND when unknown. One that is not open has no room. */
   capacity(pool?: string): Promise<PoolCapacity[]>;
 }

@@ -14,14 +14,14 @@ import { chooseFileSystem, fileSystemMade } from './file-system-of-volume.ts';
 import { KeyedLock } from './keyed-lock.ts';
 import { isVolumeId } from './names.ts';
 import { OpenVolumes } from './open-volumes.ts';
+import { capacityOf, forgetPool } from './pools.ts';
 import { type Problem, problemsOf, unfinishedOf } from './problems.ts';
 import { publishVolume, renewAttachment, unpublishVolume } from './publish-volume.ts';
 import type { FileSystemType, VolumeRecord } from './records.ts';
 import { type RepairReport, repair } from './repair.ts';
 import { resizeVolume } from './resize-volume.ts';
-import { creatableIn, provisionedIn } from './sizes.ts';
 import type { Store } from './store.ts';
-import { findPool, nameLock, primaryReplica, requireOwn, type VolumeContext } from './volume-context.ts';
+import { nameLock, primaryReplica, requireOwn, type VolumeContext } from './volume-context.ts';
 import { VolumeRecords, volumeNotFound } from './volume-records.ts';
 import type { CreateVolume, PoolCapacity, VolumeService } from './volume-service.ts';
 
@@ -125,21 +125,15 @@ export class Volumes implements VolumeService {
   }
 
   async capacity(pool?: string): Promise<PoolCapacity[]> {
-    const context = this.#context;
-    const pools =
-      pool === undefined ? await context.storage.pools() : [await findPool(context, pool, 'NOT_FOUND')];
-    const records = await context.records.list();
-    return pools.map((status) => {
-      const provisionedBytes = provisionedIn(records, context.node, status.name);
-      return {
-        pool: status.name,
-        node: context.node,
-        totalBytes: status.totalBytes,
-        availableBytes: status.availableBytes,
-        provisionedBytes,
-        creatableBytes: creatableIn(status, provisionedBytes),
-      };
-    });
+    return await capacityOf(this.#context, pool);
+  }
+
+  /**
+   * The next pool of that name may be another one. CONFLICT while it is open or, unless `force`, while volumes
+   * have their copy there.
+   */
+  async forgetPool(pool: string, force: boolean): Promise<void> {
+    await forgetPool(this.#context, pool, force);
   }
 
   // ---- for the daemon
@@ -202,7 +196,8 @@ export class Volumes implements VolumeService {
       return [{ problem, nextStep: 'Ask the daemon of that node.' }, ...unfinishedOf(record)];
     }
     if (record.state !== 'ready') return unfinishedOf(record);
-    return [...unfinishedOf(record), ...problemsOf(record, await storage.replica(volumeId))];
+    const closed = storage.closedPools();
+    return [...unfinishedOf(record), ...problemsOf(record, await storage.replica(volumeId), closed)];
   }
 
   async #aloneWith<T>(volumeId: string, operation: () => Promise<T>): Promise<T> {

@@ -1,24 +1,13 @@
 // The start of a node's storage: its pools, its data-plane threads, and what joins them (storage.ts).
 
-import type { PoolStatus } from './node-storage.ts';
 import { readBootId } from './boot-id.ts';
-import { Pool } from './pool.ts';
+import { NodePools, type NodePoolsOptions } from './node-pools.ts';
 import { Storage } from './storage.ts';
 import { ThreadHandle } from './thread-handle.ts';
 import type { ThreadEvent } from './thread-messages.ts';
-import { whileBusy } from './while-busy.ts';
 
-export interface PoolConfig {
-  readonly name: string;
-  readonly directory: string;
-  readonly ioMode?: PoolStatus['ioMode'] | undefined;
-  readonly reserveBytes?: number | undefined;
-  readonly overcommitRatio: number;
-}
-
-export interface NodeStorageOptions {
+export interface NodeStorageOptions extends NodePoolsOptions {
   readonly nodeName: string;
-  readonly pools: readonly PoolConfig[];
   readonly threadCount: number;
   readonly busyPollMicros: number;
   /** no-data-flush, no-intent-flush: tests only. */
@@ -29,7 +18,7 @@ export interface NodeStorageOptions {
 }
 
 export async function createNodeStorage(options: NodeStorageOptions): Promise<Storage> {
-  const pools: Pool[] = [];
+  const pools = await NodePools.open(options);
   const threads: ThreadHandle[] = [];
   let storage: Storage | undefined;
   const onEvent = (event: ThreadEvent): void => {
@@ -38,7 +27,6 @@ export async function createNodeStorage(options: NodeStorageOptions): Promise<St
     options.onEvent(event);
   };
   try {
-    for (const pool of options.pools) pools.push(await openPool(pool));
     const faults = {
       noDataFlush: options.testFaults.has('no-data-flush'),
       noIntentFlush: options.testFaults.has('no-intent-flush'),
@@ -51,12 +39,7 @@ export async function createNodeStorage(options: NodeStorageOptions): Promise<St
     return storage;
   } catch (error) {
     for (const thread of threads) await thread.stop();
-    for (const pool of pools) await pool.close();
+    await pools.close();
     throw error;
   }
-}
-
-/** A pool whose last owner was killed is free when its last request has landed. */
-function openPool(config: PoolConfig): Promise<Pool> {
-  return whileBusy(() => Pool.open(config.name, config.directory, config));
 }

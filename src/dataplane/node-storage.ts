@@ -17,6 +17,14 @@ export interface PoolStatus {
   readonly overcommitRatio: number;
 }
 
+/** A pool of the configuration that could not be opened. It is tried again until it can. */
+export interface ClosedPool {
+  readonly name: string;
+  readonly directory: string;
+  /** Why, and what to do. */
+  readonly problem: string;
+}
+
 export interface ReplicaSpec {
   readonly volumeId: string;
   readonly volumeName: string;
@@ -75,13 +83,18 @@ export interface ExportHandle {
 }
 
 export interface NodeStorage {
+  /** Those that are open. */
   pools(): Promise<PoolStatus[]>;
-  /** Durable (directory entry included) when it resolves. The same spec again: nothing happens. NO_SPACE, ALREADY_EXISTS. */
+  /** Those that are not. What they hold is not seen by any other method. */
+  closedPools(): ClosedPool[];
+  /** The next pool of that name may be another one. CONFLICT while it is open, NOT_FOUND when there was none. */
+  forgetPool(name: string): Promise<void>;
+  /** Durable (directory entry included) when it resolves. The same spec again: nothing happens. NO_SPACE, ALREADY_EXISTS; UNAVAILABLE while the pool is not open. */
   createReplica(spec: ReplicaSpec): Promise<void>;
-  /** Gone is success. CONFLICT while open. */
-  deleteReplica(volumeId: string): Promise<void>;
+  /** Gone is success. CONFLICT while open; UNAVAILABLE while the pool that should have it is not open. */
+  deleteReplica(volumeId: string, pool: string): Promise<void>;
   replicas(): Promise<ReplicaStatus[]>;
-  /** One of them; undefined when this node has no replica of the volume. */
+  /** One of them; undefined when no open pool has a replica of the volume. */
   replica(volumeId: string): Promise<ReplicaStatus | undefined>;
   /**
    * Starts serving: locks the files (BUSY while a dead daemon's requests may still land), makes the promise of

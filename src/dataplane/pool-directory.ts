@@ -1,7 +1,7 @@
 // The steps of opening a pool's directory: make it, lock it, know it, tidy it, see what I/O it takes.
 //
-// It never initialises a directory that holds anything: a pool whose disk is not mounted must not silently
-// become a new, empty one next to strangers' files.
+// It never initialises a directory that holds anything, nor one where a pool is expected: a pool whose disk is
+// not mounted must not silently become a new, empty one.
 
 import { randomBytes } from 'node:crypto';
 import { constants } from 'node:fs';
@@ -58,13 +58,24 @@ export async function lockPool(directory: string): Promise<FileHandle> {
   }
 }
 
+/** UNAVAILABLE unless the directory is that very pool. Changes nothing: it may be a mount point without its disk. */
+export async function requirePool(name: string, directory: string, expectedId: string): Promise<string> {
+  const path = join(directory, POOL_FILE);
+  const text = await readIdentity(path);
+  const found = text === undefined ? undefined : checkIdentity(name, path, text);
+  if (found === expectedId) return expectedId;
+  throw new HoldfastError(
+    'UNAVAILABLE',
+    `pool '${name}' was ${expectedId} before, and ${directory} holds ${found === undefined ? 'no pool' : `pool ${found}`}: ` +
+      `mount its disk there, or, if that pool is gone for good, "holdfast pool forget ${name}"`,
+    { details: { pool: name, expectedId, foundId: found ?? null } },
+  );
+}
+
 /** Returns the pool's id; makes the pool when the directory is empty. */
 export async function identify(name: string, directory: string): Promise<string> {
   const path = join(directory, POOL_FILE);
-  const text = await readFile(path, 'utf8').catch((error: unknown) => {
-    if (hasErrno(error, 'ENOENT')) return undefined;
-    throw error;
-  });
+  const text = await readIdentity(path);
   if (text !== undefined) return checkIdentity(name, path, text);
   const strangers = (await readdir(directory)).filter((entry) => !HARMLESS_NAMES.has(entry));
   if (strangers.length > 0) {
@@ -79,6 +90,13 @@ export async function identify(name: string, directory: string): Promise<string>
   await rename(`${path}.new`, path);
   await syncDirectory(directory);
   return id;
+}
+
+async function readIdentity(path: string): Promise<string | undefined> {
+  return await readFile(path, 'utf8').catch((error: unknown) => {
+    if (hasErrno(error, 'ENOENT')) return undefined;
+    throw error;
+  });
 }
 
 function checkIdentity(name: string, path: string, text: string): string {

@@ -25,6 +25,7 @@ import {
   identify,
   lockPool,
   makeDirectory,
+  requirePool,
 } from './pool-directory.ts';
 import { readSuperblock } from './superblock-file.ts';
 
@@ -35,6 +36,11 @@ export interface PoolOptions {
   readonly reserveBytes?: number | undefined;
   /** The sizes of all replicas may add up to the file system's size × this. */
   readonly overcommitRatio: number;
+}
+
+export interface OpenPool extends PoolOptions {
+  /** The pool that must be there; undefined: any, or a new one. */
+  readonly expectedId?: string | undefined;
 }
 
 const VOLUME_ID = /^[0-9a-f]{32}$/;
@@ -57,14 +63,20 @@ export class Pool {
   /**
    * Locks the pool, makes it if the directory is missing or empty, and finishes what a crash left half done.
    * BUSY: another process has it. INVALID: not a pool, or another pool than `name`. UNSUPPORTED: no O_DIRECT.
+   * UNAVAILABLE: not the pool that is expected; what was found instead is untouched.
    */
-  static async open(name: string, directory: string, options: PoolOptions): Promise<Pool> {
+  static async open(name: string, directory: string, options: OpenPool): Promise<Pool> {
     const path = resolve(directory);
+    const { expectedId } = options;
     try {
+      if (expectedId !== undefined) await requirePool(name, path, expectedId);
       await makeDirectory(path);
       const lock = await lockPool(path);
       try {
-        const id = await identify(name, path);
+        // Asked again: what is mounted may have changed meanwhile.
+        const id = await (expectedId === undefined
+          ? identify(name, path)
+          : requirePool(name, path, expectedId));
         await finishLeftovers(path);
         const ioMode = await chooseIoMode(path, options.ioMode);
         const reserveBytes = options.reserveBytes ?? (await defaultReserveBytes(path));

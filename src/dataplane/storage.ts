@@ -12,6 +12,7 @@ import { errorText, HoldfastError } from '../core/errors.ts';
 import type { Superblock } from '../replication/layout/superblock.ts';
 import { native } from './native.ts';
 import type {
+  ClosedPool,
   ExportHandle,
   NodeStorage,
   OpenVolume,
@@ -23,6 +24,7 @@ import type {
 import { failureError, failureOf, markFailed } from './failure-mark.ts';
 import { type OpenReplica, openReplica } from './open-replica.ts';
 import { closeFiles, openFiles } from './replica-lock.ts';
+import type { NodePools } from './node-pools.ts';
 import type { Pool } from './pool.ts';
 import { createReplica, deleteReplica, describeReplica, growReplica } from './replica-files.ts';
 import { SUPERBLOCK_FILE_NAME, SuperblockFile } from './superblock-file.ts';
@@ -43,7 +45,7 @@ interface OpenedVolume {
 export class Storage implements NodeStorage {
   readonly #nodeName: string;
   readonly #bootId: string;
-  readonly #pools: readonly Pool[];
+  readonly #pools: NodePools;
   readonly #threads: readonly ThreadHandle[];
   readonly #open = new Map<string, OpenedVolume>();
   /** One opening, closing or growing of a volume at a time. */
@@ -53,7 +55,7 @@ export class Storage implements NodeStorage {
   #nextExportId = 1;
   #closed: Promise<void> | undefined;
 
-  constructor(nodeName: string, bootId: string, pools: readonly Pool[], threads: readonly ThreadHandle[]) {
+  constructor(nodeName: string, bootId: string, pools: NodePools, threads: readonly ThreadHandle[]) {
     this.#nodeName = nodeName;
     this.#bootId = bootId;
     this.#pools = pools;
@@ -61,35 +63,36 @@ export class Storage implements NodeStorage {
   }
 
   pools(): Promise<PoolStatus[]> {
-    return Promise.all(this.#pools.map((pool) => pool.status()));
+    return Promise.all(this.#pools.opened().map((pool) => pool.status()));
+  }
+
+  closedPools(): ClosedPool[] {
+    return this.#pools.closed();
+  }
+
+  forgetPool(name: string): Promise<void> {
+    return this.#pools.forget(name);
   }
 
   async createReplica(spec: ReplicaSpec): Promise<void> {
-    const pool = this.#pools.find((candidate) => candidate.name === spec.pool);
-    if (pool === undefined) {
-      const names = this.#pools.map((candidate) => candidate.name).join(', ');
-      throw new HoldfastError(
-        'NOT_FOUND',
-        `node ${this.#nodeName} has no pool '${spec.pool}'; it has ${names}`,
-      );
-    }
-    await createReplica(pool, spec);
+    await createReplica(this.#pools.required(spec.pool), spec);
   }
 
-  async deleteReplica(volumeId: string): Promise<void> {
+  async deleteReplica(volumeId: string, poolName: string): Promise<void> {
     await this.#inTurn(volumeId, async () => {
       if (this.#open.has(volumeId)) {
         throw new HoldfastError('CONFLICT', `volume ${volumeId} is in use: detach it first`);
       }
       // Half-deleted ones have no name any more: every pool is asked.
-      for (const pool of this.#pools) await deleteReplica(pool, volumeId);
+      for (const pool of this.#pools.opened()) await deleteReplica(pool, volumeId);
+      if (this.#pools.isClosed(poolName)) this.#pools.required(poolName);
       this.#failures.delete(volumeId);
     });
   }
 
   async replicas(): Promise<ReplicaStatus[]> {
     const found: ReplicaStatus[] = [];
-    for (const pool of this.#pools) {
+    for (const pool of this.#pools.opened()) {
       const ids = await pool.volumeIds();
       found.push(...(await Promise.all(ids.map((volumeId) => this.#describe(pool, volumeId)))));
     }
@@ -227,7 +230,7 @@ export class Storage implements NodeStorage {
     };
     await Promise.all([...this.#open.keys()].map((volumeId) => attempt(this.closeVolume(volumeId))));
     for (const thread of this.#threads) await attempt(thread.stop());
-    for (const pool of this.#pools) await attempt(pool.close());
+    await attempt(this.#pools.close());
     if (failures.length > 0) throw failures[0];
   }
 
@@ -358,13 +361,20 @@ export class Storage implements NodeStorage {
   }
 
   async #poolOf(volumeId: string): Promise<Pool | undefined> {
-    for (const pool of this.#pools) if ((await pool.volumeIds()).includes(volumeId)) return pool;
+    for (const pool of this.#pools.opened()) if ((await pool.volumeIds()).includes(volumeId)) return pool;
     return undefined;
   }
 
   async #requirePoolOf(volumeId: string): Promise<Pool> {
     const pool = await this.#poolOf(volumeId);
     if (pool !== undefined) return pool;
+    const [closed] = this.#pools.closed();
+    if (closed !== undefined) {
+      throw new HoldfastError(
+        'UNAVAILABLE',
+        `no open pool has a replica of volume ${volumeId}, and pool '${closed.name}' is not open: ${closed.problem}`,
+      );
+    }
     throw new HoldfastError(
       'NOT_FOUND',
       `node ${this.#nodeName} has no replica of volume ${volumeId}; is a pool missing from the configuration?`,

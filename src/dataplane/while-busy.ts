@@ -9,8 +9,11 @@ import { native } from './native.ts';
 const LOCK_WAIT_MS = 30_000;
 const LOCK_RETRY_MS = 50;
 
-export async function whileBusy<Result>(attempt: () => Promise<Result>): Promise<Result> {
-  const deadlineMs = native.bootTimeMs() + LOCK_WAIT_MS;
+export async function whileBusy<Result>(
+  attempt: () => Promise<Result>,
+  waitMs = LOCK_WAIT_MS,
+): Promise<Result> {
+  const deadlineMs = native.bootTimeMs() + waitMs;
   for (;;) {
     try {
       return await attempt();

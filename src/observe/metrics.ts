@@ -49,6 +49,7 @@ export interface ThreadSample {
 export interface MetricsSource {
   volumes(): Promise<readonly VolumeSample[]>;
   pools(): Promise<readonly PoolSample[]>;
+  closedPools(): readonly { readonly name: string }[];
   threads(): Promise<readonly ThreadSample[]>;
 }
 
@@ -205,6 +206,18 @@ export function createMetrics(source: MetricsSource, facts: NodeFacts): Registry
       },
     });
   }
+  new Gauge({
+    name: 'holdfast_pool_up',
+    help: '1 while the pool is open, 0 while it cannot be opened',
+    labelNames: ['pool'],
+    registers,
+    async collect(): Promise<void> {
+      const pools = await source.pools();
+      this.reset();
+      for (const pool of source.closedPools()) this.set({ pool: pool.name }, 0);
+      for (const pool of pools) this.set({ pool: pool.name }, 1);
+    },
+  });
   for (const [name, help, field] of THREAD_COUNTERS) {
     new Counter({
       name,

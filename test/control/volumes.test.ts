@@ -389,6 +389,58 @@ describe('epoch and attachment', () => {
   });
 });
 
+describe('a pool that is not open', () => {
+  let record: VolumeRecord;
+  const REASON = 'its disk is not mounted: mount it';
+
+  beforeEach(async () => {
+    record = await volumes.create(request('data'));
+    world.disks.closed.set('default', REASON);
+  });
+
+  test('is named with its reason by everything that needs it', async () => {
+    const { id } = record;
+    expect(await volumes.explain(id)).toEqual([
+      { problem: `Its pool "default" is not open: ${REASON}.`, nextStep: expect.stringContaining('mended') },
+    ]);
+    const unavailable = { code: 'UNAVAILABLE', message: expect.stringContaining('not open') };
+    await expect(volumes.acquire(id)).rejects.toMatchObject(unavailable);
+    await expect(volumes.create(request('other'))).rejects.toMatchObject(unavailable);
+    await expect(volumes.resize(id, 128 * MIB)).rejects.toMatchObject(unavailable);
+    expect(await volumes.capacity()).toEqual([
+      expect.objectContaining({ pool: 'default', creatableBytes: 0, problem: REASON }),
+    ]);
+    expect(await volumes.capacity('default')).toHaveLength(1);
+  });
+
+  test('keeps its volumes: a deletion waits, also over a restart, and is finished when the pool is back', async () => {
+    const { id } = record;
+    await expect(volumes.delete(id)).rejects.toMatchObject({ code: 'UNAVAILABLE' });
+    const report = await world.restart();
+    expect(report.done).toEqual([]);
+    expect(report.problems).toEqual([expect.objectContaining({ volumeId: id })]);
+    world.disks.closed.clear();
+    await world.volumes.delete(id);
+    expect(world.disks.replicas.size).toBe(0);
+    expect(await world.store.list('')).toEqual([]);
+  });
+
+  test('may hide the copy of a volume without a record: its attachment is not judged', async () => {
+    expect(await volumes.attachmentVerdict('0'.repeat(32), 1)).toBe('unknown');
+    world.disks.closed.clear();
+    expect(await volumes.attachmentVerdict('0'.repeat(32), 1)).toBe('over');
+  });
+
+  test('is forgotten only by force while volumes have their copy there', async () => {
+    await expect(volumes.forgetPool('default', false)).rejects.toMatchObject({
+      code: 'CONFLICT',
+      message: expect.stringContaining('"data"'),
+    });
+    // Memory has no pools to forget: that it is asked is what counts.
+    await expect(volumes.forgetPool('default', true)).rejects.toMatchObject({ code: 'UNSUPPORTED' });
+  });
+});
+
 describe('opening', () => {
   let record: VolumeRecord;
 

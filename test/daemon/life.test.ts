@@ -47,7 +47,14 @@ test('nothing listens that was not asked for, except the API socket', async () =
   expect(own).toHaveLength(1);
   // The kernel knows a socket by the name it was bound under, before it was renamed into place.
   expect(own[0]).toContain(daemon.dataDir);
-  expect((await readdir(daemon.dataDir)).sort()).toEqual(['api.sock', 'devices', 'lock', 'pools', 'store']);
+  expect((await readdir(daemon.dataDir)).sort()).toEqual([
+    'api.sock',
+    'devices',
+    'lock',
+    'pools',
+    'pools.json',
+    'store',
+  ]);
 });
 
 test('several daemons of one machine need only directories of their own', async () => {
@@ -89,7 +96,7 @@ test('metrics, health and readiness are served where asked', async () => {
 test.each([
   [['--threads', '0'], 64, '--threads'],
   [['--no-such-flag', 'x'], 64, 'unknown option'],
-  [['--pool', 'p=/etc/passwd/pool'], 74, '/etc/passwd/pool'],
+  [['--pool', 'p=/srv/a', '--pool', 'p=/srv/b'], 64, 'two pools with the same name'],
 ])('%j is refused with exit code %d', async (args, exitCode, text) => {
   const daemon = place.daemon(args);
   expect(await daemon.end()).toBe(exitCode);

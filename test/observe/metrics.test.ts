@@ -43,7 +43,12 @@ afterEach(async () => {
 
 async function serve(volumes: readonly VolumeSample[], health = new Health()): Promise<string> {
   const registry = createMetrics(
-    { volumes: async () => volumes, pools: async () => [POOL], threads: async () => [THREAD] },
+    {
+      volumes: async () => volumes,
+      pools: async () => [POOL],
+      closedPools: () => [{ name: 'gone' }],
+      threads: async () => [THREAD],
+    },
     FACTS,
   );
   server = await startHttpServer({
@@ -75,6 +80,8 @@ test("a scrape shows every count of every volume and the pools' room", async () 
   expect(found.get('holdfast_thread_ring_entries_total{thread="0",node="n1"}')).toBe(900);
   expect(found.get('holdfast_thread_free_requests{thread="0",node="n1"}')).toBe(255);
   expect(found.get('holdfast_pool_available_bytes{pool="p",io="direct",node="n1"}')).toBe(60);
+  expect(found.get('holdfast_pool_up{pool="p",node="n1"}')).toBe(1);
+  expect(found.get('holdfast_pool_up{pool="gone",node="n1"}')).toBe(0);
 });
 
 test('latency is a histogram whose buckets are those of the data plane', async () => {

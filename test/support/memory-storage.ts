@@ -7,6 +7,7 @@ import { HoldfastError } from '../../src/core/errors.ts';
 import { invariant } from '../../src/core/invariant.ts';
 import { GIB } from '../../src/core/units.ts';
 import type {
+  ClosedPool,
   ExportHandle,
   NodeStorage,
   OpenVolume,
@@ -28,6 +29,8 @@ export class MemoryDisks {
   readonly pools = new Map<string, { totalBytes: number; overcommitRatio: number }>([
     ['default', { totalBytes: 100 * GIB, overcommitRatio: 2 }],
   ]);
+  /** Not open though in `pools`, and their replicas not seen: by name, why. */
+  readonly closed = new Map<string, string>();
   bootId = 'boot-1';
 
   /** The incarnations are redrawn at the next openings, as after a crash of the machine. */
@@ -45,7 +48,8 @@ export class MemoryStorage implements NodeStorage {
   }
 
   async pools(): Promise<PoolStatus[]> {
-    return [...this.disks.pools].map(([name, { totalBytes, overcommitRatio }]) => ({
+    const open = [...this.disks.pools].filter(([name]) => !this.disks.closed.has(name));
+    return open.map(([name, { totalBytes, overcommitRatio }]) => ({
       name,
       directory: `/pools/${name}`,
       ioMode: 'direct',
@@ -57,6 +61,14 @@ export class MemoryStorage implements NodeStorage {
         .reduce((sum, replica) => sum + replica.spec.sizeBytes, 0),
       overcommitRatio,
     }));
+  }
+
+  closedPools(): ClosedPool[] {
+    return [...this.disks.closed].map(([name, problem]) => ({ name, directory: `/pools/${name}`, problem }));
+  }
+
+  async forgetPool(): Promise<void> {
+    throw new HoldfastError('UNSUPPORTED', 'pools in memory are not forgotten');
   }
 
   async createReplica(spec: ReplicaSpec): Promise<void> {
@@ -87,17 +99,23 @@ export class MemoryStorage implements NodeStorage {
     this.disks.replicas.set(spec.volumeId, { spec, superblock });
   }
 
-  async deleteReplica(volumeId: string): Promise<void> {
+  async deleteReplica(volumeId: string, pool: string): Promise<void> {
+    if (this.disks.closed.has(pool)) throw new HoldfastError('UNAVAILABLE', `pool ${pool} is not open`);
     if (this.isOpen(volumeId)) throw new HoldfastError('CONFLICT', `replica ${volumeId} is open`);
     this.disks.replicas.delete(volumeId);
   }
 
   async replicas(): Promise<ReplicaStatus[]> {
-    return [...this.disks.replicas.keys()].map((volumeId) => this.#status(volumeId));
+    return [...this.disks.replicas.keys()].filter((id) => this.#isSeen(id)).map((id) => this.#status(id));
   }
 
   async replica(volumeId: string): Promise<ReplicaStatus | undefined> {
-    return this.disks.replicas.has(volumeId) ? this.#status(volumeId) : undefined;
+    return this.#isSeen(volumeId) ? this.#status(volumeId) : undefined;
+  }
+
+  #isSeen(volumeId: string): boolean {
+    const replica = this.disks.replicas.get(volumeId);
+    return replica !== undefined && !this.disks.closed.has(replica.spec.pool);
   }
 
   async openVolume(open: OpenVolume): Promise<void> {

@@ -45,7 +45,17 @@ export function controlApi(context: ControlApiContext): ApiHandlers {
     async ListPools({ pool }) {
       const capacities = await volumes.capacity(pool === '' ? undefined : pool);
       const statuses = new Map((await storage.pools()).map((status) => [status.name, status]));
-      return { pools: capacities.map((capacity) => poolView(capacity, statuses.get(capacity.pool))) };
+      const closed = new Map(storage.closedPools().map((found) => [found.name, found]));
+      return {
+        pools: capacities.map((capacity) =>
+          poolView(capacity, statuses.get(capacity.pool), closed.get(capacity.pool)),
+        ),
+      };
+    },
+
+    async ForgetPool({ pool, force }) {
+      await volumes.forgetPool(pool, force);
+      return {};
     },
 
     async CreateVolume(request) {

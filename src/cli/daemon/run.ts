@@ -13,6 +13,8 @@ import { Volumes } from '../../control/volumes.ts';
 import type { JudgeAttachment } from '../../core/attachment-verdict.ts';
 import { errorText } from '../../core/errors.ts';
 import { createNodeStorage } from '../../dataplane/create-storage.ts';
+import { KnownPools } from '../../dataplane/known-pools.ts';
+import type { PoolEvent } from '../../dataplane/node-pools.ts';
 import type { Storage } from '../../dataplane/storage.ts';
 import type { ThreadEvent } from '../../dataplane/thread-messages.ts';
 import { DeviceRecords } from '../../host/device-records.ts';
@@ -45,6 +47,11 @@ function stopAtOnce(log: Logger, health: Health, what: string, error: unknown): 
   health.fail(what);
   log.fatal({ error, memory: process.memoryUsage() }, `${what}: the daemon stops at once`);
   process.exit(EXIT_CODE.INTERNAL);
+}
+
+function reportPool(log: Logger, event: PoolEvent): void {
+  if (event.type === 'opened') return log.info(event, 'the pool is open');
+  log.error(event, 'a pool cannot be opened; its volumes wait, the others serve, and it is tried again');
 }
 
 function reportEvent(log: Logger, event: ThreadEvent): void {
@@ -173,6 +180,8 @@ async function start(options: {
       reserveBytes: config.poolReserve,
       overcommitRatio: config.overcommit,
     })),
+    knownPools: await KnownPools.load(join(config.dataDir, 'pools.json')),
+    onPoolEvent: (event) => reportPool(log, event),
     threadCount: config.threads,
     busyPollMicros: Math.round(config.busyPoll * 1000),
     testFaults: faults,

@@ -36,6 +36,7 @@ export function metricsSource(storage: () => Storage | undefined): MetricsSource
       return samples.filter((found) => found !== undefined);
     },
     pools: async () => (await storage()?.pools()) ?? [],
+    closedPools: () => storage()?.closedPools() ?? [],
     threads: async () => (await storage()?.threadCounters()) ?? [],
   };
 }

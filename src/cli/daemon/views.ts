@@ -2,7 +2,7 @@
 
 import type { VolumeRecord } from '../../control/records.ts';
 import type { PoolCapacity } from '../../control/volume-service.ts';
-import type { PoolStatus, ReplicaStatus } from '../../dataplane/node-storage.ts';
+import type { ClosedPool, PoolStatus, ReplicaStatus } from '../../dataplane/node-storage.ts';
 import type { AttachedDevice } from '../../host/device-service.ts';
 import type { PoolView, VolumeView } from '../api-schema.ts';
 
@@ -40,16 +40,21 @@ export function volumeView(
   };
 }
 
-export function poolView(capacity: PoolCapacity, status: PoolStatus | undefined): PoolView {
+export function poolView(
+  capacity: PoolCapacity,
+  status: PoolStatus | undefined,
+  closed: ClosedPool | undefined,
+): PoolView {
   return {
     name: capacity.pool,
     node: capacity.node,
-    directory: status?.directory ?? '',
+    directory: status?.directory ?? closed?.directory ?? '',
     ioMode: status?.ioMode ?? '',
     totalBytes: capacity.totalBytes,
     availableBytes: capacity.availableBytes,
     provisionedBytes: capacity.provisionedBytes,
     creatableBytes: capacity.creatableBytes,
     reserveBytes: status?.reserveBytes ?? 0,
+    problem: capacity.problem ?? '',
   };
 }

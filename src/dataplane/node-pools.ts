@@ -1,0 +1,174 @@
+// The pools of this node: those that are open, and those that could not be opened, with the reason. One pool's
+// missing disk costs its own volumes and nobody else's: the others serve, and the missing one is tried again
+// until it is there.
+//
+// - A pool is opened as what it was before (known-pools.ts), and remembered before anyone can use it.
+// - Tries of one pool never overlap, so a directory that hangs holds one of libuv's threads and no more.
+// - An open pool stays open until close().
+
+import { HoldfastError } from '../core/errors.ts';
+import type { KnownPools } from './known-pools.ts';
+import type { ClosedPool } from './node-storage.ts';
+import { Pool, type PoolOptions } from './pool.ts';
+import { storageError } from './durable-files.ts';
+import { whileBusy } from './while-busy.ts';
+
+export interface PoolConfig extends PoolOptions {
+  readonly name: string;
+  readonly directory: string;
+}
+
+export type PoolEvent =
+  | { readonly type: 'opened'; readonly pool: string; readonly directory: string; readonly ioMode: string }
+  | {
+      readonly type: 'failed';
+      readonly pool: string;
+      readonly directory: string;
+      readonly error: HoldfastError;
+    };
+
+export interface NodePoolsOptions {
+  readonly pools: readonly PoolConfig[];
+  /** undefined: any pool is taken as it is (a store of a test or a benchmark, for one process's life). */
+  readonly knownPools?: KnownPools | undefined;
+  /** Each pool's first failure, every failure of another kind after it, and every opening. */
+  readonly onPoolEvent?: ((event: PoolEvent) => void) | undefined;
+  readonly poolRetryIntervalMs?: number | undefined;
+  /** How long the start waits for a pool that another process has: that one may be on its way out. */
+  readonly poolBusyWaitMs?: number | undefined;
+}
+
+const RETRY_INTERVAL_MS = 10_000;
+
+interface Place {
+  readonly config: PoolConfig;
+  pool: Pool | undefined;
+  error: HoldfastError | undefined;
+  attempt: Promise<void> | undefined;
+}
+
+export class NodePools {
+  readonly #places: readonly Place[];
+  readonly #known: KnownPools | undefined;
+  readonly #onEvent: (event: PoolEvent) => void;
+  #retries: NodeJS.Timeout | undefined;
+  #isClosed = false;
+
+  /** Resolves when every pool is open or has failed. INVALID, without having touched any, where two are one. */
+  static async open(options: NodePoolsOptions): Promise<NodePools> {
+    requireDistinct(options.pools);
+    const pools = new NodePools(options);
+    // A pool whose last owner was killed is free when its last request has landed.
+    await Promise.all(
+      pools.#places.map((place) => pools.#try(place, (open) => whileBusy(open, options.poolBusyWaitMs))),
+    );
+    const intervalMs = options.poolRetryIntervalMs ?? RETRY_INTERVAL_MS;
+    pools.#retries = setInterval(() => void pools.retry(), intervalMs).unref(); // reports itself
+    return pools;
+  }
+
+  private constructor({ pools, knownPools, onPoolEvent }: NodePoolsOptions) {
+    this.#places = pools.map((config) => ({ config, pool: undefined, error: undefined, attempt: undefined }));
+    this.#known = knownPools;
+    this.#onEvent = onPoolEvent ?? (() => undefined);
+  }
+
+  /** In the order of the configuration. */
+  opened(): Pool[] {
+    return this.#places.flatMap(({ pool }) => pool ?? []);
+  }
+
+  closed(): ClosedPool[] {
+    return this.#places.flatMap(({ config: { name, directory }, pool, error }) =>
+      pool !== undefined ? [] : [{ name, directory, problem: error?.message ?? 'it is being opened' }],
+    );
+  }
+
+  /** Whether it is one of this node's pools and not open. */
+  isClosed(name: string): boolean {
+    return this.#places.some(({ config, pool }) => config.name === name && pool === undefined);
+  }
+
+  /** NOT_FOUND when the configuration has no such pool, UNAVAILABLE while it is not open. */
+  required(name: string): Pool {
+    const place = this.#places.find(({ config }) => config.name === name);
+    if (place?.pool !== undefined) return place.pool;
+    if (place === undefined) {
+      const names = this.#places.map(({ config }) => config.name).join(', ');
+      throw new HoldfastError('NOT_FOUND', `this node has no pool '${name}'; it has ${names}`);
+    }
+    throw new HoldfastError(
+      'UNAVAILABLE',
+      `pool '${name}' is not open: ${place.error?.message ?? 'it is being opened'}`,
+      { cause: place.error },
+    );
+  }
+
+  /** One more try of every pool that is not open. Never rejects. */
+  async retry(): Promise<void> {
+    if (this.#isClosed) return;
+    await Promise.all(this.#places.map((place) => this.#try(place, (open) => open())));
+  }
+
+  /** CONFLICT while it is open: what is in use is not forgotten. Then whatever is found is tried as a new pool. */
+  async forget(name: string): Promise<void> {
+    const place = this.#places.find(({ config }) => config.name === name);
+    await place?.attempt;
+    if (place?.pool !== undefined) {
+      throw new HoldfastError('CONFLICT', `pool '${name}' is open: there is nothing to forget`);
+    }
+    if (place === undefined && this.#known?.idOf(name) === undefined) {
+      throw new HoldfastError('NOT_FOUND', `this node never had a pool '${name}'`);
+    }
+    await this.#known?.forget(name);
+    if (place !== undefined) await this.#try(place, (open) => open());
+  }
+
+  /** Every replica must be closed. Twice does no harm. */
+  async close(): Promise<void> {
+    this.#isClosed = true;
+    clearInterval(this.#retries);
+    // A try under way is not waited for: it may hang in the kernel, and gives back what it gets.
+    for (const pool of this.opened()) await pool.close();
+  }
+
+  #try(place: Place, run: (open: () => Promise<Pool>) => Promise<Pool>): Promise<void> {
+    if (place.pool !== undefined) return Promise.resolve();
+    const { config } = place;
+    const { name, directory } = config;
+    const attempt = async (): Promise<void> => {
+      try {
+        const known = this.#known?.idOf(name);
+        const pool = await run(() => Pool.open(name, directory, { ...config, expectedId: known }));
+        try {
+          if (this.#isClosed) throw new HoldfastError('UNAVAILABLE', 'the daemon is stopping');
+          await this.#known?.remember(name, pool.id);
+        } catch (error) {
+          await pool.close();
+          throw error;
+        }
+        place.pool = pool;
+        place.error = undefined;
+        this.#onEvent({ type: 'opened', pool: name, directory: pool.directory, ioMode: pool.ioMode });
+      } catch (thrown) {
+        const error = storageError(thrown, `opening pool '${name}' at ${directory}`);
+        const isNews = place.error?.message !== error.message;
+        place.error = error;
+        if (isNews && !this.#isClosed) this.#onEvent({ type: 'failed', pool: name, directory, error });
+      } finally {
+        place.attempt = undefined;
+      }
+    };
+    place.attempt ??= attempt();
+    return place.attempt;
+  }
+}
+
+function requireDistinct(pools: readonly PoolConfig[]): void {
+  for (const field of ['name', 'directory'] as const) {
+    const values = pools.map((pool) => pool[field]);
+    const twice = values.find((value, index) => values.indexOf(value) !== index);
+    if (twice === undefined) continue;
+    throw new HoldfastError('INVALID', `two pools have the ${field} '${twice}': give each its own`);
+  }
+}

@@ -1,6 +1,7 @@
 // The contract of src/control/store.ts as a suite: every implementation runs it, so that nothing above a
 // store needs to know which one it has.
 
+import { randomBytes } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { invariant } from '../src/core/invariant.ts';
@@ -124,6 +125,43 @@ export function storeContract(name: string, start: () => Promise<StoreUnderTest>
         };
         await Promise.all(Array.from({ length: 20 }, countOnce));
         expect((await store.get('count'))?.value).toBe('20');
+      });
+    });
+
+    describe('settling a swap whose outcome is unknown', () => {
+      const lostSwap = async (key: string, expectedRevision: number, value: string | undefined) => ({
+        key,
+        expectedRevision,
+        value,
+        leaseId: undefined,
+        proposal: randomBytes(12).toString('hex'),
+        sentAtRevision: await store.revision(),
+      });
+
+      test('one that never arrived happens now, and not a second time', async () => {
+        const lost = await lostSwap('a', 0, '1');
+        const settled = await store.settle(lost);
+        const entry = await store.get('a');
+        expect(entry?.value).toBe('1');
+        expect(settled).toEqual({ outcome: 'committed', revision: entry?.revision });
+        await store.settle(lost);
+        expect(await store.get('a')).toEqual(entry);
+      });
+
+      test('one that another change overtook does not happen, even with the same value', async () => {
+        const first = await put('a', '1');
+        const lost = await lostSwap('a', first, '2');
+        await put('a', '2');
+        const current = await store.get('a');
+        const settled = await store.settle(lost);
+        expect(settled).toEqual({ outcome: expect.stringMatching(/^(refused|superseded)$/), current });
+        expect(await store.get('a')).toEqual(current);
+      });
+
+      test('a deletion that never arrived happens now', async () => {
+        const lost = await lostSwap('a', await put('a', '1'), undefined);
+        expect(await store.settle(lost)).toMatchObject({ outcome: 'committed' });
+        expect(await store.get('a')).toBeUndefined();
       });
     });
 

@@ -12,11 +12,20 @@ import { errorText, HoldfastError } from '../core/errors.ts';
 import { type Database, openDatabase } from './level-files.ts';
 import { FORMAT_VERSION, META_KEY, type Meta, ROW_PREFIX, RowDigest } from './level-format.ts';
 import { Draft, entryOf, type Loaded, load, type Row, storedRow } from './level-rows.ts';
-import type { Store, StoreEntry, StoreEvent, StoreLease, SwapResult } from './store.ts';
+import {
+  checkKey,
+  checkValue,
+  type SettledSwap,
+  type Store,
+  type StoreEntry,
+  type StoreEvent,
+  type StoreLease,
+  type SwapResult,
+  type UnknownSwap,
+  UnknownSwapError,
+} from './store.ts';
 import { keyOf, revisionOf, StoreHistory } from './store-history.ts';
 
-const MAX_VALUE_BYTES = 256 * 1024;
-const MAX_KEY_LENGTH = 512;
 const MAX_LEASE_MS = 24 * 3600 * 1000;
 /** Swaps that share one synced batch, and swaps that may wait for their batch. */
 const BATCH_LIMIT = 128;
@@ -107,15 +116,43 @@ export class LevelStore implements Store {
   ): Promise<SwapResult> {
     checkKey(key);
     if (value !== undefined) checkValue(key, value);
+    this.#assertUsable();
+    const leaseId = lease?.id;
+    const sentAtRevision = this.#revision;
+    try {
+      return await this.#swap(key, expectedRevision, value, leaseId);
+    } catch (error) {
+      if (error !== this.#failure) throw error;
+      const proposal = randomBytes(12).toString('hex');
+      const swap = { key, expectedRevision, value, leaseId, proposal, sentAtRevision };
+      throw new UnknownSwapError('UNAVAILABLE', errorText(error), swap, error);
+    }
+  }
+
+  /** A store that failed settles nothing until it is opened anew; rows do not name the swap that made them. */
+  async settle(swap: UnknownSwap): Promise<SettledSwap> {
+    this.#assertUsable();
+    const result = await this.#swap(swap.key, swap.expectedRevision, swap.value, swap.leaseId);
+    return result.swapped
+      ? { outcome: 'committed', revision: result.revision }
+      : { outcome: 'superseded', current: result.current };
+  }
+
+  async #swap(
+    key: string,
+    expectedRevision: number,
+    value: string | undefined,
+    leaseId: string | undefined,
+  ): Promise<SwapResult> {
     return await this.#enqueue((draft): SwapResult => {
-      if (lease !== undefined && !this.#leases.has(lease.id)) throw leaseGone(lease.id);
+      if (leaseId !== undefined && !this.#leases.has(leaseId)) throw leaseGone(leaseId);
       const current = draft.get(key);
       if ((current?.revision ?? 0) !== expectedRevision) {
         return { swapped: false, current: current && entryOf(key, current) };
       }
       // Nothing was expected and nothing is wanted: true already, and no change.
       if (current === undefined && value === undefined) return { swapped: true, revision: draft.revision };
-      return { swapped: true, revision: draft.set(key, value, lease?.id) };
+      return { swapped: true, revision: draft.set(key, value, leaseId) };
     });
   }
 
@@ -278,25 +315,6 @@ export class LevelStore implements Store {
     );
     for (const job of [...jobs, ...this.#queue.splice(0)]) job.reject(this.#failure);
     this.#history.wake();
-  }
-}
-
-function checkKey(key: string): void {
-  if (key.length > MAX_KEY_LENGTH || !/^[\x21-\x7e]+$/.test(key)) {
-    throw new HoldfastError(
-      'INVALID',
-      `A store key is 1 to ${MAX_KEY_LENGTH} printable ASCII characters, not ${JSON.stringify(key)}.`,
-    );
-  }
-}
-
-function checkValue(key: string, value: string): void {
-  const bytes = Buffer.byteLength(value);
-  if (bytes > MAX_VALUE_BYTES) {
-    throw new HoldfastError(
-      'INVALID',
-      `The value of ${key} has ${bytes} bytes; the store takes at most ${MAX_VALUE_BYTES}.`,
-    );
   }
 }
 

@@ -42,6 +42,13 @@ export const OPTIONS = {
     default: DEFAULT_DATA_DIRECTORY,
     text: 'Where this daemon keeps its store, its lock and, unless told otherwise, its API socket and its pool. One daemon a directory.',
   }),
+  runDir: option({
+    argument: 'DIR',
+    schema: directory,
+    default: undefined,
+    defaultText: '`/run/holdfast`, or `/dev/shm/holdfast-<uid>` where that is no tmpfs or not ours',
+    text: 'A directory in memory (tmpfs) for what must outlive a killed daemon but not a boot: 68 KiB an open volume. Daemons may share one; give a daemon the same one at every start.',
+  }),
   nodeName: option({
     argument: 'NAME',
     schema: typed((text) => {
@@ -165,7 +172,7 @@ export const OPTIONS = {
 } as const;
 
 export type OptionKey = keyof typeof OPTIONS;
-type Optional = 'api' | 'listen' | 'metrics' | 'pool' | 'csi' | 'poolReserve';
+type Optional = 'runDir' | 'api' | 'listen' | 'metrics' | 'pool' | 'csi' | 'poolReserve';
 type Values = { readonly [K in OptionKey]: z.output<(typeof OPTIONS)[K]['schema']> };
 /** `api` and `pool` are filled in from the data directory. */
 export type Config = Values & { readonly [K in Exclude<Optional, 'api' | 'pool'>]: Values[K] | undefined };

@@ -2,12 +2,16 @@
 
 import { readBootId } from './boot-id.ts';
 import { NodePools, type NodePoolsOptions } from './node-pools.ts';
+import { findRunDirectory } from './run-directory.ts';
 import { Storage } from './storage.ts';
 import { ThreadHandle } from './thread-handle.ts';
 import type { ThreadEvent } from './thread-messages.ts';
+import { WindowFiles } from './window-files.ts';
 
 export interface NodeStorageOptions extends NodePoolsOptions {
   readonly nodeName: string;
+  /** Made by findRunDirectory(), which also chooses when this is left out. */
+  readonly runDirectory?: string | undefined;
   readonly threadCount: number;
   readonly busyPollMicros: number;
   /** no-data-flush, no-intent-flush: tests only. */
@@ -35,7 +39,8 @@ export async function createNodeStorage(options: NodeStorageOptions): Promise<St
       const data = { faults, busyPollMicros: options.busyPollMicros };
       threads.push(await ThreadHandle.start(data, onEvent, options.onDeath));
     }
-    storage = new Storage(options.nodeName, await readBootId(), pools, threads);
+    const windows = new WindowFiles(options.runDirectory ?? (await findRunDirectory(undefined)).path);
+    storage = new Storage(options.nodeName, await readBootId(), pools, threads, windows);
     return storage;
   } catch (error) {
     for (const thread of threads) await thread.stop();

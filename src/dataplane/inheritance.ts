@@ -2,7 +2,7 @@
 // clean stop): the clean mark is erased, the boot id is this boot's, inherited hot marks are on stable storage
 // again. What cannot be read counts as suspect, never as clean.
 //
-// An unreadable intent log, table or window costs work, not the incarnation: acknowledged writes are in the
+// An unreadable intent log or table costs work, not the incarnation: acknowledged writes are in the
 // data file. An unreadable superblock is refused.
 
 import { randomBytes } from 'node:crypto';
@@ -19,12 +19,6 @@ import {
 } from '../replication/layout/generations.ts';
 import { decodeIntent, encodeIntent, intentFileBytes } from '../replication/layout/intent.ts';
 import type { Durability, Superblock } from '../replication/layout/superblock.ts';
-import {
-  decodeWindow,
-  encodeWindow,
-  WINDOW_FILE_BYTES,
-  type WindowEntry,
-} from '../replication/layout/window.ts';
 import { readFully, syncDirectory, writeFully } from './durable-files.ts';
 import { DATA_FILE_NAME, type ReplicaFiles } from './replica-lock.ts';
 import type { SuperblockFile } from './superblock-file.ts';
@@ -40,11 +34,6 @@ export interface Inheritance {
   readonly hotBits: Uint8Array;
   /** Sectors of the intent log that could not be read: their extents are among the hot ones. */
   readonly suspectIntentSectorCount: number;
-  /**
-   * The ranges in flight when the last process ended; 'unknown': all hot extents. They stay in the file: who
-   * serves the replica settles them, then calls adopt() or reset() of its WindowFile with `bootId`.
-   */
-  readonly windowEntries: readonly WindowEntry[] | 'unknown';
 }
 
 export async function inherit(
@@ -57,7 +46,6 @@ export async function inherit(
   const found = superblock.current;
   await checkData(files.data, found, directory);
   const extentCount = Math.ceil(found.sizeBytes / EXTENT_BYTES);
-  const windowEntries = await inheritWindow(files.window, bootId);
   const { bits: hotBits, suspectSectorCount: suspectIntentSectorCount } = await inheritMarks(
     files.intent,
     extentCount,
@@ -75,7 +63,7 @@ export async function inherit(
     cleanMark: null,
     ...(isIncarnationRedrawn ? { incarnation: drawIncarnation() } : {}),
   });
-  return { lastEnd, isIncarnationRedrawn, hotBits, suspectIntentSectorCount, windowEntries };
+  return { lastEnd, isIncarnationRedrawn, hotBits, suspectIntentSectorCount };
 }
 
 function judge(found: Superblock, bootId: string): LastEnd {
@@ -97,17 +85,6 @@ async function checkData(data: FileHandle, found: Superblock, directory: string)
       'restore the file, or delete this replica and let it be rebuilt from another copy',
     { details: { volumeId: found.volumeId, haveBytes: size, needBytes: found.sizeBytes } },
   );
-}
-
-async function inheritWindow(window: FileHandle, bootId: string): Promise<WindowEntry[] | 'unknown'> {
-  const { size, blocks } = await window.stat();
-  // A hole or a short file would end the process (SIGBUS) when the mapping is written on a full disk.
-  if (size >= WINDOW_FILE_BYTES && blocks * 512 >= WINDOW_FILE_BYTES) {
-    return decodeWindow(await readFully(window, WINDOW_FILE_BYTES), bootId);
-  }
-  await writeFully(window, encodeWindow(''), 0);
-  await window.sync();
-  return 'unknown';
 }
 
 async function inheritMarks(

@@ -76,6 +76,13 @@ export interface OpenVolume {
   readonly attachmentNumber: number;
 }
 
+/** What an opening found of the copy's last serving. */
+export interface OpeningReport {
+  readonly lastEnd: 'never opened' | 'clean' | 'killed' | 'rebooted';
+  /** The window of a process that was killed in this boot is there: what it names, and nothing else, was in flight. */
+  readonly isWindowIntact: boolean;
+}
+
 /** A served socket; closing it ends every session that came through it. */
 export interface ExportHandle {
   readonly path: string;
@@ -98,9 +105,10 @@ export interface NodeStorage {
   replica(volumeId: string): Promise<ReplicaStatus | undefined>;
   /**
    * Starts serving: locks the files (BUSY while a dead daemon's requests may still land), makes the promise of
-   * `epoch` durable, then a data-plane thread takes it. Open already with a lower epoch: takes the new one.
+   * `epoch` durable, then a data-plane thread takes it. Open already with a lower epoch: takes the new one. The
+   * report is that of the opening.
    */
-  openVolume(open: OpenVolume): Promise<void>;
+  openVolume(open: OpenVolume): Promise<OpeningReport>;
   /** Ends all sessions, drains, flushes, writes the clean mark. Not open: nothing. */
   closeVolume(volumeId: string): Promise<void>;
   isOpen(volumeId: string): boolean;

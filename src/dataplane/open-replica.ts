@@ -2,27 +2,30 @@
 
 import { join } from 'node:path';
 import type { Durability } from '../replication/layout/superblock.ts';
-import type { WindowEntry } from '../replication/layout/window.ts';
 import { storageError } from './durable-files.ts';
 import { type Inheritance, inherit, type LastEnd } from './inheritance.ts';
 import type { Pool } from './pool.ts';
 import type { IoMode } from './pool-directory.ts';
 import { closeFiles, openFiles, type ReplicaFiles } from './replica-lock.ts';
 import { SUPERBLOCK_FILE_NAME, SuperblockFile } from './superblock-file.ts';
+import type { InheritedWindow, WindowFiles } from './window-files.ts';
 
 export class OpenReplica {
   readonly volumeId: string;
   readonly replicaId: string;
   readonly directory: string;
   readonly ioMode: IoMode;
-  readonly bootId: string;
   /** Durable state; the clean mark goes here, after the data was flushed and nothing is served any more. */
   readonly superblock: SuperblockFile;
   readonly lastEnd: LastEnd;
   readonly isIncarnationRedrawn: boolean;
   readonly hotBits: Uint8Array;
   readonly suspectIntentSectorCount: number;
-  readonly windowEntries: readonly WindowEntry[] | 'unknown';
+  /**
+   * Its entries are the suspects ('unknown': all hot extents). They stay in the file: who serves the replica settles
+   * them, then calls adopt() or reset() of its WindowFile with the window's owner.
+   */
+  readonly window: InheritedWindow;
   /** For the main thread's own operations on the files (growing). */
   readonly files: ReplicaFiles;
   #released: Promise<void> | undefined;
@@ -30,8 +33,8 @@ export class OpenReplica {
   constructor(
     pool: Pool,
     directory: string,
-    bootId: string,
     files: ReplicaFiles,
+    window: InheritedWindow,
     superblock: SuperblockFile,
     inheritance: Inheritance,
   ) {
@@ -39,14 +42,13 @@ export class OpenReplica {
     this.replicaId = superblock.current.replicaId;
     this.directory = directory;
     this.ioMode = pool.ioMode;
-    this.bootId = bootId;
     this.files = files;
+    this.window = window;
     this.superblock = superblock;
     this.lastEnd = inheritance.lastEnd;
     this.isIncarnationRedrawn = inheritance.isIncarnationRedrawn;
     this.hotBits = inheritance.hotBits;
     this.suspectIntentSectorCount = inheritance.suspectIntentSectorCount;
-    this.windowEntries = inheritance.windowEntries;
   }
 
   get sizeBytes(): number {
@@ -66,25 +68,31 @@ export class OpenReplica {
     return this.files.generations.fd;
   }
 
-  /** WINDOW_FILE_BYTES long and allocated throughout: a store to its mapping never meets a full disk. */
   get windowFd(): number {
-    return this.files.window.fd;
+    return this.window.file.fd;
   }
 
   /** Closes everything; rings and mappings must have let go first, or the lock stays with them. Twice does no harm. */
   release(): Promise<void> {
-    this.#released ??= this.superblock.settled().then(() => closeFiles(this.files));
+    this.#released ??= this.#close();
     return this.#released;
+  }
+
+  async #close(): Promise<void> {
+    await this.superblock.settled();
+    await this.window.file.close();
+    await closeFiles(this.files);
   }
 }
 
 /**
  * Opens, locks and judges a replica. BUSY: another description holds a lock; a killed daemon's requests may
- * still be landing, so the caller tries again for a while. NOT_FOUND, CORRUPT, IO.
+ * still be landing, so the caller tries again for a while. NOT_FOUND, CORRUPT, NO_SPACE (the run directory), IO.
  * `storeDurability`: what the store says; after a reboot the weaker of it and the superblock counts.
  */
 export async function openReplica(
   pool: Pool,
+  windows: WindowFiles,
   volumeId: string,
   bootId: string,
   storeDurability: Durability = 'writethrough',
@@ -92,11 +100,15 @@ export async function openReplica(
   const directory = pool.replicaDirectory(volumeId);
   try {
     const files = await openFiles(directory, volumeId, pool.ioMode);
+    let window: InheritedWindow | undefined;
     try {
       const superblock = await SuperblockFile.load(files.superblock, join(directory, SUPERBLOCK_FILE_NAME));
+      // Before anything changes: a full run directory leaves the copy as it was.
+      window = await windows.open(pool.id, volumeId, directory, bootId);
       const inheritance = await inherit(files, directory, superblock, bootId, storeDurability);
-      return new OpenReplica(pool, directory, bootId, files, superblock, inheritance);
+      return new OpenReplica(pool, directory, files, window, superblock, inheritance);
     } catch (error) {
+      await window?.file.close();
       await closeFiles(files);
       throw error;
     }

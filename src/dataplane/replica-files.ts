@@ -17,7 +17,6 @@ import {
   intentSectorOffset,
 } from '../replication/layout/intent.ts';
 import type { Superblock } from '../replication/layout/superblock.ts';
-import { encodeWindow } from '../replication/layout/window.ts';
 import {
   createFile,
   hasErrno,
@@ -37,7 +36,6 @@ import {
   INTENT_FILE_NAME,
   openFiles,
   type ReplicaFiles,
-  WINDOW_FILE_NAME,
 } from './replica-lock.ts';
 import {
   encodeSuperblockFile,
@@ -45,6 +43,7 @@ import {
   SUPERBLOCK_FILE_NAME,
   SuperblockFile,
 } from './superblock-file.ts';
+import { encodeToken, WINDOW_TOKEN_FILE_NAME, type WindowFiles } from './window-files.ts';
 
 /**
  * Durable, name included, when it resolves. The same spec again: nothing happens.
@@ -72,11 +71,13 @@ export async function createReplica(pool: Pool, spec: ReplicaSpec): Promise<void
 }
 
 /** Gone is success. The replica must not be open. */
-export async function deleteReplica(pool: Pool, volumeId: string): Promise<void> {
+export async function deleteReplica(pool: Pool, windows: WindowFiles, volumeId: string): Promise<void> {
   await run(pool, volumeId, 'deleting', async () => {
     const directory = pool.replicaDirectory(volumeId);
     const name = pool.deletingName(volumeId);
     if (await isThere(directory)) {
+      // Before the name goes: nobody would come back for it. A replica that stays after all does without.
+      await windows.remove(pool.id, volumeId);
       await removeDirectory(pool.directory, name);
       await rename(directory, join(pool.directory, name));
       pool.unclaim(volumeId, undefined);
@@ -182,7 +183,7 @@ async function writeFiles(directory: string, spec: ReplicaSpec): Promise<void> {
   // Sparse: a hole says 'never written'. Its blocks come out of the pool's reserve as extents cool.
   await createSparse(join(directory, GENERATIONS_FILE_NAME), generationFileBytes(extentCount));
   await createFile(join(directory, INTENT_FILE_NAME), encodeIntent(new Uint8Array(0), extentCount));
-  await createFile(join(directory, WINDOW_FILE_NAME), encodeWindow(''));
+  await createFile(join(directory, WINDOW_TOKEN_FILE_NAME), encodeToken());
   await createFile(join(directory, SUPERBLOCK_FILE_NAME), encodeSuperblockFile(newSuperblock(spec)));
   await syncDirectory(directory);
 }
@@ -265,7 +266,7 @@ async function allocated(directory: string): Promise<number> {
     DATA_FILE_NAME,
     INTENT_FILE_NAME,
     GENERATIONS_FILE_NAME,
-    WINDOW_FILE_NAME,
+    WINDOW_TOKEN_FILE_NAME,
     SUPERBLOCK_FILE_NAME,
   ];
   for (const name of names) {

@@ -14,7 +14,6 @@ import { SUPERBLOCK_FILE_NAME } from './superblock-file.ts';
 export const DATA_FILE_NAME = 'data';
 export const INTENT_FILE_NAME = 'intent';
 export const GENERATIONS_FILE_NAME = 'generations';
-export const WINDOW_FILE_NAME = 'window';
 
 /** The descriptions of one replica's files, each holding its lock. */
 export interface ReplicaFiles {
@@ -22,7 +21,6 @@ export interface ReplicaFiles {
   readonly data: FileHandle;
   readonly intent: FileHandle;
   readonly generations: FileHandle;
-  readonly window: FileHandle;
 }
 
 /** All files of a replica, each opened once and locked. The superblock comes first: without it nothing is made. */
@@ -51,7 +49,6 @@ export async function openFiles(directory: string, volumeId: string, ioMode: IoM
       ),
       intent: await openLocked(INTENT_FILE_NAME, make),
       generations: await openLocked(GENERATIONS_FILE_NAME, make),
-      window: await openLocked(WINDOW_FILE_NAME, make),
     };
   } catch (error) {
     for (const file of opened.reverse()) await file.close();
@@ -76,6 +73,5 @@ async function openExisting(path: string, flags: number, volumeId: string): Prom
 }
 
 export async function closeFiles(files: ReplicaFiles): Promise<void> {
-  for (const file of [files.window, files.generations, files.intent, files.data, files.superblock])
-    await file.close();
+  for (const file of [files.generations, files.intent, files.data, files.superblock]) await file.close();
 }

@@ -15,6 +15,7 @@ import type {
   ClosedPool,
   ExportHandle,
   NodeStorage,
+  OpeningReport,
   OpenVolume,
   PoolStatus,
   ReplicaSpec,
@@ -30,12 +31,14 @@ import { createReplica, deleteReplica, describeReplica, growReplica } from './re
 import { SUPERBLOCK_FILE_NAME, SuperblockFile } from './superblock-file.ts';
 import type { ThreadHandle } from './thread-handle.ts';
 import type { ThreadCounters } from './thread-messages.ts';
+import type { WindowFiles } from './window-files.ts';
 import { whileBusy } from './while-busy.ts';
 
 const LISTEN_BACKLOG = 1024;
 const KERNEL_SOCKET_BYTES = 4 * 1024 * 1024;
 
 interface OpenedVolume {
+  readonly pool: Pool;
   readonly replica: OpenReplica;
   readonly thread: ThreadHandle;
   /** Sessions of any other attachment are refused. */
@@ -47,6 +50,7 @@ export class Storage implements NodeStorage {
   readonly #bootId: string;
   readonly #pools: NodePools;
   readonly #threads: readonly ThreadHandle[];
+  readonly #windows: WindowFiles;
   readonly #open = new Map<string, OpenedVolume>();
   /** One opening, closing or growing of a volume at a time. */
   readonly #turns = new Map<string, Promise<unknown>>();
@@ -55,11 +59,18 @@ export class Storage implements NodeStorage {
   #nextExportId = 1;
   #closed: Promise<void> | undefined;
 
-  constructor(nodeName: string, bootId: string, pools: NodePools, threads: readonly ThreadHandle[]) {
+  constructor(
+    nodeName: string,
+    bootId: string,
+    pools: NodePools,
+    threads: readonly ThreadHandle[],
+    windows: WindowFiles,
+  ) {
     this.#nodeName = nodeName;
     this.#bootId = bootId;
     this.#pools = pools;
     this.#threads = threads;
+    this.#windows = windows;
   }
 
   pools(): Promise<PoolStatus[]> {
@@ -84,7 +95,7 @@ export class Storage implements NodeStorage {
         throw new HoldfastError('CONFLICT', `volume ${volumeId} is in use: detach it first`);
       }
       // Half-deleted ones have no name any more: every pool is asked.
-      for (const pool of this.#pools.opened()) await deleteReplica(pool, volumeId);
+      for (const pool of this.#pools.opened()) await deleteReplica(pool, this.#windows, volumeId);
       if (this.#pools.isClosed(poolName)) this.#pools.required(poolName);
       this.#failures.delete(volumeId);
     });
@@ -104,11 +115,12 @@ export class Storage implements NodeStorage {
     return pool === undefined ? undefined : this.#describe(pool, volumeId);
   }
 
-  async openVolume(open: OpenVolume): Promise<void> {
-    await this.#inTurn(open.volumeId, async () => {
+  async openVolume(open: OpenVolume): Promise<OpeningReport> {
+    return await this.#inTurn(open.volumeId, async () => {
       const opened = this.#open.get(open.volumeId);
-      if (opened === undefined) await this.#openFresh(open);
-      else await this.#adopt(opened, open);
+      if (opened !== undefined) await this.#adopt(opened, open);
+      const { lastEnd, window } = opened?.replica ?? (await this.#openFresh(open));
+      return { lastEnd, isWindowIntact: window.entries !== 'unknown' };
     });
   }
 
@@ -236,13 +248,13 @@ export class Storage implements NodeStorage {
 
   // ---- opening and closing
 
-  async #openFresh(open: OpenVolume): Promise<void> {
+  async #openFresh(open: OpenVolume): Promise<OpenReplica> {
     const { volumeId } = open;
     const pool = await this.#requirePoolOf(volumeId);
     const directory = pool.replicaDirectory(volumeId);
     const failure = this.#failures.get(volumeId) ?? (await failureOf(directory));
     if (failure !== undefined) throw failureError(volumeId, directory, failure);
-    const replica = await whileBusy(() => openReplica(pool, volumeId, this.#bootId));
+    const replica = await whileBusy(() => openReplica(pool, this.#windows, volumeId, this.#bootId));
     try {
       await this.#promise(replica, open);
       const thread = this.#leastLoaded();
@@ -257,7 +269,7 @@ export class Storage implements NodeStorage {
           epoch: open.epoch,
           opening: open.opening,
           attachmentNumber: open.attachmentNumber,
-          bootId: this.#bootId,
+          windowOwner: replica.window.owner,
           dataFd: replica.dataFd,
           intentFd: replica.intentFd,
           generationsFd: replica.generationsFd,
@@ -267,7 +279,8 @@ export class Storage implements NodeStorage {
         },
       });
       thread.volumeCount += 1;
-      this.#open.set(volumeId, { replica, thread, attachmentNumber: open.attachmentNumber });
+      this.#open.set(volumeId, { pool, replica, thread, attachmentNumber: open.attachmentNumber });
+      return replica;
     } catch (error) {
       await replica.release();
       throw error;
@@ -289,7 +302,7 @@ export class Storage implements NodeStorage {
   async #closeOpen(volumeId: string): Promise<void> {
     const opened = this.#open.get(volumeId);
     if (opened === undefined) return;
-    const { replica, thread } = opened;
+    const { pool, replica, thread } = opened;
     // Cooling on the way out has flushed what there was to flush, unless the disk failed: then no clean mark.
     const counters = await thread.closeVolume(volumeId);
     this.#open.delete(volumeId);
@@ -300,6 +313,8 @@ export class Storage implements NodeStorage {
       if (!counters.hasFailed) {
         const { promisedEpoch } = replica.superblock.current;
         await replica.superblock.update({ cleanMark: { epoch: promisedEpoch } });
+        // Empty, and of no more use. One that stays is believed, which is as good.
+        await this.#windows.remove(pool.id, volumeId).catch(() => undefined);
       }
     } catch (error) {
       const reason = `the last flush at its closing failed (${errorText(error)})`;

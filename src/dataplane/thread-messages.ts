@@ -10,7 +10,8 @@ export interface OpenVolumeMessage {
   readonly epoch: number;
   readonly opening: string;
   readonly attachmentNumber: number;
-  readonly bootId: string;
+  /** What the window belongs to from now on: see WindowFiles. */
+  readonly windowOwner: string;
   /** The thread uses these until it has answered 'close'; the main thread owns and closes them. */
   readonly dataFd: number;
   readonly intentFd: number;

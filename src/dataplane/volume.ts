@@ -76,7 +76,7 @@ export class Volume implements VolumePorts {
   #createCore(message: OpenVolumeMessage): VolumeCore {
     const window = new WindowFile(this.#windowMemory.buffer);
     // In a set of one there is no other copy to agree with: what was in flight is settled as it stands.
-    window.reset(message.bootId);
+    window.reset(message.windowOwner);
     return new VolumeCore(this.#thread.slots, this, {
       sizeBytes: message.sizeBytes,
       epoch: message.epoch,

@@ -115,14 +115,20 @@ export class Daemon extends Child {
 /** Owns what a test starts and makes; `dispose` ends and removes all of it. */
 export class Workplace {
   readonly directory: string;
+  /** Shared by its daemons, as a machine's is. */
+  readonly #runDirectory: string;
   readonly #children: Child[] = [];
 
   static async create(): Promise<Workplace> {
-    return new Workplace(await mkdtemp(join(tmpdir(), 'holdfast-daemon-')));
+    return new Workplace(
+      await mkdtemp(join(tmpdir(), 'holdfast-daemon-')),
+      await mkdtemp('/dev/shm/holdfast-daemon-'),
+    );
   }
 
-  private constructor(directory: string) {
+  private constructor(directory: string, runDirectory: string) {
     this.directory = directory;
+    this.#runDirectory = runDirectory;
   }
 
   path(name: string): string {
@@ -130,7 +136,7 @@ export class Workplace {
   }
 
   daemon(args: readonly string[] = [], env: NodeJS.ProcessEnv = {}, dataDir = 'data'): Daemon {
-    const daemon = new Daemon(this.path(dataDir), args, env);
+    const daemon = new Daemon(this.path(dataDir), args, { HOLDFAST_RUN_DIR: this.#runDirectory, ...env });
     this.#children.push(daemon);
     return daemon;
   }
@@ -153,6 +159,6 @@ export class Workplace {
   async dispose(): Promise<void> {
     for (const child of this.#children.reverse()) child.process.kill('SIGKILL');
     await Promise.all(this.#children.map((child) => child.exited));
-    await rm(this.directory, { recursive: true, force: true });
+    for (const path of [this.directory, this.#runDirectory]) await rm(path, { recursive: true, force: true });
   }
 }

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { GIB, MIB } from '../../src/core/units.ts';
 import { native } from '../../src/dataplane/native.ts';
-import { type OpenReplica, openReplica } from '../../src/dataplane/open-replica.ts';
+import type { OpenReplica } from '../../src/dataplane/open-replica.ts';
 import type { Pool } from '../../src/dataplane/pool.ts';
 import { createReplica, growReplica } from '../../src/dataplane/replica-files.ts';
 import { readSuperblock } from '../../src/dataplane/superblock-file.ts';
@@ -18,7 +18,8 @@ import {
 import { encodeIntent, intentSectorOffset } from '../../src/replication/layout/intent.ts';
 import { SUPERBLOCK_SLOT_BYTES, type Superblock } from '../../src/replication/layout/superblock.ts';
 import { WINDOW_FILE_BYTES, WindowFile } from '../../src/replication/layout/window.ts';
-import { BOOT, specOf, VOLUME, withPool } from './pool-support.ts';
+import { WindowFiles } from '../../src/dataplane/window-files.ts';
+import { BOOT, specOf, VOLUME, withPool, openReplica, runDirectoryOf, windowPathOf } from './pool-support.ts';
 
 const EXTENT_COUNT = GIB / (4 * MIB);
 
@@ -194,7 +195,7 @@ test('ranges in flight are inherited in the same boot, and unknown after a reboo
     const replica = await openReplica(pool, VOLUME, BOOT);
     const mapping = native.mapFile(replica.windowFd, WINDOW_FILE_BYTES);
     const window = new WindowFile(mapping.buffer);
-    window.reset(BOOT);
+    window.reset(replica.window.owner);
     window.put(7, 1, 2, 3, 4, 4096, 8192);
     native.freeMemory(mapping);
     await replica.release();
@@ -208,26 +209,59 @@ test('ranges in flight are inherited in the same boot, and unknown after a reboo
       lengthBytes: 8192,
     };
     // Opening alone settles nothing: a second crash finds the same.
-    for (let time = 0; time < 2; time++) expect((await reopen(pool, BOOT)).windowEntries).toEqual([entry]);
-    for (let time = 0; time < 2; time++) expect((await reopen(pool, 'boot-2')).windowEntries).toBe('unknown');
+    for (let time = 0; time < 2; time++) expect((await reopen(pool, BOOT)).window.entries).toEqual([entry]);
+    for (let time = 0; time < 2; time++)
+      expect((await reopen(pool, 'boot-2')).window.entries).toBe('unknown');
   }));
 
-test('a short, sparse or missing window is unknown and allocated again before it can be mapped', () =>
+/** Serves the replica once with these windows and dies with nothing in flight. */
+async function serve(pool: Pool, windows?: WindowFiles): Promise<OpenReplica['window']['entries']> {
+  const replica = await openReplica(pool, VOLUME, BOOT, undefined, windows);
+  const mapping = native.mapFile(replica.windowFd, WINDOW_FILE_BYTES);
+  new WindowFile(mapping.buffer).reset(replica.window.owner);
+  native.freeMemory(mapping);
+  await replica.release();
+  return replica.window.entries;
+}
+
+test('a short, sparse, damaged or missing window is unknown and allocated again before it can be mapped', () =>
   withPool(async (pool) => {
     await served(pool);
-    const path = join(pool.replicaDirectory(VOLUME), 'window');
+    const path = windowPathOf(pool, VOLUME);
     for (const spoil of [
       () => truncate(path, 5000),
       async () => {
         await truncate(path, 0);
         await truncate(path, WINDOW_FILE_BYTES);
       },
+      async () => {
+        const file = await open(path, 'r+');
+        await file.write(Uint8Array.of(255), 0, 1, 20);
+        await file.close();
+      },
       () => rm(path),
+      () => rm(runDirectoryOf(pool), { recursive: true }),
+      () => rm(join(pool.replicaDirectory(VOLUME), 'window')),
     ]) {
+      await serve(pool);
+      expect(await serve(pool)).toEqual([]);
       await spoil();
-      expect((await reopen(pool, BOOT)).windowEntries).toBe('unknown');
-      const { size, blocks } = await stat(path);
-      expect(size).toBe(WINDOW_FILE_BYTES);
+      expect((await reopen(pool, BOOT)).window.entries).toBe('unknown');
+      const { size, blocks, mode } = await stat(path);
+      expect({ size, mode: mode & 0o777 }).toEqual({ size: WINDOW_FILE_BYTES, mode: 0o600 });
       expect(blocks * 512).toBeGreaterThanOrEqual(WINDOW_FILE_BYTES);
     }
+  }));
+
+test("a window that is older than the copy's last serving is not believed, however whole it is", () =>
+  withPool(async (pool) => {
+    await served(pool);
+    const elsewhere = new WindowFiles(`${pool.directory}-elsewhere`);
+    await serve(pool);
+    expect(await serve(pool)).toEqual([]);
+    // A daemon with another run directory serves the copy in between.
+    expect(await serve(pool, elsewhere)).toBe('unknown');
+    expect(await serve(pool)).toBe('unknown');
+    expect(await serve(pool, elsewhere)).toBe('unknown');
+    expect(await serve(pool, elsewhere)).toEqual([]);
   }));

@@ -4,10 +4,9 @@
 import { setImmediate } from 'node:timers/promises';
 import { GIB, MIB } from '../../src/core/units.ts';
 import { native } from '../../src/dataplane/native.ts';
-import { openReplica } from '../../src/dataplane/open-replica.ts';
-import { createReplica, deleteReplica, growReplica } from '../../src/dataplane/replica-files.ts';
+import { createReplica, growReplica } from '../../src/dataplane/replica-files.ts';
 import { WINDOW_ENTRY_COUNT, WINDOW_FILE_BYTES, WindowFile } from '../../src/replication/layout/window.ts';
-import { BOOT, openPool, specOf, VOLUME } from './pool-support.ts';
+import { BOOT, openPool, specOf, VOLUME, deleteReplica, openReplica } from './pool-support.ts';
 
 const [what = '', directory = ''] = process.argv.slice(2);
 const pool = await openPool(directory);
@@ -37,7 +36,7 @@ async function update(): Promise<void> {
 async function window(): Promise<void> {
   const replica = await openReplica(pool, VOLUME, BOOT);
   const file = new WindowFile(native.mapFile(replica.windowFd, WINDOW_FILE_BYTES).buffer);
-  file.reset(BOOT);
+  file.reset(replica.window.owner);
   for (let sequence = 1; ; sequence++) {
     if (sequence > 500) file.clear(((sequence - 500) * 7) % WINDOW_ENTRY_COUNT);
     const entryIndex = (sequence * 7) % WINDOW_ENTRY_COUNT;

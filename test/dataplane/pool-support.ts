@@ -7,9 +7,13 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { Pool, type PoolOptions } from '../../src/dataplane/pool.ts';
-import type { ReplicaSpec } from '../../src/dataplane/node-storage.ts';
 import { GIB } from '../../src/core/units.ts';
+import type { ReplicaSpec } from '../../src/dataplane/node-storage.ts';
+import * as replicas from '../../src/dataplane/open-replica.ts';
+import { Pool, type PoolOptions } from '../../src/dataplane/pool.ts';
+import * as replicaFiles from '../../src/dataplane/replica-files.ts';
+import { WindowFiles } from '../../src/dataplane/window-files.ts';
+import type { Durability } from '../../src/replication/layout/superblock.ts';
 
 export const VOLUME = 'a'.repeat(32);
 export const OTHER_VOLUME = 'b'.repeat(32);
@@ -33,6 +37,29 @@ export function openPool(directory: string, options: Partial<PoolOptions> = {}):
   return Pool.open('fast', directory, { overcommitRatio: 1000, ...options });
 }
 
+/** Every process that opens this pool has its windows here. */
+export function runDirectoryOf(pool: Pool): string {
+  return `${pool.directory}-run`;
+}
+
+export function windowPathOf(pool: Pool, volumeId: string): string {
+  return join(runDirectoryOf(pool), 'window', `${pool.id}-${volumeId}`);
+}
+
+export function openReplica(
+  pool: Pool,
+  volumeId: string,
+  bootId: string,
+  storeDurability?: Durability,
+  windows = new WindowFiles(runDirectoryOf(pool)),
+): Promise<replicas.OpenReplica> {
+  return replicas.openReplica(pool, windows, volumeId, bootId, storeDurability);
+}
+
+export function deleteReplica(pool: Pool, volumeId: string): Promise<void> {
+  return replicaFiles.deleteReplica(pool, new WindowFiles(runDirectoryOf(pool)), volumeId);
+}
+
 /** Runs `use` with a pool of its own and removes everything afterwards. */
 export async function withPool(
   use: (pool: Pool) => Promise<void>,
@@ -53,7 +80,7 @@ export async function withDirectory(use: (directory: string) => Promise<void>): 
   try {
     await use(directory);
   } finally {
-    await rm(directory, { recursive: true, force: true });
+    for (const path of [directory, `${directory}-run`]) await rm(path, { recursive: true, force: true });
   }
 }
 

@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { BLOCK_BYTES, GIB } from '../../src/core/units.ts';
 import { Pool } from '../../src/dataplane/pool.ts';
-import { createReplica, deleteReplica } from '../../src/dataplane/replica-files.ts';
+import { createReplica } from '../../src/dataplane/replica-files.ts';
 import {
   killAtRandom,
   OTHER_VOLUME,
@@ -12,6 +12,7 @@ import {
   VOLUME,
   withDirectory,
   withPool,
+  deleteReplica,
 } from './pool-support.ts';
 
 test('a pool is made in a missing directory, for its owner only, and keeps its identity', () =>

@@ -6,15 +6,21 @@ import { mkdir, readdir, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { BLOCK_BYTES, GIB, MAX_VOLUME_BYTES, MIB, TIB } from '../../src/core/units.ts';
-import { openReplica } from '../../src/dataplane/open-replica.ts';
-import {
-  createReplica,
-  deleteReplica,
-  describeReplica,
-  growReplica,
-} from '../../src/dataplane/replica-files.ts';
+import { createReplica, describeReplica, growReplica } from '../../src/dataplane/replica-files.ts';
 import { readSuperblock } from '../../src/dataplane/superblock-file.ts';
-import { BOOT, OTHER_VOLUME, openPool, specOf, VOLUME, withDirectory, withPool } from './pool-support.ts';
+import { WindowFiles } from '../../src/dataplane/window-files.ts';
+import {
+  BOOT,
+  OTHER_VOLUME,
+  openPool,
+  specOf,
+  VOLUME,
+  withDirectory,
+  withPool,
+  deleteReplica,
+  openReplica,
+  windowPathOf,
+} from './pool-support.ts';
 
 test('a new replica is thin, shows what it was made with, and opens cold', () =>
   withPool(async (pool) => {
@@ -79,6 +85,33 @@ test('a deleted replica is gone, and its id can be used again', () =>
     expect((await readSuperblock(pool.replicaDirectory(VOLUME))).incarnation).not.toBe(incarnation);
   }));
 
+test('a full run directory refuses the opening with what to do, and the copy stays clean', () =>
+  withPool(async (pool) => {
+    await createReplica(pool, specOf(VOLUME));
+    const full = `${pool.directory}-full`;
+    await mkdir(full);
+    execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=40k', 'holdfast-test', full]);
+    try {
+      await expect(openReplica(pool, VOLUME, BOOT, undefined, new WindowFiles(full))).rejects.toMatchObject({
+        code: 'NO_SPACE',
+        message: expect.stringContaining('--run-dir'),
+      });
+      expect((await readSuperblock(pool.replicaDirectory(VOLUME))).bootId).toBeNull();
+    } finally {
+      execFileSync('umount', ['--lazy', full]);
+    }
+    await (await openReplica(pool, VOLUME, BOOT)).release();
+  }));
+
+test('a deleted replica leaves no window behind', () =>
+  withPool(async (pool) => {
+    await createReplica(pool, specOf(VOLUME));
+    await (await openReplica(pool, VOLUME, BOOT)).release();
+    expect((await stat(windowPathOf(pool, VOLUME))).size).toBeGreaterThan(0);
+    await deleteReplica(pool, VOLUME);
+    await expect(stat(windowPathOf(pool, VOLUME))).rejects.toMatchObject({ code: 'ENOENT' });
+  }));
+
 test('an open replica is busy for everybody else until it is released', () =>
   withPool(async (pool) => {
     await createReplica(pool, specOf(VOLUME));
@@ -95,7 +128,7 @@ test('an open replica is busy for everybody else until it is released', () =>
 test('the lock belongs to the description: as long as anybody holds it the replica stays busy', () =>
   withPool(async (pool) => {
     await createReplica(pool, specOf(VOLUME));
-    for (const file of ['dataFd', 'intentFd', 'generationsFd', 'windowFd'] as const) {
+    for (const file of ['dataFd', 'intentFd', 'generationsFd'] as const) {
       const replica = await openReplica(pool, VOLUME, BOOT);
       // Stands for a ring with requests in flight: it shares the description and outlives our descriptor.
       const holder = spawn('sleep', ['20'], { stdio: [replica[file], 'ignore', 'ignore'] });
@@ -154,7 +187,7 @@ test('a full disk refuses new replicas and growth, leaves nothing behind and dam
   withDirectory(async (scratch) => {
     const directory = join(scratch, 'small');
     await mkdir(directory);
-    execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=400k', 'holdfast-test', directory]);
+    execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=160k', 'holdfast-test', directory]);
     try {
       const pool = await openPool(directory, { overcommitRatio: 1e9, reserveBytes: 0 });
       const made: string[] = [];

@@ -6,13 +6,22 @@ import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { GIB, MIB } from '../../src/core/units.ts';
-import { type OpenReplica, openReplica } from '../../src/dataplane/open-replica.ts';
+import type { OpenReplica } from '../../src/dataplane/open-replica.ts';
 import type { Pool } from '../../src/dataplane/pool.ts';
-import { createReplica, deleteReplica, growReplica } from '../../src/dataplane/replica-files.ts';
+import { createReplica, growReplica } from '../../src/dataplane/replica-files.ts';
 import { closeFiles } from '../../src/dataplane/replica-lock.ts';
 import { readSuperblock } from '../../src/dataplane/superblock-file.ts';
 import { runUntilStep } from './frozen-disk.ts';
-import { BOOT, killAtRandom, openPool, specOf, VOLUME, withDirectory } from './pool-support.ts';
+import {
+  BOOT,
+  killAtRandom,
+  openPool,
+  specOf,
+  VOLUME,
+  withDirectory,
+  deleteReplica,
+  openReplica,
+} from './pool-support.ts';
 
 const MAX_STEPS = 60;
 const ROUNDS = process.env['HOLDFAST_SOAK'] === undefined ? 8 : 200;
@@ -172,7 +181,7 @@ test('killed at random moments, the window shows no half-written entry and loses
       const replica = await openReplica(pool, VOLUME, BOOT);
       await replica.release();
       await pool.close();
-      const entries = replica.windowEntries;
+      const { entries } = replica.window;
       if (entries === 'unknown') throw new Error('the window of this boot is unknown');
       expect(entries.length).toBeGreaterThan(0);
       const sequences = entries.map(({ sequence }) => sequence).sort((a, b) => a - b);

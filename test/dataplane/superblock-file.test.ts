@@ -3,11 +3,10 @@ import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { InvariantError } from '../../src/core/invariant.ts';
 import { GIB } from '../../src/core/units.ts';
-import { openReplica } from '../../src/dataplane/open-replica.ts';
 import { createReplica } from '../../src/dataplane/replica-files.ts';
 import { readSuperblock, SuperblockFile } from '../../src/dataplane/superblock-file.ts';
 import { decodeSuperblockSlots, SUPERBLOCK_SLOT_BYTES } from '../../src/replication/layout/superblock.ts';
-import { BOOT, specOf, VOLUME, withPool } from './pool-support.ts';
+import { BOOT, specOf, VOLUME, withPool, openReplica } from './pool-support.ts';
 
 test('updates are applied one after the other, each to what the one before left', () =>
   withPool(async (pool) => {

@@ -10,6 +10,7 @@ import type {
   ClosedPool,
   ExportHandle,
   NodeStorage,
+  OpeningReport,
   OpenVolume,
   PoolStatus,
   ReplicaSpec,
@@ -118,7 +119,7 @@ export class MemoryStorage implements NodeStorage {
     return replica !== undefined && !this.disks.closed.has(replica.spec.pool);
   }
 
-  async openVolume(open: OpenVolume): Promise<void> {
+  async openVolume(open: OpenVolume): Promise<OpeningReport> {
     const superblock = this.superblockOf(open.volumeId);
     invariant(
       open.epoch >= superblock.promisedEpoch,
@@ -135,6 +136,7 @@ export class MemoryStorage implements NodeStorage {
       cleanMark: null,
     });
     this.open.set(open.volumeId, open);
+    return { lastEnd: rebooted ? 'rebooted' : 'clean', isWindowIntact: false };
   }
 
   async closeVolume(volumeId: string): Promise<void> {

@@ -14,6 +14,7 @@ export interface ServerProcessOptions {
   readonly ioMode: 'direct' | 'buffered';
   /** 32 hex digits: a volume that an earlier process may have made. */
   readonly volumeId?: string;
+  readonly runDirectory?: string;
 }
 
 export interface ServerProcessCounters {
@@ -25,6 +26,7 @@ const options = JSON.parse(process.argv[2] ?? '') as ServerProcessOptions;
 const volumeId = options.volumeId ?? randomBytes(16).toString('hex');
 const storage = await createNodeStorage({
   nodeName: 'test',
+  runDirectory: options.runDirectory,
   pools: [
     {
       name: 'pool',

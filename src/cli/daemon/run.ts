@@ -16,6 +16,7 @@ import { createNodeStorage } from '../../dataplane/create-storage.ts';
 import { KnownPools } from '../../dataplane/known-pools.ts';
 import type { PoolEvent } from '../../dataplane/node-pools.ts';
 import type { Storage } from '../../dataplane/storage.ts';
+import { findRunDirectory } from '../../dataplane/run-directory.ts';
 import type { ThreadEvent } from '../../dataplane/thread-messages.ts';
 import { DeviceRecords } from '../../host/device-records.ts';
 import { HeldDevices } from '../../host/held-devices.ts';
@@ -173,8 +174,11 @@ async function start(options: {
   health.askFor(async () => await storeProblem(store));
 
   stopping.throwIfAborted();
+  const runDirectory = await findRunDirectory(config.runDir);
+  if (runDirectory.warning !== undefined) log.warn(runDirectory, 'the run directory is not in memory');
   const opened = await createNodeStorage({
     nodeName: config.nodeName,
+    runDirectory: runDirectory.path,
     pools: config.pool.map((pool) => ({
       ...pool,
       reserveBytes: config.poolReserve,

@@ -1,13 +1,14 @@
 // The in-flight window: the ranges of writes not yet known to be acknowledged everywhere. The file is mapped
-// into memory and written by stores only, so it survives kill -9 at the cost of a few of them; a power cut
-// leaves anything in it, and then it is not believed: the header names the boot it belongs to.
+// into memory and written by stores only, so it survives kill -9 at the cost of a few of them. It is on a
+// tmpfs (ADR 0003) and need not survive more: the header names its owner, the boot and the serving it belongs to,
+// and for any other owner it is not believed.
 //
 //   offset size   field
 //   0      4096   header: one sector of 512 bytes, the rest zero
 //   4096   65536  1024 entries of 64 bytes
 // Header (prefix: see sector.ts):
 //   0      16     prefix   checksum, magic 'HFWN', version, features
-//   16     64     bootId   one byte of length, then ASCII; empty: the entries are not all there is to suspect
+//   16     64     owner    one byte of length, then ASCII; empty: the entries are not all there is to suspect
 // Entry, as 16 words of 32 bits (mapped memory is in the machine's order; all we run on is little endian):
 //   0  check     0: free; else a mix of words 1 to 8, stored last: a half-written entry is never believed
 //   1  epoch
@@ -17,7 +18,7 @@
 //   8  length    in bytes
 //   9  to 15 unused
 //
-// 'unknown' (another boot, unreadable, another version) is never an error: the suspects are then all hot
+// 'unknown' (another owner, unreadable, another version) is never an error: the suspects are then all hot
 // extents, which the intent log knows. It stays unknown until adopt() or reset(), which the owner calls only
 // after all that was suspect has been settled: a second crash in between must not turn doubt into 'nothing'.
 
@@ -31,8 +32,8 @@ const ENTRY_BYTES = 64;
 export const WINDOW_FILE_BYTES = HEADER_BYTES + WINDOW_ENTRY_COUNT * ENTRY_BYTES;
 
 const FORMAT: Format = { name: 'in-flight window', magic: magicOf('HFWN'), version: 1 };
-const BOOT_ID_AT = 16;
-const BOOT_ID_BYTES = 64;
+const OWNER_AT = 16;
+const OWNER_BYTES = 64;
 const WORDS_PER_ENTRY = ENTRY_BYTES / 4;
 const FIRST_WORD = HEADER_BYTES / 4;
 const CHECKED_WORDS = 8;
@@ -48,17 +49,17 @@ export interface WindowEntry {
   readonly lengthBytes: number;
 }
 
-/** A new file's contents: no entries. With the empty boot id it is 'unknown' to everybody. */
-export function encodeWindow(bootId: string): Uint8Array {
+/** A new file's contents: no entries. With the empty owner it is 'unknown' to everybody. */
+export function encodeWindow(owner: string): Uint8Array {
   const bytes = new Uint8Array(WINDOW_FILE_BYTES);
-  new WindowFile(bytes.buffer).reset(bootId);
+  new WindowFile(bytes.buffer).reset(owner);
   return bytes;
 }
 
-/** What a file's bytes say to a process of this boot. */
-export function decodeWindow(bytes: Uint8Array, bootId: string): WindowEntry[] | 'unknown' {
+/** What a file's bytes say to `owner`. */
+export function decodeWindow(bytes: Uint8Array, owner: string): WindowEntry[] | 'unknown' {
   if (bytes.length < WINDOW_FILE_BYTES) return 'unknown';
-  return new WindowFile(bytes.slice(0, WINDOW_FILE_BYTES).buffer).readEntries(bootId);
+  return new WindowFile(bytes.slice(0, WINDOW_FILE_BYTES).buffer).readEntries(owner);
 }
 
 /** A view of the mapped file. One thread writes it. put() and clear() allocate nothing. */
@@ -104,8 +105,8 @@ export class WindowFile {
   }
 
   /** The entries in use, by entry index; 'unknown' when they are not all there is to suspect. */
-  readEntries(bootId: string): WindowEntry[] | 'unknown' {
-    if (!this.#isOfBoot(bootId)) return 'unknown';
+  readEntries(owner: string): WindowEntry[] | 'unknown' {
+    if (!this.#isOf(owner)) return 'unknown';
     const entries: WindowEntry[] = [];
     for (let entryIndex = 0; entryIndex < WINDOW_ENTRY_COUNT; entryIndex++) {
       const at = FIRST_WORD + entryIndex * WORDS_PER_ENTRY;
@@ -124,21 +125,21 @@ export class WindowFile {
     return entries;
   }
 
-  /** Forgets every entry and belongs to this boot from now on. Only when nothing is in flight or suspect. */
-  reset(bootId: string): void {
+  /** Forgets every entry and belongs to `owner` from now on. Only when nothing is in flight or suspect. */
+  reset(owner: string): void {
     this.#disown();
     for (let entryIndex = 0; entryIndex < WINDOW_ENTRY_COUNT; entryIndex++) this.clear(entryIndex);
-    this.adopt(bootId);
+    this.adopt(owner);
   }
 
   /** From now on the entries alone are the suspects; they stay. Only after all older suspects are settled. */
-  adopt(bootId: string): void {
+  adopt(owner: string): void {
     this.#disown();
-    invariant(bootId.length < BOOT_ID_BYTES, 'a boot id fits its field');
+    invariant(owner.length < OWNER_BYTES, 'an owner fits its field');
     this.#bytes.fill(0, 4, HEADER_BYTES);
-    this.#bytes[BOOT_ID_AT] = bootId.length;
-    for (let index = 0; index < bootId.length; index++)
-      this.#bytes[BOOT_ID_AT + 1 + index] = bootId.charCodeAt(index);
+    this.#bytes[OWNER_AT] = owner.length;
+    for (let index = 0; index < owner.length; index++)
+      this.#bytes[OWNER_AT + 1 + index] = owner.charCodeAt(index);
     sealSector(this.#bytes, 0, SECTOR_BYTES, FORMAT);
   }
 
@@ -147,7 +148,7 @@ export class WindowFile {
     Atomics.store(this.#words, 0, 0);
   }
 
-  #isOfBoot(bootId: string): boolean {
+  #isOf(owner: string): boolean {
     try {
       if (!isReadableSector(this.#bytes, 0, SECTOR_BYTES, FORMAT)) return false;
     } catch (error) {
@@ -155,9 +156,9 @@ export class WindowFile {
       if (isHoldfastError(error, 'CORRUPT')) return false;
       throw error;
     }
-    const length = this.#bytes[BOOT_ID_AT] ?? 0;
-    const stored = String.fromCharCode(...this.#bytes.subarray(BOOT_ID_AT + 1, BOOT_ID_AT + 1 + length));
-    return stored !== '' && stored === bootId;
+    const length = this.#bytes[OWNER_AT] ?? 0;
+    const stored = String.fromCharCode(...this.#bytes.subarray(OWNER_AT + 1, OWNER_AT + 1 + length));
+    return stored !== '' && stored === owner;
   }
 }
 

@@ -1,6 +1,7 @@
 // Properties of the process: how the kernel treats its memory, and its clock.
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <unistd.h>
 
 #include <cinttypes>
 #include <cstdio>
@@ -59,11 +60,20 @@ Napi::Value bootTimeMs(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), static_cast<double>(now.tv_sec) * 1e3 + static_cast<double>(now.tv_nsec) / 1e6);
 }
 
+/** No handler runs and no thread is waited for: one that is stuck in a call would be waited for, for ever. */
+Napi::Value exitAtOnce(const Napi::CallbackInfo& info) {
+  Reader reader(info);
+  const auto exitCode = static_cast<int>(reader.integer(0, "exitCode", 0, 255));
+  if (!reader.ok()) return {};
+  _exit(exitCode);
+}
+
 }  // namespace
 
 void exportProcess(Napi::Env env, Napi::Object exports) {
   exports.Set("setIoFlusher", Napi::Function::New<setIoFlusher>(env, "setIoFlusher"));
   exports.Set("lockMemory", Napi::Function::New<lockMemory>(env, "lockMemory"));
+  exports.Set("exitAtOnce", Napi::Function::New<exitAtOnce>(env, "exitAtOnce"));
   exports.Set("bootTimeMs", Napi::Function::New<bootTimeMs>(env, "bootTimeMs"));
 }
 

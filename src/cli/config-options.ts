@@ -134,6 +134,13 @@ export const OPTIONS = {
     range: '0ms to 1ms',
     text: 'How long a data-plane thread with requests in flight looks for completions before it sleeps: latency against CPU.',
   }),
+  stuckAfter: option({
+    argument: 'TIME',
+    schema: duration(0, 3_600_000),
+    default: '30s',
+    range: '0ms to 1h; 0ms: never',
+    text: 'A data-plane thread that is longer than this in one turn of its loop is stuck: the daemon ends itself, devices stay, and the next daemon takes over.',
+  }),
   overcommit: option({
     argument: 'RATIO',
     schema: number(0.1, 1000, 'fraction'),

@@ -6,6 +6,7 @@ import { findRunDirectory } from './run-directory.ts';
 import { Storage } from './storage.ts';
 import { ThreadHandle } from './thread-handle.ts';
 import type { ThreadEvent } from './thread-messages.ts';
+import { createBeat, Watchdog } from './watchdog.ts';
 import { WindowFiles } from './window-files.ts';
 
 export interface NodeStorageOptions extends NodePoolsOptions {
@@ -14,16 +15,19 @@ export interface NodeStorageOptions extends NodePoolsOptions {
   readonly runDirectory?: string | undefined;
   readonly threadCount: number;
   readonly busyPollMicros: number;
-  /** no-data-flush, no-intent-flush: tests only. */
+  /** A thread that is longer than this in one turn of its loop is stuck: onDeath. 0 or undefined: none is. */
+  readonly stuckAfterMs?: number | undefined;
+  /** no-data-flush, no-intent-flush, stuck-thread: tests only. */
   readonly testFaults: ReadonlySet<string>;
   readonly onEvent: (event: ThreadEvent) => void;
-  /** A data-plane thread died: the process must stop. */
+  /** A data-plane thread died or is stuck: the process must stop, without waiting for its threads. */
   readonly onDeath: (error: Error) => void;
 }
 
 export async function createNodeStorage(options: NodeStorageOptions): Promise<Storage> {
   const pools = await NodePools.open(options);
   const threads: ThreadHandle[] = [];
+  const watchdog = new Watchdog(options.stuckAfterMs ?? 0, options.onDeath);
   let storage: Storage | undefined;
   const onEvent = (event: ThreadEvent): void => {
     if (event.type === 'volumeFailed')
@@ -34,15 +38,18 @@ export async function createNodeStorage(options: NodeStorageOptions): Promise<St
     const faults = {
       noDataFlush: options.testFaults.has('no-data-flush'),
       noIntentFlush: options.testFaults.has('no-intent-flush'),
+      stuckThread: options.testFaults.has('stuck-thread'),
     };
     for (let i = 0; i < options.threadCount; i++) {
-      const data = { faults, busyPollMicros: options.busyPollMicros };
+      const data = { faults, busyPollMicros: options.busyPollMicros, beat: createBeat() };
+      watchdog.watch(data.beat);
       threads.push(await ThreadHandle.start(data, onEvent, options.onDeath));
     }
     const windows = new WindowFiles(options.runDirectory ?? (await findRunDirectory(undefined)).path);
-    storage = new Storage(options.nodeName, await readBootId(), pools, threads, windows);
+    storage = new Storage(options.nodeName, await readBootId(), pools, threads, windows, watchdog);
     return storage;
   } catch (error) {
+    watchdog.stop();
     for (const thread of threads) await thread.stop();
     await pools.close();
     throw error;

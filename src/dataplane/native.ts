@@ -149,6 +149,8 @@ export interface Native {
    * V8 returns pages with madvise, which the kernel refuses for locked ones, and then aborts.
    */
   lockMemory(): void;
+  /** _exit: no handler runs, and no thread is waited for, as process.exit() would. */
+  exitAtOnce(exitCode: number): never;
   /** CLOCK_BOOTTIME in milliseconds, with fractions. */
   bootTimeMs(): number;
 

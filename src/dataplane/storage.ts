@@ -31,6 +31,7 @@ import { createReplica, deleteReplica, describeReplica, growReplica } from './re
 import { SUPERBLOCK_FILE_NAME, SuperblockFile } from './superblock-file.ts';
 import type { ThreadHandle } from './thread-handle.ts';
 import type { ThreadCounters } from './thread-messages.ts';
+import type { Watchdog } from './watchdog.ts';
 import type { WindowFiles } from './window-files.ts';
 import { whileBusy } from './while-busy.ts';
 
@@ -51,6 +52,7 @@ export class Storage implements NodeStorage {
   readonly #pools: NodePools;
   readonly #threads: readonly ThreadHandle[];
   readonly #windows: WindowFiles;
+  readonly #watchdog: Watchdog;
   readonly #open = new Map<string, OpenedVolume>();
   /** One opening, closing or growing of a volume at a time. */
   readonly #turns = new Map<string, Promise<unknown>>();
@@ -65,12 +67,14 @@ export class Storage implements NodeStorage {
     pools: NodePools,
     threads: readonly ThreadHandle[],
     windows: WindowFiles,
+    watchdog: Watchdog,
   ) {
     this.#nodeName = nodeName;
     this.#bootId = bootId;
     this.#pools = pools;
     this.#threads = threads;
     this.#windows = windows;
+    this.#watchdog = watchdog;
   }
 
   pools(): Promise<PoolStatus[]> {
@@ -242,6 +246,7 @@ export class Storage implements NodeStorage {
     };
     await Promise.all([...this.#open.keys()].map((volumeId) => attempt(this.closeVolume(volumeId))));
     for (const thread of this.#threads) await attempt(thread.stop());
+    this.#watchdog.stop();
     await attempt(this.#pools.close());
     if (failures.length > 0) throw failures[0];
   }

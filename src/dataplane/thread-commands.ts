@@ -122,6 +122,7 @@ export class ThreadCommands {
   }
 
   #open(message: OpenVolumeMessage): void {
+    if (this.#thread.faults.stuckThread) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0);
     const volumes = this.#thread.volumes;
     const free = volumes.indexOf(undefined);
     const index = free === -1 ? volumes.length : free;

@@ -79,10 +79,14 @@ export type ThreadEvent =
 export interface ThreadFaults {
   readonly noDataFlush: boolean;
   readonly noIntentFlush: boolean;
+  /** The thread never comes back from opening a volume. */
+  readonly stuckThread: boolean;
 }
 
 export interface ThreadData {
   readonly faults: ThreadFaults;
   /** How long the thread polls before it sleeps, at most. */
   readonly busyPollMicros: number;
+  /** Shared memory: see watchdog.ts. */
+  readonly beat: Int32Array;
 }

@@ -27,6 +27,7 @@ import {
 import { SESSION_CAPACITY, ThreadMemory } from './thread-memory.ts';
 import type { ThreadCounters, ThreadData, ThreadEvent, ThreadFaults } from './thread-messages.ts';
 import type { Volume } from './volume.ts';
+import { turnBegins, turnEnds } from './watchdog.ts';
 import { WriteBatch } from './write-batch.ts';
 
 const SUBMISSION_ENTRIES = 1024;
@@ -57,6 +58,7 @@ export class Thread {
   readonly clockMs = new Float64Array(1);
   readonly #port: MessagePort;
   readonly #busyPollMicros: number;
+  readonly #beat: Int32Array;
   readonly #sessions: (Session | undefined)[] = [];
   readonly #freeSessions: number[] = [];
   readonly #listeners = new Map<number, Listener>();
@@ -77,6 +79,7 @@ export class Thread {
     this.#port = port;
     this.faults = data.faults;
     this.#busyPollMicros = data.busyPollMicros;
+    this.#beat = data.beat;
     native.readClock(this.clockMs);
   }
 
@@ -111,12 +114,14 @@ export class Thread {
     this.tell({ type: 'ready', eventFd: this.eventFd, setupFlags: this.ring.setupFlags });
     this.#drainMessages();
     while (!this.#isStopped) {
+      turnBegins(this.#beat);
       native.readClock(this.clockMs);
       this.#takeCompletions();
       if (this.#hasFreed && this.#parked.length > 0) this.#retryParked();
       if (this.#hasBusiness) this.#hasBusiness = this.#onTurn();
       this.#runWrites();
       this.#flushDirty();
+      turnEnds(this.#beat);
       // The last turn hands in what it has (the stop's own answer is on the port) and waits for nothing.
       this.ring.enter(this.#isStopped ? 0 : 1, this.#busyPollMicros, -1);
     }

@@ -184,6 +184,22 @@ test.each([
   expect(await next.json('volume', 'show', 'data')).toEqual(created);
 });
 
+test('a data-plane thread that is stuck stops the process at once with 70; one that only waits does not', async () => {
+  const env = { HOLDFAST_TEST: '1', HOLDFAST_TEST_FAULTS: 'stuck-thread' };
+  const daemon = await place.serving(['--threads', '2', '--stuck-after', '400ms'], env);
+  await daemon.json('volume', 'create', 'data', '--size', '8MiB');
+  await delay(1000);
+  const opening = daemon.run('volume', 'export', 'data', '--unix', place.path('socket'));
+  expect(await daemon.end()).toBe(70);
+  expect(daemon.log.at(-1)).toMatchObject({
+    level: 'fatal',
+    error: { message: expect.stringContaining('in one turn of its loop') },
+  });
+  await opening;
+  const next = await place.serving();
+  expect((await next.run('volume', 'show', 'data')).exitCode).toBe(0);
+});
+
 test('test faults need the test switch, and are said aloud', async () => {
   const ignored = await place.serving([], {
     HOLDFAST_TEST_FAULTS: 'no-data-flush',

@@ -66,6 +66,7 @@ beforeAll(() => {
     fileSystemSpace: [1 << 20],
     setIoFlusher: [false],
     lockMemory: [],
+    exitAtOnce: [0],
     bootTimeMs: [],
     nbdConnect: [CONNECT],
     nbdReconfigure: [CONNECT],

@@ -15,6 +15,7 @@ import { errorText } from '../../core/errors.ts';
 import { createNodeStorage } from '../../dataplane/create-storage.ts';
 import { KnownPools } from '../../dataplane/known-pools.ts';
 import type { PoolEvent } from '../../dataplane/node-pools.ts';
+import { native } from '../../dataplane/native.ts';
 import type { Storage } from '../../dataplane/storage.ts';
 import { findRunDirectory } from '../../dataplane/run-directory.ts';
 import type { ThreadEvent } from '../../dataplane/thread-messages.ts';
@@ -47,7 +48,7 @@ function version(): string {
 function stopAtOnce(log: Logger, health: Health, what: string, error: unknown): never {
   health.fail(what);
   log.fatal({ error, memory: process.memoryUsage() }, `${what}: the daemon stops at once`);
-  process.exit(EXIT_CODE.INTERNAL);
+  native.exitAtOnce(EXIT_CODE.INTERNAL);
 }
 
 function reportPool(log: Logger, event: PoolEvent): void {
@@ -118,8 +119,10 @@ export async function runDaemon(config: Config): Promise<void> {
       delay: config.stopTimeout,
       logger: { error: (reason) => log.error({ reason }, 'the stop failed') },
       skip: [...crashes, 'uncaughtException', 'unhandledRejection', 'beforeExit'],
-      onTimeout: (delayMs) =>
-        log.error({ delayMs }, 'the stop took too long; the next daemon repairs what is left'),
+      onTimeout: (delayMs) => {
+        log.error({ delayMs }, 'the stop took too long; the next daemon repairs what is left');
+        native.exitAtOnce(1);
+      },
       onSecondSignal: (signal) => log.warn({ signal }, 'asked twice: stopping at once'),
     },
     stop,
@@ -187,10 +190,11 @@ async function start(options: {
     knownPools: await KnownPools.load(join(config.dataDir, 'pools.json')),
     onPoolEvent: (event) => reportPool(log, event),
     threadCount: config.threads,
+    stuckAfterMs: config.stuckAfter,
     busyPollMicros: Math.round(config.busyPoll * 1000),
     testFaults: faults,
     onEvent: (event) => reportEvent(log, event),
-    onDeath: (error) => stopAtOnce(log, health, 'a data-plane thread died', error),
+    onDeath: (error) => stopAtOnce(log, health, 'a data-plane thread died or is stuck', error),
   });
   current.storage = opened;
   resources.defer(() => opened.close());

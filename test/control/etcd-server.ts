@@ -9,7 +9,6 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { execa } from 'execa';
-import { type EtcdClientOptions } from '../../src/control/etcd/client.ts';
 import { Endpoint } from '../../src/control/etcd/endpoint.ts';
 import { credentials } from '@grpc/grpc-js';
 import { invariant } from '../../src/core/invariant.ts';
@@ -20,6 +19,8 @@ export interface EtcdTls {
   readonly ca: string;
   readonly cert: string;
   readonly key: string;
+  /** What clients must show. */
+  readonly client: { readonly cert: string; readonly key: string };
 }
 
 export class EtcdServer {
@@ -76,6 +77,7 @@ export class EtcdServer {
       // Quick elections keep leases of one second; nothing here survives the machine, so nothing is synced.
       ['--heartbeat-interval', '10', '--election-timeout', '100', '--unsafe-no-fsync'],
       this.#tls === undefined ? [] : ['--cert-file', this.#tls.cert, '--key-file', this.#tls.key],
+      this.#tls === undefined ? [] : ['--trusted-ca-file', this.#tls.ca, '--client-cert-auth'],
     ].flat();
     const child = spawn('etcd', args, {
       stdio: ['ignore', 'ignore', 'pipe'],
@@ -117,8 +119,7 @@ export class EtcdServer {
   }
 
   async etcdctl(...args: string[]): Promise<string> {
-    const tls = this.#tls === undefined ? [] : ['--cacert', this.#tls.ca];
-    const { stdout } = await execa('etcdctl', ['--endpoints', this.#url, ...tls, ...args], {
+    const { stdout } = await execa('etcdctl', ['--endpoints', this.#url, ...args], {
       env: { ETCDCTL_API: '3' },
       timeout: 20_000,
     });
@@ -158,12 +159,12 @@ export class EtcdServer {
   async #credentials() {
     return this.#tls === undefined
       ? credentials.createInsecure()
-      : credentials.createSsl(await readFile(this.#tls.ca));
+      : credentials.createSsl(
+          await readFile(this.#tls.ca),
+          await readFile(this.#tls.client.key),
+          await readFile(this.#tls.client.cert),
+        );
   }
-}
-
-export function optionsOf(server: EtcdServer): EtcdClientOptions {
-  return { endpoints: [server.address] };
 }
 
 async function answers(endpoint: Endpoint): Promise<boolean> {

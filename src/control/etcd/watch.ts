@@ -76,6 +76,8 @@ export class EtcdWatch {
       for (const kv of kvs) this.#known.set(this.#context.keys.keyOf(kv.key), Number(kv.mod_revision));
     } catch (error) {
       if (!isCompacted(error)) throw error;
+      // Not kept any more, or not there yet: that would be a store taken back in time.
+      await this.#context.reads.position();
       throw new HoldfastError(
         'OUT_OF_RANGE',
         `The store's changes after revision ${this.#shownRevision} are no longer kept: list, and watch from what the list showed.`,

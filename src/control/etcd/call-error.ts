@@ -99,11 +99,11 @@ export function holdfastErrorOf(error: unknown, endpoints: string): unknown {
 }
 
 function remedyOf(text: string): string {
+  if (/alert/.test(text)) {
+    return ' It refuses us: check the client certificate (--store-cert, --store-key).';
+  }
   if (/certificate|self.signed|issuer|altname/i.test(text)) {
     return ' Check that --store-ca is the authority that signed its certificate, and that the certificate names this host.';
   }
-  if (/alert|handshake|wrong version number|SSL|TLS|EPROTO/i.test(text)) {
-    return ' Check whether it wants TLS (--store-ca) and a client certificate (--store-cert, --store-key).';
-  }
-  return ' Check that it runs and that --store names its client port.';
+  return ' Check that it runs, that --store names its client port, and whether it wants TLS (--store-ca).';
 }

@@ -158,7 +158,9 @@ export class Endpoint {
       return 'the connection came too late';
     } catch (error) {
       if (!(error instanceof EtcdCallError) || error.status === status.DEADLINE_EXCEEDED) return 'no answer';
-      return error.message.replace(/^No connection established\. Last error: /, '');
+      return error.message
+        .replace(/^No connection established\. Last error: (Error: )?/, '')
+        .replace(/\s*\(\d{4}-\d\d-\d\dT.*$/s, '');
     }
   }
 }

@@ -68,6 +68,13 @@ export const OPTIONS = {
     range: '`level`',
     text: "The cluster's configuration memory. `level`: embedded in the daemon, for one machine.",
   }),
+  acceptStore: option({
+    argument: 'WHICH',
+    schema: z.enum(['known', 'any']),
+    default: 'known',
+    range: '`known`, `any`',
+    text: 'Which store this node serves with. `known`: the one it served with before, and none older. `any`: also a new, empty one, another or an older one, after a loss, for one start: copies that it does not know are kept and reported.',
+  }),
   api: option({
     argument: 'PATH',
     schema: socketPath,

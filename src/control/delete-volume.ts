@@ -3,6 +3,8 @@
 // daemon's start. The record goes after the replica: no copy is left behind that nobody knows.
 
 import { HoldfastError } from '../core/errors.ts';
+import type { ReplicaStatus } from '../dataplane/node-storage.ts';
+import type { VolumeRecord } from './records.ts';
 import { primaryReplica, requireOwn, type VolumeContext } from './volume-context.ts';
 
 /** CONFLICT while somebody uses it. The caller holds the locks of the volume and of its name. */
@@ -23,6 +25,7 @@ export async function removeVolume(context: VolumeContext, volumeId: string, nam
   const record = await context.records.read(volumeId);
   if (record !== undefined) {
     requireOwn(context, record);
+    if (record.state === 'creating') requireNeverUsed(record, await context.storage.replica(volumeId));
     await context.records.update(volumeId, (current) => {
       if (current.attachment.node !== null) {
         throw new HoldfastError(
@@ -38,4 +41,16 @@ export async function removeVolume(context: VolumeContext, volumeId: string, nam
     await context.records.remove(volumeId);
   }
   await context.records.freeName(name, volumeId);
+}
+
+/** A copy that was opened after its creation was finished: the store that calls it half made is an old backup. */
+function requireNeverUsed({ id, name, epoch }: VolumeRecord, replica: ReplicaStatus | undefined): void {
+  const promisedEpoch = replica?.superblock?.promisedEpoch ?? epoch;
+  if (promisedEpoch <= epoch) return;
+  throw new HoldfastError(
+    'CORRUPT',
+    `Volume "${name}" (${id}) is half made by the store, but its copy was in use at epoch ${promisedEpoch}: the store is ` +
+      'older than the copy, probably restored from a backup. The copy stays: put the newer store back.',
+    { details: { volumeId: id, promisedEpoch } },
+  );
 }

@@ -24,6 +24,11 @@ export async function openDatabase(
   return database;
 }
 
+/** Whether openDatabase would find one there. */
+export async function storeExists(directory: string): Promise<boolean> {
+  return !(await isMissingOrEmpty(directory));
+}
+
 async function createDatabase(
   directory: string,
   initialise: (fresh: Database) => Promise<void>,

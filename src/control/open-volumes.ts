@@ -112,6 +112,7 @@ export class OpenVolumes {
       epoch: record.epoch,
       opening,
       attachmentNumber: record.attachment.number,
+      durability: record.durability,
     });
   }
 }

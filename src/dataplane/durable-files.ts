@@ -4,8 +4,8 @@
 // A new or renamed name is durable only after an fsync of its directory, so whoever makes names calls
 // syncDirectory. A failed fsync is never repeated and believed: the kernel may have dropped the data.
 
-import { type FileHandle, open, rm } from 'node:fs/promises';
-import { join } from 'node:path';
+import { type FileHandle, open, rename, rm } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
 import { errorText, HoldfastError, isHoldfastError } from '../core/errors.ts';
 
 export async function syncDirectory(path: string): Promise<void> {
@@ -47,6 +47,15 @@ export async function createFile(path: string, bytes: Uint8Array): Promise<void>
   } finally {
     await file.close();
   }
+}
+
+/** These contents at `path`, durably: after a crash the old ones or the new ones. One caller at a time. */
+export async function replaceFile(path: string, bytes: Uint8Array): Promise<void> {
+  const draft = `${path}.new`;
+  await rm(draft, { force: true });
+  await createFile(draft, bytes);
+  await rename(draft, path);
+  await syncDirectory(dirname(path));
 }
 
 /** Removes a directory of files and makes that durable. Gone already is success. */

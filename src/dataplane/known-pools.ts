@@ -5,11 +5,10 @@
 // A pool is remembered durably before anything is put into it. The file is replaced by one rename; an entry goes
 // only when a person says so (`holdfast pool forget`).
 
-import { readFile, rename, rm } from 'node:fs/promises';
-import { dirname } from 'node:path';
+import { readFile } from 'node:fs/promises';
 import { z } from 'zod';
 import { HoldfastError } from '../core/errors.ts';
-import { createFile, hasErrno, storageError, syncDirectory } from './durable-files.ts';
+import { hasErrno, replaceFile, storageError } from './durable-files.ts';
 
 const fileSchema = z.strictObject({ version: z.literal(1), pools: z.record(z.string(), z.string()) });
 
@@ -63,13 +62,9 @@ export class KnownPools {
   }
 
   async #write(ids: ReadonlyMap<string, string>): Promise<void> {
-    const draft = `${this.#path}.new`;
     try {
-      await rm(draft, { force: true });
       const text = JSON.stringify({ version: 1, pools: Object.fromEntries(ids) });
-      await createFile(draft, Buffer.from(`${text}\n`));
-      await rename(draft, this.#path);
-      await syncDirectory(dirname(this.#path));
+      await replaceFile(this.#path, Buffer.from(`${text}\n`));
     } catch (error) {
       throw storageError(error, `writing ${this.#path}`);
     }

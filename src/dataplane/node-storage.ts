@@ -74,6 +74,8 @@ export interface OpenVolume {
   readonly opening: string;
   /** Sessions of a lower attachment number are refused. */
   readonly attachmentNumber: number;
+  /** What the store says: after a reboot the weaker of it and the superblock's counts. undefined: the superblock's. */
+  readonly durability?: ReplicaSpec['durability'] | undefined;
 }
 
 /** What an opening found of the copy's last serving. */

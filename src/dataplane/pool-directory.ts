@@ -18,6 +18,7 @@ export type IoMode = PoolStatus['ioMode'];
 
 const POOL_FILE = 'pool.json';
 const LOCK_FILE = 'lock';
+export const VOLUME_ID = /^[0-9a-f]{32}$/;
 export const CREATING = 'creating-';
 export const DELETING = 'deleting-';
 /** What a new file system or our own interrupted initialisation leaves in a directory. */
@@ -121,6 +122,12 @@ function checkIdentity(name: string, path: string, text: string): string {
     );
   }
   return parsed.data.id;
+}
+
+/** Sorted. */
+export async function replicaNames(directory: string): Promise<string[]> {
+  const names = await readdir(directory);
+  return names.filter((entry) => VOLUME_ID.test(entry)).sort();
 }
 
 export async function finishLeftovers(directory: string): Promise<void> {

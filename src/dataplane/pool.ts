@@ -10,7 +10,7 @@
 // touches. Room for volumes is counted here: the sum of their sizes, against the file system's size and the
 // overcommit ratio. Whether the disk has room for a write is the data plane's question.
 
-import { type FileHandle, readdir, stat, statfs } from 'node:fs/promises';
+import { type FileHandle, stat, statfs } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { HoldfastError } from '../core/errors.ts';
 import { BLOCK_BYTES, GIB, roundUp } from '../core/units.ts';
@@ -25,7 +25,9 @@ import {
   identify,
   lockPool,
   makeDirectory,
+  replicaNames,
   requirePool,
+  VOLUME_ID,
 } from './pool-directory.ts';
 import { readSuperblock } from './superblock-file.ts';
 
@@ -43,7 +45,6 @@ export interface OpenPool extends PoolOptions {
   readonly expectedId?: string | undefined;
 }
 
-const VOLUME_ID = /^[0-9a-f]{32}$/;
 const DEFAULT_RESERVE_BYTES = GIB;
 const DEFAULT_RESERVE_SHARE = 0.05;
 
@@ -116,8 +117,7 @@ export class Pool {
   }
 
   async volumeIds(): Promise<string[]> {
-    const names = await readdir(this.directory);
-    return names.filter((entry) => VOLUME_ID.test(entry)).sort();
+    return await replicaNames(this.directory);
   }
 
   replicaDirectory(volumeId: string): string {

@@ -259,7 +259,10 @@ export class Storage implements NodeStorage {
     const directory = pool.replicaDirectory(volumeId);
     const failure = this.#failures.get(volumeId) ?? (await failureOf(directory));
     if (failure !== undefined) throw failureError(volumeId, directory, failure);
-    const replica = await whileBusy(() => openReplica(pool, this.#windows, volumeId, this.#bootId));
+    const { durability } = open;
+    const replica = await whileBusy(() =>
+      openReplica(pool, this.#windows, volumeId, this.#bootId, durability),
+    );
     try {
       await this.#promise(replica, open);
       const thread = this.#leastLoaded();

@@ -182,6 +182,7 @@ describe('open and tell', () => {
           epoch: record.epoch,
           opening: record.primary.opening,
           attachmentNumber: record.attachment.number,
+          durability: record.durability,
         });
         expect(record.inSync[0]?.incarnation).toBe(world.storage.superblockOf(id).incarnation);
         await world.volumes.release(id);
@@ -218,6 +219,7 @@ describe('open and tell', () => {
           expect(world.storage.open.get(id)).toMatchObject({
             epoch: record.epoch,
             attachmentNumber: record.attachment.number,
+            durability: record.durability,
           });
           await volumes.release(id);
           if (faults.struckAt === undefined) break;

@@ -381,10 +381,22 @@ describe('epoch and attachment', () => {
     expect(await volumes.attachmentVerdict(id, 1)).toBe('unknown');
   });
 
-  test('an attachment of a record that its copy is ahead of is not judged current', async () => {
+  test('no attachment is judged by a record that its copy is ahead of', async () => {
     const { id } = await volumes.create(request('data'));
     await volumes.publish(id, NODE, false);
     await world.storage.updateSuperblock(id, { promisedEpoch: 99 });
+    expect(await volumes.attachmentVerdict(id, 1)).toBe('unknown');
+    expect(await volumes.attachmentVerdict(id, 0)).toBe('unknown');
+  });
+
+  test('an attachment of this very number to a node of another name is not judged: it may be the former name', async () => {
+    const { id } = await volumes.create(request('data'));
+    await volumes.publish(id, NODE, false);
+    const key = `volumes/${id}`;
+    const { value, revision } = (await world.store.get(key)) ?? { value: '', revision: 0 };
+    const record = JSON.parse(value) as { attachment: object };
+    const renamed = { ...record, attachment: { ...record.attachment, node: 'former' } };
+    await world.store.compareAndSwap(key, revision, JSON.stringify(renamed));
     expect(await volumes.attachmentVerdict(id, 1)).toBe('unknown');
   });
 });
@@ -456,6 +468,7 @@ describe('opening', () => {
       epoch: 2,
       opening: first.primary.opening,
       attachmentNumber: 0,
+      durability: 'writeback',
     });
     await volumes.release(record.id);
     expect(world.storage.isOpen(record.id)).toBe(true);
@@ -482,7 +495,8 @@ describe('opening', () => {
     ]) {
       await operation();
       const { epoch, attachment } = await volumes.get(record.id);
-      expect(world.storage.open.get(record.id)).toMatchObject({ epoch, attachmentNumber: attachment.number });
+      const told = { epoch, attachmentNumber: attachment.number, durability: 'writeback' };
+      expect(world.storage.open.get(record.id)).toMatchObject(told);
     }
   });
 
@@ -658,6 +672,23 @@ describe('repair', () => {
     ).rejects.toThrow();
     expect(await world.restart()).toMatchObject({ done: [{ name: 'data', action: 'creationUndone' }] });
     expect(await world.expectSound()).toEqual([]);
+  });
+
+  test('a volume that is half made only by an old backup of the store keeps its copy', async () => {
+    const record = await volumes.create(request('data'));
+    await volumes.release((await volumes.acquire(record.id)).id);
+    const entry = await world.store.get(`volumes/${record.id}`);
+    const halfMade = JSON.stringify({ ...record, state: 'creating' });
+    await world.store.compareAndSwap(`volumes/${record.id}`, entry?.revision ?? 0, halfMade);
+    const report = await world.restart();
+    expect(report.done).toEqual([]);
+    expect(report.problems).toEqual([
+      expect.objectContaining({
+        volumeId: record.id,
+        problem: expect.stringContaining('older than the copy'),
+      }),
+    ]);
+    expect(world.disks.replicas.has(record.id)).toBe(true);
   });
 
   test('a copy that no record knows stays, and is reported', async () => {

@@ -51,6 +51,7 @@ test('nothing listens that was not asked for, except the API socket', async () =
     'api.sock',
     'devices',
     'lock',
+    'node.json',
     'pools',
     'pools.json',
     'store',

@@ -7,7 +7,7 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import closeWithGrace from 'close-with-grace';
-import { LevelStore } from '../../control/level-store.ts';
+import { NodeRecord } from '../../control/node-record.ts';
 import type { Store } from '../../control/store.ts';
 import { Volumes } from '../../control/volumes.ts';
 import type { JudgeAttachment } from '../../core/attachment-verdict.ts';
@@ -34,6 +34,7 @@ import type { Config } from '../config-options.ts';
 import { controlApi } from './control-api.ts';
 import { lockDataDirectory } from './data-directory.ts';
 import { Exports } from './exports.ts';
+import { openStore } from './open-store.ts';
 import { becomeIoFlusher, lockMemory, requireRing, testFaults } from './process-setup.ts';
 import { metricsSource } from './samples.ts';
 
@@ -154,6 +155,7 @@ async function start(options: {
 
   const lock = await lockDataDirectory(config.dataDir);
   resources.defer(() => lock.close());
+  const nodeRecord = await NodeRecord.load(join(config.dataDir, 'node.json'), config.nodeName);
 
   const current: { storage?: Storage } = {};
   if (config.metrics !== undefined) {
@@ -172,8 +174,9 @@ async function start(options: {
   }
 
   stopping.throwIfAborted();
-  const store = await LevelStore.open(join(config.dataDir, 'store'), { sync: !faults.has('no-store-sync') });
-  resources.defer(() => store.close());
+  const openedStore = await openStore(config, nodeRecord, { sync: !faults.has('no-store-sync'), log });
+  resources.defer(() => openedStore.close());
+  const { store } = openedStore;
   health.askFor(async () => await storeProblem(store));
 
   stopping.throwIfAborted();

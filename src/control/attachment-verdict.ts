@@ -20,7 +20,7 @@ export async function attachmentVerdict(
     if (record === undefined) return replica === undefined && !mayBeHidden ? 'over' : 'unknown';
     const verdict = verdictOf(record, context.node, attachmentNumber);
     const promised = replica?.superblock?.promisedEpoch ?? 0;
-    return verdict === 'current' && promised > record.epoch ? 'unknown' : verdict;
+    return record.state === 'ready' && promised > record.epoch ? 'unknown' : verdict;
   } catch (error) {
     if (!isHoldfastError(error) || error.code === 'INTERNAL') throw error;
     return 'unknown';
@@ -30,5 +30,7 @@ export async function attachmentVerdict(
 function verdictOf({ state, attachment }: VolumeRecord, node: string, number: number): AttachmentVerdict {
   if (state === 'deleting' || attachment.number > number) return 'over';
   if (attachment.number < number) return 'unknown';
-  return attachment.node === node ? 'current' : 'over';
+  if (attachment.node === node) return 'current';
+  // Numbers are given once: whoever made this device bore the name that the record tells. That was this machine.
+  return attachment.node === null ? 'over' : 'unknown';
 }

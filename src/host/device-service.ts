@@ -21,11 +21,16 @@ export interface DeviceService {
     sizeBytes: number,
     readOnly: boolean,
   ): Promise<AttachedDevice>;
-  /** Disconnects and forgets; CONFLICT when the device is still mounted or held, unless `force`. Not attached: nothing. */
+  /**
+   * Disconnects and forgets. Unless `force`, CONFLICT when anybody still uses the device, or when nobody can judge
+   * whose it is. Not attached: nothing.
+   */
   detach(volumeId: string, options?: { force?: boolean }): Promise<void>;
   /** The live device, if there is one. */
   find(volumeId: string): AttachedDevice | undefined;
   list(): AttachedDevice[];
+  /** Paths of devices of this volume that were found after a restart and belong to nobody knows whom: not served. */
+  unjudged(volumeId: string): string[];
   /** Tells the kernel the new size and waits until it shows. */
   resize(volumeId: string, sizeBytes: number): Promise<void>;
   /**

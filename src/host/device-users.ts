@@ -1,10 +1,13 @@
-// Who uses a block device: mounts, devices stacked on it, loop devices, swap. Pure but for reading /proc and
-// /sys, which never waits for the device itself.
+// Who uses a block device. Two looks: one at what /proc and /sys tell this process, which never waits for the
+// device and takes no time; and one at all processes of the machine, made by a process of its own.
 
 import { readFileSync } from 'node:fs';
-import { type Mount, parseMountInfo } from './mountinfo.ts';
+import { fileURLToPath } from 'node:url';
+import { type Mount, parseMountInfo, showsDevice } from './mountinfo.ts';
 import type { NbdSysfs } from './nbd-sysfs.ts';
-import { isErrno } from './run-command.ts';
+import { isErrno, runCommand } from './run-command.ts';
+
+const SEARCH_TIMEOUT_MS = 15_000;
 
 /** What is asked about, as it appears in mountinfo, in /sys and in /proc/swaps. */
 export interface UsedDevice {
@@ -14,8 +17,8 @@ export interface UsedDevice {
   readonly holders: readonly string[];
 }
 
-/** Each user in words for people: 'mounted at /mnt', 'held by dm-0', … Empty: nobody. */
-export function deviceUsers(index: number, sysfs: NbdSysfs): string[] {
+/** Each user in words for people: 'mounted at /mnt', 'held by dm-0', … Empty: none shows. */
+export function shownUsers(index: number, sysfs: NbdSysfs): string[] {
   const device = {
     path: `/dev/nbd${index}`,
     number: sysfs.deviceNumber(index),
@@ -28,6 +31,23 @@ export function deviceUsers(index: number, sysfs: NbdSysfs): string[] {
   return describeUsers(device, mounts, sysfs.loopDevices(), readProc('/proc/swaps'));
 }
 
+/**
+ * Those that `shownUsers` cannot show: mounts elsewhere, open descriptors, a file system that is no longer in any
+ * mount table and still being written back. TIMEOUT when it cannot be found out.
+ */
+export async function hiddenUsers(devicePath: string, deviceNumber: string): Promise<string[]> {
+  const worker = `./device-users-worker.${import.meta.url.endsWith('.ts') ? 'ts' : 'js'}`;
+  const { stdout } = await runCommand(
+    process.execPath,
+    [fileURLToPath(new URL(worker, import.meta.url)), devicePath, deviceNumber],
+    { timeoutMs: SEARCH_TIMEOUT_MS, shownAs: `the search for users of ${devicePath}` },
+  );
+  return stdout
+    .toString()
+    .split('\n')
+    .filter((line) => line !== '');
+}
+
 export function describeUsers(
   device: UsedDevice,
   mounts: readonly Mount[],
@@ -35,7 +55,7 @@ export function describeUsers(
   swaps: string,
 ): string[] {
   const mountPoints = mounts
-    .filter((mount) => mount.device === device.number)
+    .filter((mount) => showsDevice(mount, device.path, device.number))
     .map((mount) => mount.mountPoint);
   return [
     ...new Set(mountPoints.map((mountPoint) => `mounted at ${mountPoint}`)),

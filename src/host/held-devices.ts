@@ -5,7 +5,7 @@
 // - A device also goes without a detach: its attachment was revoked, or somebody disconnected it. Its hold is
 //   given back a little later, or used by the next attach.
 
-import type { JudgeAttachment } from '../core/attachment-verdict.ts';
+import type { AttachmentVerdict, JudgeAttachment } from '../core/attachment-verdict.ts';
 import { isHoldfastError } from '../core/errors.ts';
 import type { Logger } from '../observe/log.ts';
 import type { AttachedDevice, DeviceService } from './device-service.ts';
@@ -77,6 +77,10 @@ export class HeldDevices implements DeviceService {
     return this.#devices.list();
   }
 
+  unjudged(volumeId: string): string[] {
+    return this.#devices.unjudged(volumeId);
+  }
+
   resize(volumeId: string, sizeBytes: number): Promise<void> {
     return this.#turns.run(volumeId, () => this.#devices.resize(volumeId, sizeBytes));
   }
@@ -88,19 +92,7 @@ export class HeldDevices implements DeviceService {
   async recover(judge: JudgeAttachment): Promise<void> {
     await this.#devices.recover(async (volumeId, attachmentNumber) => {
       const verdict = await judge(volumeId, attachmentNumber);
-      if (verdict !== 'current') return verdict;
-      try {
-        await this.#hold(volumeId); // not in a turn: there are none yet
-        return 'current';
-      } catch (error) {
-        if (!isHoldfastError(error) || error.code === 'INTERNAL') throw error;
-        if (error.code === 'CORRUPT') {
-          this.#log.error({ volumeId, error }, 'the device of a damaged volume is removed');
-          return 'over';
-        }
-        this.#log.error({ volumeId, error }, CANNOT_OPEN);
-        return 'current';
-      }
+      return verdict === 'current' ? await this.#holdCurrent(volumeId) : verdict;
     });
     await this.#sweep();
     this.#sweeper = setInterval(() => void this.#lookAfterHolds(), this.#sweepIntervalMs).unref(); // reports itself
@@ -111,6 +103,22 @@ export class HeldDevices implements DeviceService {
     clearInterval(this.#sweeper);
     await this.#turns.idle();
     await this.#devices.release();
+  }
+
+  /** In a turn, since a device that could not be judged at the start is judged again while others are attached. */
+  async #holdCurrent(volumeId: string): Promise<AttachmentVerdict> {
+    try {
+      await this.#turns.run(volumeId, () => this.#hold(volumeId));
+      return 'current';
+    } catch (error) {
+      if (!isHoldfastError(error) || error.code === 'INTERNAL') throw error;
+      if (error.code === 'CORRUPT') {
+        this.#log.error({ volumeId, error }, 'the device of a damaged volume is removed');
+        return 'over';
+      }
+      this.#log.error({ volumeId, error }, CANNOT_OPEN);
+      return 'current';
+    }
   }
 
   async #hold(volumeId: string): Promise<void> {

@@ -58,3 +58,11 @@ function unescape(field: string): string {
 export function mountAt(mounts: readonly Mount[], path: string): Mount | undefined {
   return mounts.findLast((mount) => mount.mountPoint === path);
 }
+
+/** Whether it is a mount of this block device's file system, or of the device's own file (a block volume in a pod). */
+export function showsDevice(mount: Mount, devicePath: string, deviceNumber: string | undefined): boolean {
+  if (mount.device === deviceNumber) return true;
+  // Where /dev is no devtmpfs (some containers) it is a tmpfs.
+  const isDeviceFile = mount.fileSystem === 'devtmpfs' || mount.fileSystem === 'tmpfs';
+  return isDeviceFile && `/dev${mount.root}` === devicePath;
+}

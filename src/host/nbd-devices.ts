@@ -17,12 +17,12 @@ import type { NodeStorage } from '../dataplane/node-storage.ts';
 import type { Logger } from '../observe/log.ts';
 import { DeviceRecords } from './device-records.ts';
 import type { AttachedDevice, DeviceService } from './device-service.ts';
-import { deviceUsers } from './device-users.ts';
+import { hiddenUsers, shownUsers } from './device-users.ts';
+import { LeftoverDevices } from './leftover-devices.ts';
 import {
   connectDevice,
   disconnectDevice,
   ensureModule,
-  isClaimed,
   offerConnection,
   probeDevice,
   resizeDevice,
@@ -31,13 +31,9 @@ import { formatIdentifier, type NbdDevice, NbdSysfs, type QueueSettings } from '
 import { Turns } from './turns.ts';
 
 const WATCH_INTERVAL_MS = 1000;
-const MAX_RETRY_DELAY_MS = 30_000;
-/** The kernel may let go of a device a moment after umount has ended. */
-const CLAIM_RETRY_DELAYS_MS = [100, 300, 1000] as const;
-
-const CANNOT_JUDGE =
-  'whether the attachment of a device is over cannot be told: it stays as it is, its requests waiting; ' +
-  '"holdfast volume explain" tells what is wrong with its volume';
+const MAX_RETRY_DELAY_MS = 10_000;
+/** After umount, the kernel may let go of a device a moment later; and udev looks at what changes. */
+const USE_RETRY_DELAYS_MS = [100, 300, 1000] as const;
 
 const DEFAULT_QUEUE: QueueSettings = {
   // Databases read at random; who reads in order asks for more.
@@ -67,9 +63,9 @@ export class NbdDevices implements DeviceService {
   readonly #queue: QueueSettings;
   readonly #sysfs = new NbdSysfs();
   readonly #entries = new Map<string, Entry>();
-  /** Devices that must go and could not be removed yet, by index. */
-  readonly #unwanted = new Map<number, NbdDevice>();
   readonly #turns = new Turns();
+  readonly #leftovers: LeftoverDevices;
+  #judge: JudgeAttachment = async () => 'unknown';
   /** By volume, when a failed repair is tried again and how long was waited for it. */
   readonly #retries = new Map<string, { atMs: number; delayMs: number }>();
   #watch: NodeJS.Timeout | undefined;
@@ -80,6 +76,13 @@ export class NbdDevices implements DeviceService {
     this.#log = log;
     this.#records = new DeviceRecords(recordDirectory);
     this.#queue = { ...DEFAULT_QUEUE, ...queue };
+    this.#leftovers = new LeftoverDevices({
+      sysfs: this.#sysfs,
+      turns: this.#turns,
+      log,
+      judge: ({ volumeId, attachmentNumber }) => this.#judge(volumeId, attachmentNumber),
+      serve: async (device) => await this.#serve(device),
+    });
   }
 
   attach(
@@ -107,20 +110,13 @@ export class NbdDevices implements DeviceService {
 
   detach(volumeId: string, { force = false }: { force?: boolean } = {}): Promise<void> {
     return this.#turns.run(volumeId, async () => {
+      if (!force) this.#leftovers.requireNone(volumeId);
+      await this.#removeUnjudged(volumeId);
       const entry = await this.#settledEntry(volumeId);
       if (entry === undefined) return;
-      const { device } = entry;
-      const users = deviceUsers(device.index, this.#sysfs);
-      if (users.length > 0 && !force) {
-        throw new HoldfastError(
-          'CONFLICT',
-          `${device.path} of volume ${volumeId} is in use: ${users.join(', ')}`,
-          { details: { users } },
-        );
-      }
-      if (!force) await requireUnclaimed(device);
+      if (!force) await this.#requireUnused(entry.device);
       await this.#remove(entry);
-      this.#log.info({ volumeId, device: device.path, users }, 'device detached');
+      this.#log.info({ volumeId, device: entry.device.path, force }, 'device detached');
     });
   }
 
@@ -131,6 +127,10 @@ export class NbdDevices implements DeviceService {
 
   list(): AttachedDevice[] {
     return [...this.#entries.keys()].flatMap((volumeId) => this.find(volumeId) ?? []);
+  }
+
+  unjudged(volumeId: string): string[] {
+    return this.#leftovers.unjudged(volumeId).map(({ index }) => `/dev/nbd${index}`);
   }
 
   resize(volumeId: string, sizeBytes: number): Promise<void> {
@@ -155,10 +155,11 @@ export class NbdDevices implements DeviceService {
   }
 
   async recover(judge: JudgeAttachment): Promise<void> {
+    this.#judge = judge;
     if (this.#sysfs.hasModule()) await this.#findDevices(judge);
     await Promise.all([
       ...[...this.#entries.keys()].map((volumeId) => this.#repair(volumeId)),
-      ...[...this.#unwanted.values()].map((device) => this.#removeUnwanted(device)),
+      this.#leftovers.removeOver(),
     ]);
     const remaining = new Set(
       this.#sysfs.hasModule() ? this.#sysfs.devices().map(({ volumeId }) => volumeId) : [],
@@ -184,6 +185,7 @@ export class NbdDevices implements DeviceService {
   async #connect(wanted: Omit<AttachedDevice, 'index' | 'path'>): Promise<AttachedDevice> {
     const { volumeId, attachmentNumber, sizeBytes, readOnly } = wanted;
     await this.#requireKernel();
+    this.#leftovers.requireNone(volumeId);
     this.#requireNoRemains(wanted);
     await this.#records.add(volumeId);
     const connectionFd = await this.#storage.connectKernel(volumeId, attachmentNumber, readOnly);
@@ -289,20 +291,34 @@ export class NbdDevices implements DeviceService {
     await this.#records.remove(volumeId);
   }
 
-  async #removeUnwanted(device: NbdDevice): Promise<void> {
-    const { volumeId, index } = device;
-    await this.#turns.run(unwantedKey(index), async () => {
-      try {
-        if (this.#isConfigured(device)) await disconnectDevice(index, undefined);
-        this.#unwanted.delete(index);
-        this.#log.warn({ volumeId, device: `/dev/nbd${index}` }, 'removed a device whose attachment is over');
-      } catch (error) {
-        this.#log.error(
-          { volumeId, device: `/dev/nbd${index}`, error },
-          'a device whose attachment is over could not be removed; it is tried again',
-        );
+  async #removeUnjudged(volumeId: string): Promise<void> {
+    if (this.#leftovers.unjudged(volumeId).length === 0) return;
+    await this.#leftovers.removeUnjudged(volumeId);
+    await this.#records.remove(volumeId);
+  }
+
+  /**
+   * CONFLICT while anybody has it open or mounted, anywhere on this machine. A file system leaves the mount tables
+   * before its last writes are on the device.
+   */
+  async #requireUnused({ volumeId, index, path }: AttachedDevice): Promise<void> {
+    let users = shownUsers(index, this.#sysfs);
+    if (users.length === 0) {
+      const search = (): Promise<string[]> => hiddenUsers(path, this.#sysfs.deviceNumber(index) ?? '');
+      users = await search();
+      for (const delayMs of USE_RETRY_DELAYS_MS) {
+        if (users.length === 0) return;
+        await sleep(delayMs);
+        users = await search();
       }
-    });
+      if (users.length === 0) return;
+    }
+    throw new HoldfastError(
+      'CONFLICT',
+      `${path} of volume ${volumeId} is in use: ${users.join(', ')}; end that first, or detach it by force: ` +
+        'its users get I/O errors then',
+      { details: { users } },
+    );
   }
 
   // ---- after a restart, and while running
@@ -315,32 +331,36 @@ export class NbdDevices implements DeviceService {
       const identifier = formatIdentifier(device);
       const verdict = verdicts.get(identifier) ?? (await judge(device.volumeId, device.attachmentNumber));
       verdicts.set(identifier, verdict);
+      const isOurs = records.has(device.volumeId);
       if (verdict === 'current') this.#takeOver(device);
-      else if (!records.has(device.volumeId)) continue;
-      else if (verdict === 'over') this.#unwanted.set(device.index, device);
-      else this.#log.warn({ device: `/dev/nbd${device.index}`, identifier }, CANNOT_JUDGE);
+      else if (verdict === 'unknown') this.#leftovers.addUnjudged(device, isOurs);
+      else if (isOurs) this.#leftovers.addOver(device);
     }
   }
 
   /** Of two devices of one attachment (a connect that outlived its deadline) the one in use is kept. */
   #takeOver(found: NbdDevice): void {
     const rival = this.#entries.get(found.volumeId)?.device;
-    if (rival !== undefined && deviceUsers(found.index, this.#sysfs).length === 0) {
-      this.#unwanted.set(found.index, found);
+    if (rival !== undefined && shownUsers(found.index, this.#sysfs).length === 0) {
+      this.#leftovers.addOver(found);
       return;
     }
-    if (rival !== undefined) this.#unwanted.set(rival.index, rival);
+    if (rival !== undefined) this.#leftovers.addOver(rival);
     const device = { ...found, path: `/dev/nbd${found.index}` };
     this.#entries.set(found.volumeId, { device, connectionFd: undefined });
   }
 
+  /** A leftover that turned out to be current. */
+  async #serve(found: NbdDevice): Promise<void> {
+    await this.#turns.run(found.volumeId, async () => this.#takeOver(found));
+    await this.#repair(found.volumeId);
+  }
+
   #lookAfterDevices(): void {
-    for (const device of this.#unwanted.values()) {
-      if (!this.#turns.isBusy(unwantedKey(device.index))) void this.#removeUnwanted(device); // reports itself
-    }
+    this.#leftovers.lookAfter();
     for (const [volumeId, entry] of this.#entries) {
       const isDue = (this.#retries.get(volumeId)?.atMs ?? 0) <= performance.now();
-      if (isDue && !isConnected(entry) && !this.#turns.isBusy(volumeId)) void this.#repair(volumeId); // likewise
+      if (isDue && !isConnected(entry) && !this.#turns.isBusy(volumeId)) void this.#repair(volumeId); // reports itself
     }
   }
 
@@ -394,23 +414,6 @@ export class NbdDevices implements DeviceService {
   }
 }
 
-/** CONFLICT while a file system is on it: that leaves the mount tables before its last writes are on the device. */
-async function requireUnclaimed({ volumeId, path }: AttachedDevice): Promise<void> {
-  for (const delayMs of CLAIM_RETRY_DELAYS_MS) {
-    if (!(await isClaimed(path))) return;
-    await sleep(delayMs);
-  }
-  if (!(await isClaimed(path))) return;
-  throw new HoldfastError(
-    'CONFLICT',
-    `${path} of volume ${volumeId} is still being written back or mounted elsewhere: try again`,
-  );
-}
-
 function isConnected({ connectionFd }: Entry): boolean {
   return connectionFd !== undefined && native.isSocketConnected(connectionFd);
-}
-
-function unwantedKey(index: number): string {
-  return `device ${index}`;
 }

@@ -145,29 +145,6 @@ export async function probeDevice(index: number, timeoutMs = PROBE_TIMEOUT_MS): 
   await runCommand('dd', args, { timeoutMs });
 }
 
-/** Exits with CLAIMED_EXIT_CODE for EBUSY alone: any other failure to open proves no use. */
-const CLAIM_SCRIPT = `
-  const { constants, openSync } = require('node:fs');
-  try {
-    openSync(process.argv[1], constants.O_RDONLY | constants.O_EXCL);
-  } catch (error) {
-    if (error.code === 'EBUSY') process.exitCode = 16;
-  }`;
-const CLAIMED_EXIT_CODE = 16;
-
-/**
- * Whether somebody has it for himself alone: a mounted file system, also one that is no longer in any mount table
- * and still being written back. Asked in a process of its own, like a probe.
- */
-export async function isClaimed(devicePath: string): Promise<boolean> {
-  const { exitCode } = await runCommand(process.execPath, ['-e', CLAIM_SCRIPT, devicePath], {
-    timeoutMs: PROBE_TIMEOUT_MS,
-    exitCodes: [0, CLAIMED_EXIT_CODE],
-    shownAs: `an exclusive opening of ${devicePath}`,
-  });
-  return exitCode === CLAIMED_EXIT_CODE;
-}
-
 interface Change {
   readonly sizeBytes?: number;
   readonly deadConnectionTimeoutSeconds?: number;

@@ -26,6 +26,9 @@ class RememberedDevices implements DeviceService {
   list() {
     return [...this.attached.values()];
   }
+  unjudged() {
+    return [];
+  }
   async resize() {}
   async recover(judge: JudgeAttachment) {
     for (const { volumeId, attachmentNumber } of this.list()) {

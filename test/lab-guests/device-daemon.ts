@@ -4,7 +4,8 @@
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { createNodeStorage } from '../../src/dataplane/create-storage.ts';
-import { native } from '../../src/dataplane/native.ts';
+import { type Native, native } from '../../src/dataplane/native.ts';
+import { hiddenUsers } from '../../src/host/device-users.ts';
 import { NbdDevices } from '../../src/host/nbd-devices.ts';
 import { createLogger } from '../../src/observe/log.ts';
 import { MIB } from '../../src/core/units.ts';
@@ -55,6 +56,30 @@ async function open(number: number): Promise<void> {
 const devices = new NbdDevices({ storage, log, recordDirectory: join(directory, 'devices') });
 await open(attachmentNumber);
 
+/** The kernel is asked for everything but the new size itself; its short patience is made shorter for the test. */
+async function resizeThatFails(shortPatienceSeconds: number): Promise<number[]> {
+  const { nbdReconfigure } = native;
+  const patience: number[] = [];
+  const failing: Native['nbdReconfigure'] = async (options) => {
+    if (options.sizeBytes > 0) throw new Error('the size is refused');
+    const isShort = options.deadConnectionTimeoutSeconds < 3600;
+    const deadConnectionTimeoutSeconds = isShort
+      ? shortPatienceSeconds
+      : options.deadConnectionTimeoutSeconds;
+    patience.push(deadConnectionTimeoutSeconds);
+    await nbdReconfigure({ ...options, deadConnectionTimeoutSeconds });
+  };
+  Object.assign(native, { nbdReconfigure: failing });
+  try {
+    await devices.resize(VOLUME_ID, 2 * (devices.find(VOLUME_ID)?.sizeBytes ?? 0));
+  } catch {
+    // as it should
+  } finally {
+    Object.assign(native, { nbdReconfigure });
+  }
+  return patience;
+}
+
 const verbs: Record<string, (argument: never) => unknown> = {
   recover: (isCurrent: boolean) =>
     devices.recover(async (volumeId) => (isCurrent && volumeId === VOLUME_ID ? 'current' : 'over')),
@@ -69,6 +94,8 @@ const verbs: Record<string, (argument: never) => unknown> = {
     await storage.resizeReplica(VOLUME_ID, sizeBytes);
     await devices.resize(VOLUME_ID, sizeBytes);
   },
+  'hidden users': async () => (await hiddenUsers('/dev/nbd0', '43:0')).length,
+  'resize that fails': resizeThatFails,
   'open as': open,
   'end session': () => storage.disconnectKernel(VOLUME_ID),
   'disconnect behind its back': (index: number) => native.nbdDisconnect(index),

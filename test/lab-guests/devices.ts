@@ -3,7 +3,15 @@
 // test/lab/devices.test.ts. Runs with root's powers on a kernel of its own only.
 
 import { type ChildProcess, execFile, fork, spawn } from 'node:child_process';
-import { createWriteStream, existsSync, mkdirSync, readdirSync, readFileSync } from 'node:fs';
+import {
+  closeSync,
+  createWriteStream,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+} from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
@@ -12,6 +20,7 @@ const run = promisify(execFile);
 const DAEMON = fileURLToPath(new URL('device-daemon.ts', import.meta.url));
 const DIRECTORY = '/run/holdfast';
 const MOUNT = '/run/volume';
+const SHORT_PATIENCE_SECONDS = 3;
 
 class Daemon {
   readonly #child: ChildProcess;
@@ -25,6 +34,11 @@ class Daemon {
     this.#child.stderr?.pipe(createWriteStream('/run/daemon.log', { flags: 'a' }));
     this.#child.on('message', ({ id, value, error }: { id: number; value?: unknown; error?: unknown }) => {
       this.#pending.get(id)?.(error === undefined ? value : { error });
+      this.#pending.delete(id);
+    });
+    this.#child.once('exit', (code, signal) => {
+      for (const answer of this.#pending.values())
+        answer({ error: `the daemon ended with ${code ?? signal}` });
     });
   }
 
@@ -37,6 +51,7 @@ class Daemon {
     return daemon;
   }
 
+  /** The answer; that of a daemon that is no more is an error. */
   ask(verb: string, argument: unknown = null): Promise<unknown> {
     const id = ++this.#lastId;
     return new Promise((resolve) => {
@@ -67,6 +82,11 @@ class Load {
   constructor(script: string) {
     this.#child = spawn('bash', ['-c', script], { stdio: ['ignore', 'ignore', 'pipe'] });
     this.ended = new Promise((resolve) => this.#child.once('exit', resolve));
+  }
+
+  async end(): Promise<void> {
+    this.#child.kill('SIGKILL');
+    await this.ended;
   }
 
   /** The exit code, or 'still waiting' after this time. */
@@ -172,6 +192,54 @@ await run('umount', [MOUNT]);
 await run('losetup', ['/dev/loop0', '/dev/nbd0']);
 seen['detach while a loop device shows it'] = await daemon.ask('detach', false);
 await run('losetup', ['-d', '/dev/loop0']);
+await run('dmsetup', ['create', 'stacked', '--table', '0 8 linear /dev/nbd0 0']);
+seen['detach while device mapper holds it'] = await daemon.ask('detach', false);
+await run('dmsetup', ['remove', 'stacked']);
+const raw = '/run/raw';
+closeSync(openSync(raw, 'w'));
+await run('mount', ['--bind', '/dev/nbd0', raw]);
+seen['detach while its file is in a pod'] = await daemon.ask('detach', false);
+await run('umount', [raw]);
+const pod = new Load(
+  `unshare --mount bash -c 'mount --bind /dev/nbd0 ${raw} && touch /run/pod && exec sleep 100'`,
+);
+await until(() => existsSync('/run/pod'), 10_000);
+seen['detach while its file is in a pod elsewhere'] = await daemon.ask('detach', false);
+await pod.end();
+const opener = new Load('exec 3</dev/nbd0; touch /run/opener; exec sleep 100');
+await until(() => existsSync('/run/opener'), 10_000);
+seen['detach while a process has it open'] = await daemon.ask('detach', false);
+await opener.end();
+
+// ---- a file system that is in no mount table and still there; one that is being written back
+await run('mount', ['/dev/nbd0', MOUNT]);
+const lingering = new Load(`exec 3>${MOUNT}/lingering; touch /run/lingering; exec sleep 100`);
+await until(() => existsSync('/run/lingering'), 10_000);
+await run('umount', ['-l', MOUNT]);
+seen['detach while a file system lingers'] = await daemon.ask('detach', false);
+await lingering.end();
+await until(async () => (await daemon.ask('hidden users')) === 0, 10_000);
+await run('mount', ['/dev/nbd0', MOUNT]);
+await run('dd', ['if=/dev/urandom', `of=${MOUNT}/dirty`, 'bs=1M', 'count=40', 'status=none']);
+const sum = async (path: string): Promise<string> => (await run('sha256sum', [path])).stdout.slice(0, 64);
+const dirtySum = await sum(`${MOUNT}/dirty`);
+const unmounting = new Load(`umount ${MOUNT}`);
+await until(() => !readFileSync('/proc/mounts', 'utf8').includes(MOUNT), 10_000);
+await until(async () => (await daemon.ask('detach', false)) === null, 60_000);
+seen['unmounting ended with'] = await unmounting.outcome(10_000);
+await daemon.ask('attach', false);
+await run('mount', ['-o', 'ro', '/dev/nbd0', MOUNT]);
+seen['what was written back is there'] = (await sum(`${MOUNT}/dirty`)) === dirtySum;
+await run('umount', [MOUNT]);
+
+// ---- a resize that fails half way leaves a connection of the usual patience
+seen['resize that fails'] = await daemon.ask('resize that fails', SHORT_PATIENCE_SECONDS);
+await daemon.end('SIGKILL');
+const patient = new Load(read(0));
+seen['read without a daemon'] = await patient.outcome((SHORT_PATIENCE_SECONDS + 3) * 1000);
+daemon = await Daemon.start(4);
+await daemon.ask('recover', true);
+seen['the patient read ended with'] = await patient.outcome(30_000);
 seen['fsck'] = (await run('e2fsck', ['-fn', '/dev/nbd0'])).stderr.includes('error') ? 'errors' : 'clean';
 seen['detached'] = await daemon.ask('detach', false);
 seen['detached again'] = await daemon.ask('detach', false);

@@ -31,7 +31,7 @@ function refused(code: string, text: string): unknown {
 }
 
 beforeAll(async () => {
-  await using guest = await Guest.start({ modules: ['loop'], memoryMib: 768, timeoutMs: 240_000 });
+  await using guest = await Guest.start({ modules: ['loop', 'dm-mod'], memoryMib: 768, timeoutMs: 240_000 });
   seen = JSON.parse(await mustRun(guest, [process.execPath, SEQUENCE], { timeoutMs: 180_000 }));
   kernelLog = await guest.kernelLog();
 }, 240_000);
@@ -52,10 +52,40 @@ describe('a device', () => {
     expect(seen).toMatchObject({
       'detach while mounted': refused('CONFLICT', 'mounted at /run/volume'),
       'detach while a loop device shows it': refused('CONFLICT', 'shown by /dev/loop0'),
+      'detach while device mapper holds it': refused('CONFLICT', 'held by dm-0'),
       detached: null,
       'detached again': null,
       'backend after detach': null,
       'records after detach': [],
+    });
+  });
+
+  test('stays while its file is in a pod or a process has it open, and the error names the user and the remedy', () => {
+    const error = (text: string) => ({
+      error: { code: 'CONFLICT', message: expect.stringMatching(new RegExp(`${text}.*detach it by force`)) },
+    });
+    expect(seen).toMatchObject({
+      'detach while its file is in a pod': error('mounted at /run/raw'),
+      'detach while its file is in a pod elsewhere': error(
+        String.raw`mounted at /run/raw in the mount namespace of process \d+ \(sleep\)`,
+      ),
+      'detach while a process has it open': error(String.raw`open in process \d+ \(sleep\)`),
+    });
+  });
+
+  test('is not taken from under a file system that no mount table shows and that is not written back yet', () => {
+    expect(seen).toMatchObject({
+      'detach while a file system lingers': refused('CONFLICT', 'still being written back'),
+      'unmounting ended with': 0,
+      'what was written back is there': true,
+    });
+  });
+
+  test('waits for a daemon as long as before after a change of its size that failed', () => {
+    expect(seen).toMatchObject({
+      'resize that fails': [3, 86_400],
+      'read without a daemon': 'still waiting',
+      'the patient read ended with': 0,
     });
   });
 

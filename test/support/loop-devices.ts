@@ -62,6 +62,10 @@ export class LoopDevices implements DeviceService {
     return [...this.#attached.values()];
   }
 
+  unjudged(): string[] {
+    return [];
+  }
+
   async resize(volumeId: string, sizeBytes: number): Promise<void> {
     const device = this.#attached.get(volumeId);
     if (device === undefined) throw new HoldfastError('NOT_FOUND', `${volumeId} is not attached`);

@@ -1,7 +1,6 @@
 // Attaching by hand: the volume is published to this node, then becomes a block device. What a failed attach
 // published is unpublished again. Interrupted anywhere, repeating the command goes on.
 
-import { requireFileSystemFinished } from '../../control/file-system-of-volume.ts';
 import type { Volumes } from '../../control/volumes.ts';
 import type { AttachedDevice, DeviceService } from '../../host/device-service.ts';
 
@@ -17,8 +16,7 @@ export async function attachVolume(
   readOnly: boolean,
 ): Promise<AttachedDevice> {
   const before = await volumes.find(nameOrId);
-  requireFileSystemFinished(before);
-  let record = await volumes.publish(before.id, node, readOnly);
+  let record = await volumes.publishByHand(before.id, node, readOnly);
   const live = devices.find(record.id);
   if (live?.attachmentNumber === record.attachment.number) return live;
   try {
@@ -37,7 +35,16 @@ export async function detachVolume(
   nameOrId: string,
   force: boolean,
 ): Promise<void> {
-  const { id } = await volumes.find(nameOrId);
+  const id = await idOf({ volumes, devices }, nameOrId);
   await devices.detach(id, { force });
   await volumes.unpublish(id, node);
+}
+
+/** A device may have survived the record of its volume: its id, which the log tells, is enough to get rid of it. */
+async function idOf(
+  { volumes, devices }: Pick<AttachContext, 'volumes' | 'devices'>,
+  nameOrId: string,
+): Promise<string> {
+  if (devices.unjudged(nameOrId).length > 0) return nameOrId;
+  return (await volumes.find(nameOrId)).id;
 }

@@ -27,9 +27,15 @@ export async function explainVolume(context: ExplainContext, nameOrId: string): 
     throw error;
   });
   const volumeId = record?.id ?? nameOrId;
-  const problems = (await volumes.explain(volumeId)).map(
-    ({ problem, nextStep }): Finding => ({ level: 'problem', text: problem, nextStep }),
-  );
+  const leftovers = devices.unjudged(volumeId).map((path) => leftover(path, volumeId));
+  const found = await volumes.explain(volumeId).catch((error: unknown) => {
+    if (isHoldfastError(error, 'NOT_FOUND') && leftovers.length > 0) return [];
+    throw error;
+  });
+  const problems = [
+    ...leftovers,
+    ...found.map(({ problem, nextStep }): Finding => ({ level: 'problem', text: problem, nextStep })),
+  ];
   if (record === undefined) return problems;
   const local = await storage.replica(volumeId);
   const view = volumeView(record, local, devices.find(volumeId));
@@ -40,6 +46,18 @@ export async function explainVolume(context: ExplainContext, nameOrId: string): 
     ...problems,
     ...roomOf(pool, local),
   ];
+}
+
+function leftover(path: string, volumeId: string): Finding {
+  return {
+    level: 'problem',
+    text:
+      `${path} is a device of this volume whose attachment the store does not know; it was left as it is, ` +
+      'its requests waiting: the store may be lost, or an older copy.',
+    nextStep:
+      'Put back the store that knows it and restart the daemon; or, if what waits may be given up, ' +
+      `"holdfast volume detach ${volumeId} --force".`,
+  };
 }
 
 function describe(view: VolumeView): string {

@@ -9,6 +9,9 @@ import type { ThreadEvent } from './thread-messages.ts';
 import { createBeat, Watchdog } from './watchdog.ts';
 import { WindowFiles } from './window-files.ts';
 
+/** Longer than a dead daemon's requests are waited for, shorter than the patience of the sidecars. */
+const ANSWER_DEADLINE_MS = 60_000;
+
 export interface NodeStorageOptions extends NodePoolsOptions {
   readonly nodeName: string;
   /** Made by findRunDirectory(), which also chooses when this is left out. */
@@ -17,6 +20,8 @@ export interface NodeStorageOptions extends NodePoolsOptions {
   readonly busyPollMicros: number;
   /** A thread that is longer than this in one turn of its loop is stuck: onDeath. 0 or undefined: none is. */
   readonly stuckAfterMs?: number | undefined;
+  /** How long a caller waits for a disk that hangs; the work itself is never given up. */
+  readonly answerDeadlineMs?: number | undefined;
   /** no-data-flush, no-intent-flush, stuck-thread: tests only. */
   readonly testFaults: ReadonlySet<string>;
   readonly onEvent: (event: ThreadEvent) => void;
@@ -46,7 +51,16 @@ export async function createNodeStorage(options: NodeStorageOptions): Promise<St
       threads.push(await ThreadHandle.start(data, onEvent, options.onDeath));
     }
     const windows = new WindowFiles(options.runDirectory ?? (await findRunDirectory(undefined)).path);
-    storage = new Storage(options.nodeName, await readBootId(), pools, threads, windows, watchdog);
+    const deadlineMs = options.answerDeadlineMs ?? ANSWER_DEADLINE_MS;
+    storage = new Storage(
+      options.nodeName,
+      await readBootId(),
+      pools,
+      threads,
+      windows,
+      watchdog,
+      deadlineMs,
+    );
     return storage;
   } catch (error) {
     watchdog.stop();

@@ -5,9 +5,7 @@
 // that nothing refers to them; epoch and attachment are durable in the superblock before the thread learns
 // of them.
 
-import { randomBytes } from 'node:crypto';
-import { chmod, lstat, rename, rm } from 'node:fs/promises';
-import { basename, dirname, join } from 'node:path';
+import { join } from 'node:path';
 import { errorText, HoldfastError } from '../core/errors.ts';
 import type { Superblock } from '../replication/layout/superblock.ts';
 import { native } from './native.ts';
@@ -31,11 +29,13 @@ import { createReplica, deleteReplica, describeReplica, growReplica } from './re
 import { SUPERBLOCK_FILE_NAME, SuperblockFile } from './superblock-file.ts';
 import type { ThreadHandle } from './thread-handle.ts';
 import type { ThreadCounters } from './thread-messages.ts';
+import { UnixExports } from './unix-exports.ts';
+import { VolumeTurns } from './volume-turns.ts';
 import type { Watchdog } from './watchdog.ts';
 import type { WindowFiles } from './window-files.ts';
 import { whileBusy } from './while-busy.ts';
 
-const LISTEN_BACKLOG = 1024;
+const EIO = 5;
 const KERNEL_SOCKET_BYTES = 4 * 1024 * 1024;
 
 interface OpenedVolume {
@@ -54,11 +54,10 @@ export class Storage implements NodeStorage {
   readonly #windows: WindowFiles;
   readonly #watchdog: Watchdog;
   readonly #open = new Map<string, OpenedVolume>();
-  /** One opening, closing or growing of a volume at a time. */
-  readonly #turns = new Map<string, Promise<unknown>>();
+  readonly #turns: VolumeTurns;
+  readonly #exports: UnixExports;
   /** Replicas that failed and whose mark is not on disk: the disk that failed may refuse it. */
   readonly #failures = new Map<string, string>();
-  #nextExportId = 1;
   #closed: Promise<void> | undefined;
 
   constructor(
@@ -68,6 +67,7 @@ export class Storage implements NodeStorage {
     threads: readonly ThreadHandle[],
     windows: WindowFiles,
     watchdog: Watchdog,
+    answerDeadlineMs: number,
   ) {
     this.#nodeName = nodeName;
     this.#bootId = bootId;
@@ -75,6 +75,8 @@ export class Storage implements NodeStorage {
     this.#threads = threads;
     this.#windows = windows;
     this.#watchdog = watchdog;
+    this.#turns = new VolumeTurns(answerDeadlineMs, (volumeId) => this.#diskOf(volumeId));
+    this.#exports = new UnixExports(this.#turns);
   }
 
   pools(): Promise<PoolStatus[]> {
@@ -94,7 +96,7 @@ export class Storage implements NodeStorage {
   }
 
   async deleteReplica(volumeId: string, poolName: string): Promise<void> {
-    await this.#inTurn(volumeId, async () => {
+    await this.#turns.run(volumeId, `deleting volume ${volumeId}`, async () => {
       if (this.#open.has(volumeId)) {
         throw new HoldfastError('CONFLICT', `volume ${volumeId} is in use: detach it first`);
       }
@@ -120,16 +122,18 @@ export class Storage implements NodeStorage {
   }
 
   async openVolume(open: OpenVolume): Promise<OpeningReport> {
-    return await this.#inTurn(open.volumeId, async () => {
-      const opened = this.#open.get(open.volumeId);
+    const { volumeId } = open;
+    return await this.#turns.run(volumeId, `opening volume ${volumeId}`, async (turn) => {
+      const opened = this.#open.get(volumeId);
       if (opened !== undefined) await this.#adopt(opened, open);
       const { lastEnd, window } = opened?.replica ?? (await this.#openFresh(open));
+      if (opened === undefined && turn.isAbandoned) await this.#closeOpen(volumeId);
       return { lastEnd, isWindowIntact: window.entries !== 'unknown' };
     });
   }
 
   async closeVolume(volumeId: string): Promise<void> {
-    await this.#inTurn(volumeId, () => this.#closeOpen(volumeId));
+    await this.#turns.run(volumeId, `closing volume ${volumeId}`, () => this.#closeOpen(volumeId));
   }
 
   isOpen(volumeId: string): boolean {
@@ -137,7 +141,7 @@ export class Storage implements NodeStorage {
   }
 
   async resizeReplica(volumeId: string, sizeBytes: number): Promise<void> {
-    await this.#inTurn(volumeId, async () => {
+    await this.#turns.run(volumeId, `growing volume ${volumeId}`, async () => {
       const pool = await this.#requirePoolOf(volumeId);
       const opened = this.#open.get(volumeId);
       await growReplica(pool, volumeId, sizeBytes, opened?.replica);
@@ -150,7 +154,7 @@ export class Storage implements NodeStorage {
     volumeId: string,
     change: Partial<Pick<Superblock, 'fileSystemMade' | 'attachmentNumber' | 'promisedEpoch'>>,
   ): Promise<void> {
-    await this.#inTurn(volumeId, async () => {
+    await this.#turns.run(volumeId, `recording a change of volume ${volumeId}`, async () => {
       const opened = this.#open.get(volumeId);
       if (opened !== undefined) {
         await opened.replica.superblock.update(change);
@@ -168,30 +172,8 @@ export class Storage implements NodeStorage {
     });
   }
 
-  async exportUnix(volumeId: string, exportName: string, path: string): Promise<ExportHandle> {
-    const { thread } = this.#required(volumeId);
-    const fd = await listenAt(path);
-    const exportId = this.#nextExportId;
-    this.#nextExportId += 1;
-    try {
-      await thread.ask({ type: 'listen', exportId, fd, volumeId, exportName });
-    } catch (error) {
-      native.close(fd);
-      await rm(path, { force: true });
-      throw error;
-    }
-    let closing: Promise<void> | undefined;
-    const close = async (): Promise<void> => {
-      await rm(path, { force: true });
-      await thread.ask({ type: 'unlisten', exportId });
-    };
-    return {
-      path,
-      close: () => {
-        closing ??= close();
-        return closing;
-      },
-    };
+  exportUnix(volumeId: string, exportName: string, path: string): Promise<ExportHandle> {
+    return this.#exports.add(this.#required(volumeId).thread, volumeId, exportName, path);
   }
 
   async connectKernel(volumeId: string, attachmentNumber: number, readOnly: boolean): Promise<number> {
@@ -205,7 +187,8 @@ export class Storage implements NodeStorage {
     }
     const [ours, kernels] = native.socketPair(KERNEL_SOCKET_BYTES);
     try {
-      await thread.ask({ type: 'connect', volumeId, fd: ours, readOnly });
+      const connected = thread.ask({ type: 'connect', volumeId, fd: ours, readOnly });
+      await this.#turns.answer(volumeId, `connecting the device of volume ${volumeId}`, connected);
     } catch (error) {
       native.close(kernels);
       throw error;
@@ -215,11 +198,14 @@ export class Storage implements NodeStorage {
 
   async disconnectKernel(volumeId: string): Promise<void> {
     const opened = this.#open.get(volumeId);
-    if (opened !== undefined) await opened.thread.ask({ type: 'disconnect', volumeId });
+    if (opened === undefined) return;
+    const disconnected = opened.thread.ask({ type: 'disconnect', volumeId });
+    await this.#turns.answer(volumeId, `ending the sessions of volume ${volumeId}`, disconnected);
   }
 
   counters(volumeId: string): Promise<VolumeCounters> {
-    return this.#required(volumeId).thread.askVolumeCounters(volumeId);
+    const counted = this.#required(volumeId).thread.askVolumeCounters(volumeId);
+    return this.#turns.answer(volumeId, `reading the counters of volume ${volumeId}`, counted);
   }
 
   threadCounters(): Promise<ThreadCounters[]> {
@@ -287,6 +273,7 @@ export class Storage implements NodeStorage {
         },
       });
       thread.volumeCount += 1;
+      superblock.onFailure((error) => this.#superblockFailed(volumeId, thread, error));
       this.#open.set(volumeId, { pool, replica, thread, attachmentNumber: open.attachmentNumber });
       return replica;
     } catch (error) {
@@ -346,6 +333,13 @@ export class Storage implements NodeStorage {
     });
   }
 
+  /** What the superblock promised is unknown from here on: nothing more may be acknowledged on its word. */
+  #superblockFailed(volumeId: string, thread: ThreadHandle, error: HoldfastError): void {
+    this.replicaFailed(volumeId, `its superblock could not be written (${errorText(error)})`);
+    // Closed meanwhile: nothing is served any more.
+    void thread.ask({ type: 'fail', volumeId, errno: errnoOf(error) }).catch(() => undefined);
+  }
+
   async #mark(volumeId: string, directory: string, reason: string): Promise<void> {
     try {
       await markFailed(directory, reason);
@@ -356,18 +350,6 @@ export class Storage implements NodeStorage {
   }
 
   // ---- helpers
-
-  async #inTurn<Result>(volumeId: string, operation: () => Promise<Result>): Promise<Result> {
-    const before = this.#turns.get(volumeId) ?? Promise.resolve();
-    const turn = before.then(operation, operation);
-    const settled = turn.catch(() => undefined);
-    this.#turns.set(volumeId, settled);
-    try {
-      return await turn;
-    } finally {
-      if (this.#turns.get(volumeId) === settled) this.#turns.delete(volumeId);
-    }
-  }
 
   #leastLoaded(): ThreadHandle {
     const [first, ...others] = this.#threads;
@@ -381,6 +363,13 @@ export class Storage implements NodeStorage {
       throw new HoldfastError('CONFLICT', `volume ${volumeId} is not open here: attach or export it first`);
     }
     return opened;
+  }
+
+  #diskOf(volumeId: string): string {
+    const pool = this.#open.get(volumeId)?.pool;
+    return pool === undefined
+      ? "the disk of the volume's pool"
+      : `the disk of pool '${pool.name}' (${pool.directory})`;
   }
 
   async #poolOf(volumeId: string): Promise<Pool | undefined> {
@@ -412,35 +401,7 @@ export class Storage implements NodeStorage {
   }
 }
 
-/**
- * A listening socket at `path`: made under a name of its own, so that two daemons never share one, then
- * renamed into place. A stale socket is replaced, anything else is refused.
- */
-async function listenAt(path: string): Promise<number> {
-  const standing = await lstat(path).catch(() => undefined);
-  if (standing !== undefined && !standing.isSocket()) {
-    throw new HoldfastError('ALREADY_EXISTS', `${path} exists and is no socket: choose another path`);
-  }
-  const temporary = join(dirname(path), `.${basename(path).slice(0, 40)}.${randomBytes(3).toString('hex')}`);
-  let fd: number;
-  try {
-    fd = native.listenUnix(temporary, 0o600, LISTEN_BACKLOG);
-  } catch (error) {
-    throw new HoldfastError(
-      'INVALID',
-      `cannot listen at ${path}: ${errorText(error)}; is the directory there, and the path below 100 bytes?`,
-      { cause: error },
-    );
-  }
-  try {
-    await chmod(temporary, 0o600);
-    await rename(temporary, path);
-    return fd;
-  } catch (error) {
-    native.close(fd);
-    await rm(temporary, { force: true });
-    throw new HoldfastError('INVALID', `cannot make the socket ${path}: ${errorText(error)}`, {
-      cause: error,
-    });
-  }
+function errnoOf(error: HoldfastError): number {
+  const cause = error.cause as NodeJS.ErrnoException | undefined;
+  return Math.abs(cause?.errno ?? EIO);
 }

@@ -69,6 +69,7 @@ export class SuperblockFile {
   #current: Superblock;
   #sequence: number;
   #failure: HoldfastError | undefined;
+  #onFailure: (error: HoldfastError) => void = () => undefined;
   #tail: Promise<unknown> = Promise.resolve();
 
   /** `file`: open for reading and writing, locked, and this object's alone; its owner closes it after settled(). */
@@ -97,6 +98,11 @@ export class SuperblockFile {
     return this.#failure;
   }
 
+  /** Hears the failure before the caller of the update does. One listener. */
+  onFailure(listener: (error: HoldfastError) => void): void {
+    this.#onFailure = listener;
+  }
+
   /** Durable when it resolves. Updates run one at a time, in the order of the calls. CONFLICT, NO_SPACE, IO. */
   update(change: Partial<Superblock>): Promise<Superblock> {
     const done = this.#tail.then(() => this.#write({ ...this.#current, ...change }));
@@ -123,6 +129,7 @@ export class SuperblockFile {
       }
     } catch (error) {
       this.#failure = storageError(error, `writing ${this.#path}`);
+      this.#onFailure(this.#failure);
       throw this.#failure;
     }
     this.#sequence += copies.length;

@@ -108,6 +108,16 @@ export class ThreadCommands {
       case 'disconnect':
         this.#disconnect(this.#find(command.volumeId), answer);
         return;
+      case 'fail':
+        this.#find(command.volumeId).volume.core.fail();
+        this.#thread.tell({
+          type: 'volumeFailed',
+          volumeId: command.volumeId,
+          what: 'superblock',
+          errno: command.errno,
+        });
+        answer({ value: undefined });
+        return;
       case 'counters':
         answer({ value: countersOf(this.#find(command.volumeId).volume) });
         return;

@@ -44,6 +44,8 @@ export type ThreadCommand =
   /** A connected socket in transmission phase. Fences older ones of the same kind. The thread owns `fd`. */
   | { readonly type: 'connect'; readonly volumeId: string; readonly fd: number; readonly readOnly: boolean }
   | { readonly type: 'disconnect'; readonly volumeId: string }
+  /** The replica's superblock could not be written: as after a failed flush. Told as an event too. */
+  | { readonly type: 'fail'; readonly volumeId: string; readonly errno: number }
   | { readonly type: 'counters'; readonly volumeId: string }
   | { readonly type: 'threadCounters' }
   | { readonly type: 'stop' };
@@ -69,7 +71,7 @@ export type ThreadEvent =
   | {
       readonly type: 'volumeFailed';
       readonly volumeId: string;
-      readonly what: 'flush' | 'intent';
+      readonly what: 'flush' | 'intent' | 'superblock';
       readonly errno: number;
     }
   | { readonly type: 'poolSpace'; readonly volumeId: string; readonly isFull: boolean }

@@ -132,6 +132,13 @@ export class VolumeCore implements ExtentPorts {
     if (this.#locks.acquire(request)) this.#locked(request);
   }
 
+  /** Something outside failed that makes this replica unfit to acknowledge; who calls this tells of it. */
+  fail(): void {
+    if (this.#errno !== 0) return;
+    this.#errno = EIO;
+    this.#failWaiting();
+  }
+
   // ---- ends of what was started
 
   requestDone(request: number, errno: number): void {

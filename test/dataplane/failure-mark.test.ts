@@ -1,18 +1,20 @@
 // A replica whose disk failed once is not believed again by itself: not after a close, not by the next process.
 
 import { mkdtempSync, rmSync } from 'node:fs';
-import { rm } from 'node:fs/promises';
+import { open, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { failureOf } from '../../src/dataplane/failure-mark.ts';
 import { createNodeStorage } from '../../src/dataplane/create-storage.ts';
 import type { Storage } from '../../src/dataplane/storage.ts';
+import { CMD, ERR, NbdClient } from '../support/nbd-client.ts';
 
 const VOLUME = 'cd'.repeat(16);
 const OPEN = { volumeId: VOLUME, epoch: 2, opening: 'ab'.repeat(16), attachmentNumber: 0 };
 let directory = '';
 let storage: Storage;
+const events: string[] = [];
 
 function start(): Promise<Storage> {
   return createNodeStorage({
@@ -21,7 +23,7 @@ function start(): Promise<Storage> {
     threadCount: 1,
     busyPollMicros: 0,
     testFaults: new Set(),
-    onEvent: () => undefined,
+    onEvent: (event) => events.push('what' in event ? `${event.type} ${event.what}` : event.type),
     onDeath: (error) => {
       throw error;
     },
@@ -66,4 +68,39 @@ test('a failed replica is refused after a close and after a restart, says why, a
   await rm(join(replica, 'failed'));
   await storage.openVolume(OPEN);
   expect((await storage.replica(VOLUME))?.problem).toBeUndefined();
+});
+
+/** The next fdatasync that this process asks for fails, as that of a dying disk does. */
+async function failNextSync(): Promise<void> {
+  const probe = await open('/dev/null');
+  await probe.close();
+  const handles = Object.getPrototypeOf(probe) as { datasync: () => Promise<void> };
+  const { datasync } = handles;
+  handles.datasync = () => {
+    handles.datasync = datasync;
+    return Promise.reject(Object.assign(new Error('EIO: i/o error, fdatasync'), { code: 'EIO', errno: -5 }));
+  };
+}
+
+test('when the superblock of an open volume cannot be written, nothing more is acknowledged, reads go on, and the copy stays closed', async () => {
+  const { path } = await storage.exportUnix(VOLUME, 'volume', join(directory, 'socket'));
+  const client = await NbdClient.connect(path, 'volume');
+  await client.write(0, Buffer.alloc(4096, 1));
+  await failNextSync();
+  await expect(storage.updateSuperblock(VOLUME, { attachmentNumber: 1 })).rejects.toMatchObject({
+    code: 'IO',
+  });
+  // Asked for after the failure was told, so the thread has heard of it.
+  await storage.counters(VOLUME);
+  expect((await client.request({ type: CMD.write, payload: Buffer.alloc(4096, 2) })).error).toBe(ERR.io);
+  expect((await client.request({ type: CMD.flush })).error).toBe(ERR.io);
+  expect((await client.read(0, 4096)).equals(Buffer.alloc(4096, 1))).toBe(true);
+  expect(events).toContain('volumeFailed superblock');
+  client.destroy();
+
+  await storage.closeVolume(VOLUME);
+  await expect(storage.openVolume(OPEN)).rejects.toThrow('its superblock could not be written');
+  await storage.close();
+  storage = await start();
+  await expect(storage.openVolume(OPEN)).rejects.toThrow('its superblock could not be written');
 });

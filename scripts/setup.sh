@@ -52,13 +52,15 @@ tool_packages='fio iproute2 procps'
 guest_packages='user-mode-linux uml-utilities'
 peer_packages='nbdkit libnbd-bin qemu-utils nbd-server nbd-client'
 lab_packages='qemu-system-common dmsetup'
+# Tests start their own etcd and never speak to the one that Debian may start with the package.
+store_packages='etcd-server etcd-client openssl'
 case $command in
   check) packages='' ;;
   build) packages=$build_packages ;;
   product) packages="$build_packages $volume_packages" ;;
   demo) packages="$build_packages $volume_packages $tool_packages $guest_packages" ;;
   test | soak | bench | test:csi)
-    packages="$build_packages $volume_packages $tool_packages $guest_packages $peer_packages $lab_packages cryptsetup-bin"
+    packages="$build_packages $volume_packages $tool_packages $guest_packages $peer_packages $lab_packages $store_packages cryptsetup-bin"
     ;;
   *) fail "unknown command '$command': use demo, test, soak, bench, check, build or test:csi" ;;
 esac

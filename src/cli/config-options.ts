@@ -7,11 +7,14 @@ import { LOG_LEVELS } from '../observe/log-level.ts';
 import {
   directory,
   duration,
+  filePath,
   hostPort,
   number,
   poolList,
   size,
   socketPath,
+  storeOption,
+  storePrefix,
   typed,
 } from './config-schemas.ts';
 
@@ -62,11 +65,47 @@ export const OPTIONS = {
     text: "This node's name, for good: replicas and attachments are recorded under it. In Kubernetes the node's name.",
   }),
   store: option({
-    argument: 'KIND',
-    schema: z.enum(['level']),
+    argument: 'STORE',
+    schema: storeOption,
     default: 'level',
-    range: '`level`',
-    text: "The cluster's configuration memory. `level`: embedded in the daemon, for one machine.",
+    range: '`level`, `etcd://HOST:PORT[,HOST:PORT…]`',
+    text: "The cluster's configuration memory. `level`: embedded in the daemon, for one machine. `etcd://…`: the servers of an etcd cluster (3.4 or newer).",
+  }),
+  storePrefix: option({
+    argument: 'PREFIX',
+    schema: storePrefix,
+    default: '/holdfast',
+    text: 'Where in etcd the store is: everything stands below it. The same for all daemons of a cluster.',
+  }),
+  storeCa: option({
+    argument: 'FILE',
+    schema: filePath,
+    default: undefined,
+    text: "The authority that signed etcd's certificate (PEM). With it etcd is spoken to over TLS.",
+  }),
+  storeCert: option({
+    argument: 'FILE',
+    schema: filePath,
+    default: undefined,
+    text: 'Our certificate (PEM), where etcd asks clients for one.',
+  }),
+  storeKey: option({
+    argument: 'FILE',
+    schema: filePath,
+    default: undefined,
+    text: 'The private key of `--store-cert` (PEM, without a password).',
+  }),
+  storeUser: option({
+    argument: 'NAME',
+    schema: z.string().min(1),
+    default: undefined,
+    text: 'The user for etcd: one who may read and write below the prefix.',
+  }),
+  storePasswordFile: option({
+    argument: 'FILE',
+    schema: filePath,
+    default: undefined,
+    text: 'A file with the password of `--store-user`; a newline at its end is ignored.',
   }),
   acceptStore: option({
     argument: 'WHICH',
@@ -186,7 +225,17 @@ export const OPTIONS = {
 } as const;
 
 export type OptionKey = keyof typeof OPTIONS;
-type Optional = 'runDir' | 'api' | 'listen' | 'metrics' | 'pool' | 'csi' | 'poolReserve';
+type StoreFile = 'storeCa' | 'storeCert' | 'storeKey' | 'storePasswordFile';
+type Optional =
+  | StoreFile
+  | 'storeUser'
+  | 'runDir'
+  | 'api'
+  | 'listen'
+  | 'metrics'
+  | 'pool'
+  | 'csi'
+  | 'poolReserve';
 type Values = { readonly [K in OptionKey]: z.output<(typeof OPTIONS)[K]['schema']> };
 /** `api` and `pool` are filled in from the data directory. */
 export type Config = Values & { readonly [K in Exclude<Optional, 'api' | 'pool'>]: Values[K] | undefined };

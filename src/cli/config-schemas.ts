@@ -35,6 +35,8 @@ export const directory = typed((text) => {
   return resolve(text);
 });
 
+export const filePath = directory;
+
 /** sockaddr_un holds 107 bytes; what listens beside it under a temporary name needs a few of them. */
 const SOCKET_PATH_BYTES = 100;
 export const socketPath = typed((text) => {
@@ -51,6 +53,28 @@ export const hostPort = typed((text): HostPort => {
   const port = Number(match?.[3]);
   if (host === undefined || port > 65_535) throw new Error("must be HOST:PORT, like '127.0.0.1:9100'");
   return { host, port };
+});
+
+export type StoreOption =
+  | { readonly kind: 'level' }
+  /** HOST:PORT of each server. */
+  | { readonly kind: 'etcd'; readonly endpoints: readonly string[] };
+
+export const storeOption = typed((text): StoreOption => {
+  if (text === 'level') return { kind: 'level' };
+  const servers = /^etcd:\/\/(.+)$/.exec(text)?.[1]?.split(',');
+  if (servers === undefined || !servers.every((server) => hostPort.safeParse(server).success)) {
+    throw new Error("must be 'level' or 'etcd://HOST:PORT[,HOST:PORT…]'");
+  }
+  return { kind: 'etcd', endpoints: servers };
+});
+
+/** Printable, and room for keys below it. */
+export const storePrefix = typed((text) => {
+  if (!/^\/[\x21-\x7e]{1,200}$/.test(text)) {
+    throw new Error("must begin with '/' and have 2 to 201 printable characters, like '/holdfast'");
+  }
+  return text;
 });
 
 export function duration(minimumMs: number, maximumMs: number): z.ZodType<number> {

@@ -8,17 +8,26 @@
 
 import { readFile } from 'node:fs/promises';
 import { dirname } from 'node:path';
+import { isDeepStrictEqual } from 'node:util';
 import { z } from 'zod';
 import { errorText, HoldfastError } from '../core/errors.ts';
 import { hasErrno, replaceFile, storageError } from '../dataplane/durable-files.ts';
+import type { StorePosition } from './etcd/history-guard.ts';
 import type { Store } from './store.ts';
 
 const recordSchema = z.strictObject({
   version: z.literal(1),
   node: z.string().min(1),
-  store: z.strictObject({ identity: z.string().min(1), revision: z.number().int().min(0) }),
+  store: z.strictObject({
+    identity: z.string().min(1),
+    revision: z.number().int().min(0),
+    /** By what etcd is recognised besides. */
+    etcd: z.strictObject({ clusterId: z.string(), raftTerm: z.number(), raftIndex: z.number() }).optional(),
+  }),
 });
 type Contents = z.infer<typeof recordSchema>;
+
+type NotedStore = Pick<Store, 'identity' | 'revision'> & { position?(): Promise<StorePosition> };
 
 const FLOOR_INTERVAL_MS = 60_000;
 const REMEDY =
@@ -52,6 +61,12 @@ export class NodeRecord {
     return this.#contents !== undefined;
   }
 
+  /** Where etcd was, if this node served with etcd. */
+  get position(): StorePosition | undefined {
+    const store = this.#contents?.store;
+    return store?.etcd && { identity: store.identity, revision: store.revision, memberId: '', ...store.etcd };
+  }
+
   /** Why this store may not be served with; undefined: it may. */
   objection(identity: string, revision: number): string | undefined {
     const known = this.#contents?.store;
@@ -69,10 +84,9 @@ export class NodeRecord {
   }
 
   /** Durable when it resolves. */
-  async note(node: string, identity: string, revision: number): Promise<void> {
-    const { store } = this.#contents ?? {};
-    if (store?.identity === identity && store.revision === revision) return;
-    const contents: Contents = { version: 1, node, store: { identity, revision } };
+  async note(node: string, store: Contents['store']): Promise<void> {
+    if (isDeepStrictEqual(this.#contents?.store, store)) return;
+    const contents: Contents = { version: 1, node, store };
     try {
       await replaceFile(this.#path, Buffer.from(`${JSON.stringify(contents)}\n`));
     } catch (error) {
@@ -91,27 +105,27 @@ export function missingStore(directory: string, evidence: string): HoldfastError
 export async function requireKnownStore(
   record: NodeRecord,
   node: string,
-  store: Pick<Store, 'identity' | 'revision'>,
+  store: NotedStore,
   accept: boolean,
 ): Promise<void> {
-  const revision = await store.revision();
-  const objection = record.objection(store.identity, revision);
+  const now = await stateOf(store);
+  const objection = record.objection(now.identity, now.revision);
   if (objection !== undefined && !accept) throw new HoldfastError('CORRUPT', objection);
-  await record.note(node, store.identity, revision);
+  await record.note(node, now);
 }
 
 /** Raises the floor now and then while the store changes. The returned function does so once more, and ends it. */
 export function keepNoted(
   record: NodeRecord,
   node: string,
-  store: Pick<Store, 'identity' | 'revision'>,
+  store: NotedStore,
   onProblem: (reason: string) => void,
 ): () => Promise<void> {
   let writing = Promise.resolve();
   const note = (): Promise<void> => {
     writing = writing.then(async () => {
       try {
-        await record.note(node, store.identity, await store.revision());
+        await record.note(node, await stateOf(store));
       } catch (error) {
         onProblem(errorText(error));
       }
@@ -123,6 +137,13 @@ export function keepNoted(
     clearInterval(timer);
     await note();
   };
+}
+
+async function stateOf(store: NotedStore): Promise<Contents['store']> {
+  const position = await store.position?.();
+  if (position === undefined) return { identity: store.identity, revision: await store.revision() };
+  const { identity, revision, clusterId, raftTerm, raftIndex } = position;
+  return { identity, revision, etcd: { clusterId, raftTerm, raftIndex } };
 }
 
 async function readContents(path: string): Promise<Contents | undefined> {

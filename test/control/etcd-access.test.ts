@@ -8,6 +8,8 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { EtcdStore } from '../../src/control/etcd/etcd-store.ts';
 import { EtcdServer } from './etcd-server.ts';
 
+const KEY = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes'];
+
 describe('users', () => {
   let server: EtcdServer;
   const root = ['--user', 'root:secret'];
@@ -93,22 +95,15 @@ describe('TLS', () => {
   const file = (name: string): string => join(directory, name);
 
   async function makeAuthority(name: string): Promise<void> {
-    await execa('openssl', [
-      ...['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes', '-days', '2'],
-      ...['-subj', `/CN=${name}`, '-keyout', file(`${name}.key`), '-out', file(`${name}.crt`)],
-    ]);
+    await execa`openssl req -x509 -days 2 ${KEY} -subj /CN=${name} -keyout ${file(`${name}.key`)} -out ${file(`${name}.crt`)}`;
   }
 
   async function makeCertificate(name: string, usage: string): Promise<void> {
-    await execa('openssl', [
-      ...['req', '-new', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes'],
-      ...['-subj', `/CN=${name}`, '-keyout', file(`${name}.key`), '-out', file(`${name}.csr`)],
-    ]);
-    await writeFile(file(`${name}.ext`), `subjectAltName=IP:127.0.0.1\nextendedKeyUsage=${usage}\n`);
-    await execa('openssl', [
-      ...['x509', '-req', '-in', file(`${name}.csr`), '-CA', file('ca.crt'), '-CAkey', file('ca.key')],
-      ...['-CAcreateserial', '-days', '2', '-out', file(`${name}.crt`), '-extfile', file(`${name}.ext`)],
-    ]);
+    const [request, extensions] = [file(`${name}.csr`), file(`${name}.ext`)];
+    await writeFile(extensions, `subjectAltName=IP:127.0.0.1\nextendedKeyUsage=${usage}\n`);
+    await execa`openssl req -new ${KEY} -subj /CN=${name} -keyout ${file(`${name}.key`)} -out ${request}`;
+    const authority = ['-CA', file('ca.crt'), '-CAkey', file('ca.key'), '-CAcreateserial'];
+    await execa`openssl x509 -req -days 2 -in ${request} ${authority} -extfile ${extensions} -out ${file(`${name}.crt`)}`;
   }
 
   beforeAll(async () => {

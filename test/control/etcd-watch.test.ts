@@ -168,7 +168,7 @@ describe('a watch', () => {
       else state.delete(event.key);
     }
     const listed = await writer.list('');
-    expect([...state].sort()).toEqual(listed.map(({ key, value }) => [key, value]).sort());
+    expect(state).toEqual(new Map(listed.map(({ key, value }) => [key, value])));
     expect(followed.events.length).toBeGreaterThan(20);
   });
 

@@ -5,13 +5,15 @@ import { join } from 'node:path';
 import { storeExists } from '../../control/level-files.ts';
 import { LevelStore } from '../../control/level-store.ts';
 import { keepNoted, missingStore, type NodeRecord, requireKnownStore } from '../../control/node-record.ts';
+import type { Store } from '../../control/store.ts';
 import { replicaNames } from '../../dataplane/pool-directory.ts';
 import { DeviceRecords } from '../../host/device-records.ts';
 import type { Logger } from '../../observe/log.ts';
 import type { Config } from '../config-options.ts';
+import { checkStoreOptions, openEtcdStore } from './open-etcd-store.ts';
 
 export interface OpenedStore {
-  readonly store: LevelStore;
+  readonly store: Store;
   close(): Promise<void>;
 }
 
@@ -20,17 +22,18 @@ export async function openStore(
   record: NodeRecord,
   { sync, log }: { sync: boolean; log: Logger },
 ): Promise<OpenedStore> {
-  const directory = join(config.dataDir, 'store');
+  checkStoreOptions(config);
   const accept = config.acceptStore === 'any';
   if (accept)
     log.warn(
       'any store is accepted, also a new, another or an older one: start without --accept-store again',
     );
-  if (!accept && !(await storeExists(directory))) {
-    const evidence = await evidenceOfStore(config, record);
-    if (evidence !== undefined) throw missingStore(directory, evidence);
-  }
-  const store = await LevelStore.open(directory, { sync });
+  const evidence = accept ? undefined : await evidenceOfStore(config, record);
+  const seen = accept ? undefined : record.position;
+  const store =
+    config.store.kind === 'level'
+      ? await openLevelStore(join(config.dataDir, 'store'), sync, evidence)
+      : await openEtcdStore(config, config.store.endpoints, { seen, evidence });
   try {
     await requireKnownStore(record, config.nodeName, store, accept);
   } catch (error) {
@@ -47,6 +50,15 @@ export async function openStore(
       await store.close();
     },
   };
+}
+
+async function openLevelStore(
+  directory: string,
+  sync: boolean,
+  evidence: string | undefined,
+): Promise<LevelStore> {
+  if (evidence !== undefined && !(await storeExists(directory))) throw missingStore(directory, evidence);
+  return await LevelStore.open(directory, { sync });
 }
 
 /** What says that there was a store; undefined: this node is new. */

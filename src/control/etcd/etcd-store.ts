@@ -33,6 +33,8 @@ export interface EtcdStoreOptions extends EtcdClientOptions {
   readonly prefix: string;
   /** From `position` of an earlier run: a store that is not this one, or behind it, is CORRUPT. */
   readonly seen?: StorePosition | undefined;
+  /** What says that there is a store already; undefined: it is made if there is none. */
+  readonly evidence?: string | undefined;
 }
 
 export class EtcdStore implements Store {
@@ -44,12 +46,12 @@ export class EtcdStore implements Store {
   readonly #closing = new AbortController();
   #closed: Promise<void> | undefined;
 
-  /** Makes the store if nothing is below the prefix. */
+  /** Makes the store if nothing is below the prefix, and nothing says that there should be. */
   static async open(options: EtcdStoreOptions): Promise<EtcdStore> {
     const client = new EtcdClient(options);
     const keys = new KeySpace(options.prefix);
     try {
-      const { identity, value, clusterId } = await readIdentity(client, keys, options.seen);
+      const { identity, value, clusterId } = await readIdentity(client, keys, options);
       const guard = new HistoryGuard(
         options.seen ?? { identity, clusterId, memberId: '', revision: 0, raftTerm: 0, raftIndex: 0 },
       );

@@ -71,7 +71,7 @@ export class HistoryGuard {
     this.#refusal ??= new HoldfastError(
       'CORRUPT',
       `etcd is not the store that it was: its ${what} was ${seen} and is ${found}. It was restored from a backup, or --store names another one. ` +
-        'Nothing is changed in it. Bring back the right store; if this one is to be used, a person must say so: see the documentation on restoring the store.',
+        'Nothing is changed in it. Bring back the right store; if this one is to be used, start once with --accept-store any.',
       { details: { what, seen, found } },
     );
     throw this.#refusal;

@@ -6,6 +6,7 @@ import { HoldfastError } from '../../core/errors.ts';
 import { EtcdCallError } from './call-error.ts';
 import type { EtcdClient } from './client.ts';
 import { HistoryGuard, type StorePosition } from './history-guard.ts';
+import { missingStore } from '../node-record.ts';
 import { type KeySpace, STORE_FORMAT } from './stored-value.ts';
 
 const identitySchema = z.object({ format: z.number(), identity: z.string().regex(/^[0-9a-f]{32}$/) });
@@ -17,11 +18,11 @@ export interface StoreIdentity {
   readonly clusterId: string;
 }
 
-/** CORRUPT when it is not the one of `seen`; a store that has been seen is never made anew. */
+/** CORRUPT when it is not the one of `seen`, or is missing though it was seen or there is `evidence` of it. */
 export async function readIdentity(
   client: EtcdClient,
   keys: KeySpace,
-  seen: StorePosition | undefined,
+  { seen, evidence }: { readonly seen?: StorePosition | undefined; readonly evidence?: string | undefined },
 ): Promise<StoreIdentity> {
   for (;;) {
     const found = await client.repeatable('Range', { key: keys.identity });
@@ -36,6 +37,8 @@ export async function readIdentity(
       return { identity, value: Buffer.from(value), clusterId };
     }
     if (seen !== undefined) new HistoryGuard(seen).refuse('identity', seen.identity, 'none');
+    if (evidence !== undefined)
+      throw missingStore(`etcd at ${client.addresses} (${keys.identity.toString()})`, evidence);
     await create(client, keys);
   }
 }

@@ -5,24 +5,47 @@ import { HoldfastError } from '../core/errors.ts';
 import type { FileSystemType, VolumeRecord } from './records.ts';
 import { requireOwn, type VolumeContext } from './volume-context.ts';
 
-/** The caller holds the lock of the volume here and in fileSystemMade. */
+/**
+ * The record tells which of two follows: `made` false: make it now; true: it was made before, and its end was not
+ * recorded. CONFLICT when another type was made, or when nothing was chosen yet and the volume holds data: what
+ * that is nobody knows, and it is not formatted over. The caller holds the lock of the volume here and in
+ * fileSystemMade.
+ */
 export async function chooseFileSystem(
   context: VolumeContext,
   volumeId: string,
   type: FileSystemType,
 ): Promise<VolumeRecord> {
+  const before = await context.records.ready(volumeId);
+  if (before.fileSystem?.made !== true) requireOwn(context, before);
+  const copy = before.fileSystem?.made === true ? undefined : await context.storage.replica(volumeId);
+  const madeType = copy?.superblock?.fileSystemMade ?? null;
+  if (before.fileSystem === null && madeType === null) await requireUnwritten(context, before);
   return await context.records.updateReady(volumeId, (record) => {
-    if (record.fileSystem?.type === type) return record;
-    if (record.fileSystem?.made) {
+    const has = record.fileSystem?.made ? record.fileSystem.type : madeType;
+    if (has !== null && has !== type) {
       throw new HoldfastError(
         'CONFLICT',
-        `Volume "${record.name}" holds a file system of type ${record.fileSystem.type}, not ${type}: ask for that type, ` +
+        `Volume "${record.name}" holds a file system of type ${has}, not ${type}: ask for that type, ` +
           'or make a new volume and copy the data.',
-        { details: { volumeId, has: record.fileSystem.type, asked: type } },
+        { details: { volumeId, has, asked: type } },
       );
     }
-    return { ...record, fileSystem: { type, made: false } };
+    const made = has !== null;
+    if (record.fileSystem?.type === type && record.fileSystem.made === made) return record;
+    return { ...record, fileSystem: { type, made } };
   });
+}
+
+async function requireUnwritten(context: VolumeContext, { id, name }: VolumeRecord): Promise<void> {
+  if (!(await context.storage.hasData(id))) return;
+  throw new HoldfastError(
+    'CONFLICT',
+    `Volume "${name}" holds data and no file system that is known: it was never formatted here and will not be now. ` +
+      `Use it as a block volume; or, if the data is not wanted, attach it ("holdfast volume attach ${id}") and discard ` +
+      'all of it with blkdiscard, or delete it and make a new one.',
+    { details: { volumeId: id } },
+  );
 }
 
 export async function fileSystemMade(context: VolumeContext, volumeId: string): Promise<VolumeRecord> {

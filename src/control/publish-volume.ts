@@ -7,12 +7,13 @@ import { requireNotExported } from './export-volume.ts';
 import type { VolumeRecord } from './records.ts';
 import { nodeLock, requireOwn, type VolumeContext } from './volume-context.ts';
 
-/** The caller holds the lock of the volume in each of these. */
+/** The caller holds the lock of the volume in each of these. `requireUsable` throws to refuse the record as it stands. */
 export async function publishVolume(
   context: VolumeContext,
   volumeId: string,
   node: string,
   readOnly: boolean,
+  requireUsable: (record: VolumeRecord) => void = () => undefined,
 ): Promise<VolumeRecord> {
   const published = await context.locks.run(nodeLock(node), async () => {
     const record = await context.records.ready(volumeId);
@@ -21,6 +22,7 @@ export async function publishVolume(
     requireNotExported(context, record);
     if (record.attachment.node === null) await requireFreePlace(context, node);
     return await context.records.updateReady(volumeId, (current) => {
+      requireUsable(current);
       requireUnpublishedElsewhere(current, node, readOnly);
       return current.attachment.node === node ? current : withAttachment(current, node, readOnly);
     });

@@ -57,7 +57,10 @@ export interface VolumeService {
   unpublish(volumeId: string, node: string | null): Promise<void>;
   /** A new attachment number for the node that the record already names (a device was lost). CONFLICT when it names another. */
   renewAttachment(volumeId: string, node: string): Promise<VolumeRecord>;
-  /** Records, before mkfs, which file system the volume is to have; CONFLICT when another type was made. */
+  /**
+   * Records, before mkfs, which file system the volume is to have. The answer says `made`: mkfs is then behind
+   * it already. CONFLICT when another type was made, or when the volume holds data of nobody knows what.
+   */
   chooseFileSystem(volumeId: string, type: FileSystemType): Promise<VolumeRecord>;
   /** Records that mkfs succeeded. Durable in the replica's superblock and in the store. */
   fileSystemMade(volumeId: string): Promise<VolumeRecord>;

@@ -10,7 +10,7 @@ import { attachmentVerdict } from './attachment-verdict.ts';
 import { createVolume } from './create-volume.ts';
 import { deleteVolume } from './delete-volume.ts';
 import { acquireForExport, releaseExport } from './export-volume.ts';
-import { chooseFileSystem, fileSystemMade } from './file-system-of-volume.ts';
+import { chooseFileSystem, fileSystemMade, requireFileSystemFinished } from './file-system-of-volume.ts';
 import { KeyedLock } from './keyed-lock.ts';
 import { isVolumeId } from './names.ts';
 import { OpenVolumes } from './open-volumes.ts';
@@ -105,6 +105,14 @@ export class Volumes implements VolumeService {
     return await this.#aloneWith(
       volumeId,
       async () => await publishVolume(this.#context, volumeId, node, readOnly),
+    );
+  }
+
+  /** As `publish`, for use by hand: CONFLICT while a file system is being made on it. */
+  async publishByHand(volumeId: string, node: string, readOnly: boolean): Promise<VolumeRecord> {
+    return await this.#aloneWith(
+      volumeId,
+      async () => await publishVolume(this.#context, volumeId, node, readOnly, requireFileSystemFinished),
     );
   }
 

@@ -3,13 +3,14 @@
 //   record            device            then
 //   made              anything          check and mount; mkfs never again
 //   chosen, not made  anything          our own mkfs was interrupted: nobody has used it yet, make it again
-//   nothing           blank             record the choice, make it, record that it was made
+//   nothing           blank             record the choice, make it, record that it was made; refused where
+//                                       the copy holds data anywhere: a few blank MiB are no blank device
 //   nothing           a file system     somebody made it on the attached device: mount it, record nothing
 //   nothing           other data        refuse: a person must look
 //   nothing           unreadable        an error, never 'blank'
 //
-// 'Chosen' is recorded only here, after the device was seen blank: that is what makes the second row safe,
-// and why nothing is recorded in the fourth.
+// 'Chosen' is recorded only here, after the device was seen blank and its copy empty: that is what makes the
+// second row safe, and why nothing is recorded in the fourth.
 
 import { HoldfastError } from '../core/errors.ts';
 import type { VolumeRecord } from '../control/records.ts';
@@ -83,7 +84,8 @@ async function makeOrFind(
       `volume '${record.name}' has ${device.sizeBytes} bytes, too few for ${type}: it needs ${leastBytes}`,
     );
   }
-  await volumes.chooseFileSystem(record.id, type);
+  const { fileSystem } = await volumes.chooseFileSystem(record.id, type);
+  if (fileSystem?.made === true) return;
   await makeFileSystem(device.path, type, { fresh });
   await volumes.fileSystemMade(record.id);
 }

@@ -105,6 +105,8 @@ export interface NodeStorage {
   replicas(): Promise<ReplicaStatus[]>;
   /** One of them; undefined when no open pool has a replica of the volume. */
   replica(volumeId: string): Promise<ReplicaStatus | undefined>;
+  /** Whether anything was written to the volume and not trimmed since: false only when all of it reads as zeroes. */
+  hasData(volumeId: string): Promise<boolean>;
   /**
    * Starts serving: locks the files (BUSY while a dead daemon's requests may still land), makes the promise of
    * `epoch` durable, then a data-plane thread takes it. Open already with a lower epoch: takes the new one. The

@@ -27,6 +27,7 @@ import {
 } from './durable-files.ts';
 import type { ReplicaSpec } from './node-storage.ts';
 import { drawIncarnation, fillMissingGenerations } from './inheritance.ts';
+import { native } from './native.ts';
 import type { OpenReplica } from './open-replica.ts';
 import type { Pool } from './pool.ts';
 import {
@@ -126,6 +127,23 @@ export async function describeReplica(pool: Pool, volumeId: string): Promise<Rep
     return { superblock: await readSuperblock(directory), problem: undefined, allocatedBytes };
   } catch (error) {
     return { superblock: undefined, problem: errorText(error), allocatedBytes };
+  }
+}
+
+/**
+ * Whether any block of the data file was ever written and not given back since. A file system that cannot tell
+ * (no SEEK_DATA) shows data wherever it has allocated anything.
+ */
+export async function holdsData(pool: Pool, volumeId: string): Promise<boolean> {
+  const file = await open(join(pool.replicaDirectory(volumeId), DATA_FILE_NAME), 'r');
+  try {
+    const { size, blocks } = await file.stat();
+    if (size === 0 || blocks === 0) return false;
+    const first = native.nextRun(file.fd, 0, size);
+    // A hole that does not reach the end is followed by data.
+    return first.isData || first.endOffset < size;
+  } finally {
+    await file.close();
   }
 }
 

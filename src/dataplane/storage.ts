@@ -25,7 +25,7 @@ import { type OpenReplica, openReplica } from './open-replica.ts';
 import { closeFiles, openFiles } from './replica-lock.ts';
 import type { NodePools } from './node-pools.ts';
 import type { Pool } from './pool.ts';
-import { createReplica, deleteReplica, describeReplica, growReplica } from './replica-files.ts';
+import { createReplica, deleteReplica, describeReplica, growReplica, holdsData } from './replica-files.ts';
 import { SUPERBLOCK_FILE_NAME, SuperblockFile } from './superblock-file.ts';
 import type { ThreadHandle } from './thread-handle.ts';
 import type { ThreadCounters } from './thread-messages.ts';
@@ -119,6 +119,10 @@ export class Storage implements NodeStorage {
   async replica(volumeId: string): Promise<ReplicaStatus | undefined> {
     const pool = await this.#poolOf(volumeId);
     return pool === undefined ? undefined : this.#describe(pool, volumeId);
+  }
+
+  async hasData(volumeId: string): Promise<boolean> {
+    return await holdsData(await this.#requirePoolOf(volumeId), volumeId);
   }
 
   async openVolume(open: OpenVolume): Promise<OpeningReport> {

@@ -1,8 +1,9 @@
 // The volume service on the real store and the real storage: a volume's whole life over restarts of its daemon.
 
-import { cp, mkdir, mkdtemp, rename, rm } from 'node:fs/promises';
+import { cp, mkdir, mkdtemp, open, rename, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { execa } from 'execa';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { LevelStore } from '../../src/control/level-store.ts';
 import type { RepairReport } from '../../src/control/repair.ts';
@@ -95,6 +96,18 @@ test('a volume is made, published, opened, grown, found after restarts, and leav
   expect(await storage.replicas()).toEqual([]);
   expect(await store.list('')).toEqual([]);
   expect(await restart()).toEqual(NOTHING);
+});
+
+test('a volume holds data from its first write until all of it is given back', async () => {
+  const { id } = await volumes.create(request('data'));
+  expect(await storage.hasData(id)).toBe(false);
+  const path = join(directory, 'pool', id, 'data');
+  const file = await open(path, 'r+');
+  await file.write(Buffer.alloc(4096), 0, 4096, 32 * MIB);
+  expect(await storage.hasData(id)).toBe(true);
+  await file.close();
+  await execa('fallocate', ['--punch-hole', '--offset', String(32 * MIB), '--length', '4096', path]);
+  expect(await storage.hasData(id)).toBe(false);
 });
 
 test('a store put back from a backup is not believed: what it does not know stays, what it knows too little of is not served', async () => {

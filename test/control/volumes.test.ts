@@ -619,6 +619,41 @@ describe('file system', () => {
     await expect(volumes.chooseFileSystem(id, 'ext4')).rejects.toMatchObject({ code: 'CONFLICT' });
   });
 
+  test('none is chosen for a volume that holds data of nobody knows what; one that was begun is made again', async () => {
+    const { id } = await volumes.create(request('data', { fileSystemType: null }));
+    const copy = world.disks.replicas.get(id);
+    if (copy === undefined) throw new Error('the volume has a copy');
+    copy.hasData = true;
+    await expect(volumes.chooseFileSystem(id, 'ext4')).rejects.toMatchObject({
+      code: 'CONFLICT',
+      message: expect.stringMatching(/holds data .*blkdiscard, or delete it/),
+    });
+    expect((await volumes.get(id)).fileSystem).toBeNull();
+    copy.hasData = false;
+    await volumes.chooseFileSystem(id, 'ext4');
+    copy.hasData = true;
+    expect((await volumes.chooseFileSystem(id, 'ext4')).fileSystem).toEqual({ type: 'ext4', made: false });
+  });
+
+  test('one that only the copy knows to be made is not made again', async () => {
+    for (const type of [null, 'ext4'] as const) {
+      const { id } = await volumes.create(request(`data ${type}`, { fileSystemType: type }));
+      await world.storage.updateSuperblock(id, { fileSystemMade: 'ext4' });
+      await expect(volumes.chooseFileSystem(id, 'xfs')).rejects.toMatchObject({ code: 'CONFLICT' });
+      expect((await volumes.chooseFileSystem(id, 'ext4')).fileSystem).toEqual({ type: 'ext4', made: true });
+    }
+  });
+
+  test('a published volume is not used by hand while one is being made on it', async () => {
+    const { id } = await volumes.create(request('data', { fileSystemType: null }));
+    await volumes.publish(id, NODE, false);
+    await volumes.publishByHand(id, NODE, false);
+    await volumes.chooseFileSystem(id, 'ext4');
+    await expect(volumes.publishByHand(id, NODE, false)).rejects.toMatchObject({ code: 'CONFLICT' });
+    await volumes.fileSystemMade(id);
+    await volumes.publishByHand(id, NODE, false);
+  });
+
   test('a volume whose mkfs was interrupted is exported only once its file system is finished', async () => {
     const { id } = await volumes.create(request('data', { fileSystemType: null }));
     await volumes.chooseFileSystem(id, 'ext4');

@@ -262,6 +262,19 @@ describe('a file system is made once', () => {
     expect(mounts()).toEqual([]);
   });
 
+  test('not on a device that is blank where one looks and holds data elsewhere', async () => {
+    const volumeId = await volume();
+    const copy = world.volumes.disks.replicas.get(volumeId);
+    if (copy !== undefined) copy.hasData = true;
+    expect(await world.outcome('NodeStageVolume', stageRequest(volumeId))).toMatch(
+      /^FAILED_PRECONDITION: .*holds data and no file system that is known.*blkdiscard/,
+    );
+    expect((await world.volumes.volumes.get(volumeId)).fileSystem).toBeNull();
+    expect(world.devices.list()).toEqual([]);
+    if (copy !== undefined) copy.hasData = false;
+    expect(await world.outcome('NodeStageVolume', stageRequest(volumeId))).toBe('OK');
+  });
+
   test('not where a read comes short: that is not blank', async () => {
     const volumeId = await volume();
     await attachRaw(volumeId);

@@ -23,6 +23,8 @@ export interface MemoryReplica {
   spec: ReplicaSpec;
   /** undefined: unreadable. */
   superblock: Superblock | undefined;
+  /** Something was written to it. */
+  hasData?: boolean;
 }
 
 export class MemoryDisks {
@@ -117,6 +119,11 @@ export class MemoryStorage implements NodeStorage {
   #isSeen(volumeId: string): boolean {
     const replica = this.disks.replicas.get(volumeId);
     return replica !== undefined && !this.disks.closed.has(replica.spec.pool);
+  }
+
+  async hasData(volumeId: string): Promise<boolean> {
+    this.superblockOf(volumeId);
+    return this.disks.replicas.get(volumeId)?.hasData ?? false;
   }
 
   async openVolume(open: OpenVolume): Promise<OpeningReport> {

@@ -26,26 +26,54 @@ export interface EtcdTls {
 export class EtcdServer {
   readonly directory: string;
   readonly clientPort: number;
-  readonly #peerPort: number;
+  readonly #name: string;
+  readonly #peerUrl: string;
+  #cluster: string;
   readonly #tls: EtcdTls | undefined;
   #dataDirectory: string;
   #process: ChildProcess | undefined;
 
   /** Started, and answering. */
   static async start(tls?: EtcdTls): Promise<EtcdServer> {
-    const directory = await mkdtemp(join(tmpdir(), 'holdfast-etcd-'));
-    const [clientPort, peerPort] = await freePorts();
-    const server = new EtcdServer(directory, clientPort, peerPort, tls);
+    const server = await EtcdServer.#create('test', tls);
     await server.start();
     return server;
   }
 
-  private constructor(directory: string, clientPort: number, peerPort: number, tls: EtcdTls | undefined) {
+  /** The members of one cluster, with a leader. */
+  static async startCluster(count: number): Promise<EtcdServer[]> {
+    const names = Array.from({ length: count }, (_, index) => `member${index}`);
+    const members: EtcdServer[] = [];
+    for (const name of names) members.push(await EtcdServer.#create(name));
+    const cluster = members.map((member) => member.#clusterEntry).join(',');
+    for (const member of members) member.#cluster = cluster;
+    await Promise.all(members.map(async (member) => await member.start()));
+    return members;
+  }
+
+  static async #create(name: string, tls?: EtcdTls): Promise<EtcdServer> {
+    const directory = await mkdtemp(join(tmpdir(), 'holdfast-etcd-'));
+    const [clientPort, peerPort] = await freePorts();
+    return new EtcdServer(name, directory, { clientPort, peerPort }, tls);
+  }
+
+  private constructor(
+    name: string,
+    directory: string,
+    ports: { readonly clientPort: number; readonly peerPort: number },
+    tls: EtcdTls | undefined,
+  ) {
+    this.#name = name;
     this.directory = directory;
-    this.clientPort = clientPort;
-    this.#peerPort = peerPort;
+    this.clientPort = ports.clientPort;
+    this.#peerUrl = `http://127.0.0.1:${ports.peerPort}`;
+    this.#cluster = this.#clusterEntry;
     this.#tls = tls;
     this.#dataDirectory = join(directory, 'data');
+  }
+
+  get #clusterEntry(): string {
+    return `${this.#name}=${this.#peerUrl}`;
   }
 
   get address(): string {
@@ -61,18 +89,11 @@ export class EtcdServer {
     invariant(this.#process === undefined, 'etcd does not run');
     const scheme = this.#tls === undefined ? 'http' : 'https';
     const url = `${scheme}://${this.address}`;
-    const peer = `http://127.0.0.1:${this.#peerPort}`;
     const args = [
-      ['--name', 'test', '--data-dir', this.#dataDirectory],
+      ['--name', this.#name, '--data-dir', this.#dataDirectory],
       ['--listen-client-urls', url, '--advertise-client-urls', url],
-      [
-        '--listen-peer-urls',
-        peer,
-        '--initial-advertise-peer-urls',
-        peer,
-        '--initial-cluster',
-        `test=${peer}`,
-      ],
+      ['--listen-peer-urls', this.#peerUrl, '--initial-advertise-peer-urls', this.#peerUrl],
+      ['--initial-cluster', this.#cluster],
       ['--log-level', 'warn', '--logger', 'zap', '--log-outputs', 'stderr'],
       // Quick elections keep leases of one second; nothing here survives the machine, so nothing is synced.
       ['--heartbeat-interval', '10', '--election-timeout', '100', '--unsafe-no-fsync'],
@@ -134,12 +155,11 @@ export class EtcdServer {
   async restoreSnapshot(path: string, options: { readonly token?: string } = {}): Promise<void> {
     await this.kill();
     this.#dataDirectory = join(this.directory, `restored-${Date.now()}`);
-    const peer = `http://127.0.0.1:${this.#peerPort}`;
     await execa(
       'etcdctl',
       [
-        ['snapshot', 'restore', path, '--data-dir', this.#dataDirectory, '--name', 'test'],
-        ['--initial-cluster', `test=${peer}`, '--initial-advertise-peer-urls', peer],
+        ['snapshot', 'restore', path, '--data-dir', this.#dataDirectory, '--name', this.#name],
+        ['--initial-cluster', this.#cluster, '--initial-advertise-peer-urls', this.#peerUrl],
         options.token === undefined ? [] : ['--initial-cluster-token', options.token],
       ].flat(),
       { env: { ETCDCTL_API: '3' }, timeout: 20_000 },

@@ -1,5 +1,8 @@
 // What Node's own fs module does not offer: locks, holes, and the room a file system has left.
+#include <linux/fiemap.h>
+#include <linux/fs.h>
 #include <sys/file.h>
+#include <sys/ioctl.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
@@ -51,6 +54,54 @@ Napi::Value nextRun(const Napi::CallbackInfo& info) {
   return result;
 }
 
+/** Where an overwrite of the extent needs other blocks, its own are of no help. */
+constexpr uint32_t kNeedsOtherBlocks = FIEMAP_EXTENT_SHARED | FIEMAP_EXTENT_ENCODED;
+constexpr uint32_t kExtentsPerCall = 32;
+
+enum class Allocation { whole, partial, unsupported };
+
+/** Whether every byte of the range has blocks of its own, written or not. */
+Allocation allocationOf(int fd, uint64_t offset, uint64_t endOffset, Failure& failure) {
+  while (offset < endOffset) {
+    alignas(fiemap) uint8_t memory[sizeof(fiemap) + kExtentsPerCall * sizeof(fiemap_extent)] = {};
+    auto* map = reinterpret_cast<fiemap*>(memory);
+    map->fm_start = offset;
+    map->fm_length = endOffset - offset;
+    map->fm_extent_count = kExtentsPerCall;
+    if (ioctl(fd, FS_IOC_FIEMAP, map) != 0) {
+      if (errno == EOPNOTSUPP || errno == ENOTTY) return Allocation::unsupported;
+      failure = Failure::last("ioctl(FS_IOC_FIEMAP)");
+      return Allocation::partial;
+    }
+    const uint64_t from = offset;
+    for (uint32_t index = 0; index < map->fm_mapped_extents; index++) {
+      const fiemap_extent& extent = map->fm_extents[index];
+      if (extent.fe_logical > offset || (extent.fe_flags & kNeedsOtherBlocks) != 0) return Allocation::partial;
+      offset = std::max<uint64_t>(offset, extent.fe_logical + extent.fe_length);
+    }
+    if (offset == from) return Allocation::partial;
+  }
+  return Allocation::whole;
+}
+
+Napi::Value isAllocated(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  Reader reader(info);
+  const int fd = reader.fd(0);
+  const int64_t offset = reader.integer(1, "offset", 0, kMaxSafeInteger - 1);
+  const int64_t length = reader.integer(2, "length", 1, kMaxSafeInteger - offset);
+  if (!reader.ok()) return {};
+  Failure failure;
+  Allocation allocation = allocationOf(fd, offset, offset + length, failure);
+  if (failure) return throwFailure(env, failure);
+  if (allocation == Allocation::unsupported) {
+    // Data has blocks; blocks that hold none yet are taken for a hole here.
+    const bool isData = lseek(fd, offset, SEEK_DATA) == offset && lseek(fd, offset, SEEK_HOLE) >= offset + length;
+    return Napi::Boolean::New(env, isData);
+  }
+  return Napi::Boolean::New(env, allocation == Allocation::whole);
+}
+
 Napi::Value fileSystemSpace(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   Reader reader(info);
@@ -70,6 +121,7 @@ Napi::Value fileSystemSpace(const Napi::CallbackInfo& info) {
 void exportFiles(Napi::Env env, Napi::Object exports) {
   exports.Set("tryLock", Napi::Function::New<tryLock>(env, "tryLock"));
   exports.Set("nextRun", Napi::Function::New<nextRun>(env, "nextRun"));
+  exports.Set("isAllocated", Napi::Function::New<isAllocated>(env, "isAllocated"));
   exports.Set("fileSystemSpace", Napi::Function::New<fileSystemSpace>(env, "fileSystemSpace"));
 }
 

@@ -138,6 +138,11 @@ export interface Native {
   tryLock(fd: number): boolean;
   /** One step of SEEK_DATA/SEEK_HOLE from `offset`: the end of the run that starts there, and whether it holds data. */
   nextRun(fd: number, offset: number, endOffset: number): { endOffset: number; isData: boolean };
+  /**
+   * Whether the whole range has blocks already, so that writing it takes no room: FIEMAP, with preallocated blocks and
+   * without shared ones; where that is unsupported SEEK_DATA, which takes preallocated blocks for a hole.
+   */
+  isAllocated(fd: number, offset: number, length: number): boolean;
   /** fstatfs: bytes available to unprivileged users and in all. */
   fileSystemSpace(fd: number): { availableBytes: number; totalBytes: number };
 

@@ -13,6 +13,7 @@ import { VolumeCore, type VolumePorts } from '../replication/volume-core.ts';
 import { type NativeMemory, native } from './native.ts';
 import type { Session } from './nbd/session.ts';
 import { isInterruption } from './ring.ts';
+import { SpaceReport } from './space-report.ts';
 import { TAG_DATA, TAG_FLUSH, TAG_MERGE_READ, TAG_ZERO } from './tags.ts';
 import type { Thread } from './thread.ts';
 import type { OpenVolumeMessage } from './thread-messages.ts';
@@ -52,7 +53,7 @@ export class Volume implements VolumePorts {
   readonly #windowMemory: NativeMemory;
   /** [0]: bytes that may still be written before the free space is looked up. */
   readonly #spaceBudget = new Float64Array(1);
-  #isFull = false;
+  readonly #spaceReport: SpaceReport;
 
   constructor(thread: Thread, index: number, message: OpenVolumeMessage) {
     this.#thread = thread;
@@ -61,6 +62,7 @@ export class Volume implements VolumePorts {
     this.volumeId = message.volumeId;
     this.dataFd = message.dataFd;
     this.attachmentNumber = message.attachmentNumber;
+    this.#spaceReport = new SpaceReport(message.reserveBytes);
     this.logs = new VolumeLogs(thread, index, message, () => this.core);
     this.#windowMemory = native.mapFile(message.windowFd, WINDOW_FILE_BYTES);
     try {
@@ -349,8 +351,7 @@ export class Volume implements VolumePorts {
     }
     const free = this.#freeBytes();
     const isFull = free < length;
-    if (isFull !== this.#isFull) {
-      this.#isFull = isFull;
+    if (this.#spaceReport.look(free, isFull, this.#thread.nowMs())) {
       this.#thread.tell({ type: 'poolSpace', volumeId: this.volumeId, isFull });
     }
     // Others write to the same pool: nobody counts on more than a part of what is left.
@@ -369,8 +370,7 @@ export class Volume implements VolumePorts {
 
   #isAllocated(offset: number, length: number): boolean {
     try {
-      const run = native.nextRun(this.dataFd, offset, offset + length);
-      return run.isData && run.endOffset >= offset + length;
+      return native.isAllocated(this.dataFd, offset, length);
     } catch {
       return false;
     }

@@ -93,6 +93,18 @@ describe.each(['direct', 'buffered'] as const)('a full pool with %s I/O', (ioMod
 
   it('answers ENOSPC before the reserve is touched, keeps what was written, takes overwrites, and goes on after a TRIM', async () => {
     client = await serve(1);
+    // Zeroes that keep their blocks: preallocated and never written.
+    const reserved = 1000 * PIECE;
+    expect(
+      (
+        await client.request({
+          type: CMD.writeZeroes,
+          flags: CMD_FLAG.noHole,
+          offset: reserved,
+          length: PIECE,
+        })
+      ).error,
+    ).toBe(0);
     const pieces = await fill();
     expect(pieces).toBeGreaterThan(100);
     await client.flush();
@@ -107,6 +119,8 @@ describe.each(['direct', 'buffered'] as const)('a full pool with %s I/O', (ioMod
         true,
       );
     }
+    await client.write(reserved, Buffer.alloc(PIECE, 253));
+    expect((await client.read(reserved, PIECE)).equals(Buffer.alloc(PIECE, 253))).toBe(true);
     const hole = (pieces + 50) * PIECE;
     expect(
       (await client.request({ type: CMD.writeZeroes, flags: CMD_FLAG.noHole, offset: hole, length: PIECE }))

@@ -1,7 +1,9 @@
 // Locks, holes, space and mapped memory on real files.
 
+import { execFileSync } from 'node:child_process';
 import {
   closeSync,
+  fsyncSync,
   ftruncateSync,
   mkdtempSync,
   openSync,
@@ -178,5 +180,45 @@ describe('memory', () => {
     expect(memory.buffer.byteLength).toBe(4096);
     expect(() => native.freeMemory({ ...memory })).toThrow(TypeError);
     native.freeMemory(memory);
+  });
+});
+
+describe('isAllocated', () => {
+  test.each(['/var/tmp', '/dev/shm'])('tells holes from written blocks below %s', (base) => {
+    const directory = mkdtempSync(join(base, 'holdfast-allocated-'));
+    const fd = openSync(join(directory, 'file'), 'w+');
+    try {
+      ftruncateSync(fd, 16 * MIB);
+      writeSync(fd, Buffer.alloc(MIB, 1), 0, MIB, 4 * MIB);
+      writeSync(fd, Buffer.alloc(MIB, 1), 0, MIB, 5 * MIB);
+      expect(native.isAllocated(fd, 4 * MIB, 2 * MIB)).toBe(true);
+      expect(native.isAllocated(fd, 5 * MIB - 4096, 8192)).toBe(true);
+      expect(native.isAllocated(fd, 4 * MIB - 1, 2)).toBe(false);
+      expect(native.isAllocated(fd, 6 * MIB - 4096, 8192)).toBe(false);
+      expect(native.isAllocated(fd, 0, 1)).toBe(false);
+      expect(native.isAllocated(fd, 15 * MIB, 2 * MIB)).toBe(false);
+    } finally {
+      closeSync(fd);
+      rmSync(directory, { recursive: true });
+    }
+  });
+
+  test('blocks that were preallocated and never written count, in as many extents as there are', () => {
+    const directory = mkdtempSync('/var/tmp/holdfast-allocated-');
+    const fd = openSync(join(directory, 'file'), 'w+');
+    try {
+      ftruncateSync(fd, 16 * MIB);
+      execFileSync('fallocate', ['--keep-size', '--length', String(8 * MIB), join(directory, 'file')]);
+      expect(native.nextRun(fd, 0, 8 * MIB).isData).toBe(false);
+      // Every other block written: more extents than one call tells of.
+      for (let block = 0; block < 200; block += 2)
+        writeSync(fd, Buffer.alloc(4096, 1), 0, 4096, block * 4096);
+      fsyncSync(fd);
+      expect(native.isAllocated(fd, 0, 8 * MIB)).toBe(true);
+      expect(native.isAllocated(fd, 0, 8 * MIB + 1)).toBe(false);
+    } finally {
+      closeSync(fd);
+      rmSync(directory, { recursive: true });
+    }
   });
 });

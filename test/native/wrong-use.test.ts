@@ -66,6 +66,7 @@ beforeAll(() => {
     fileSystemSpace: [1 << 20],
     setIoFlusher: [false],
     lockMemory: [],
+    isAllocated: [0, 0, 1],
     exitAtOnce: [0],
     bootTimeMs: [],
     nbdConnect: [CONNECT],

@@ -1,12 +1,15 @@
 // Calls of the hot path beside the ring: many small operations in one call, nothing allocated.
 #include <node_api.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cmath>
 #include <cstdint>
+#include <utility>
 
 #include "exports.h"
 
@@ -14,7 +17,8 @@ namespace holdfast {
 
 namespace {
 
-constexpr size_t kWordsPerWrite = 4;
+constexpr size_t kNumbersPerTransfer = 4;
+constexpr size_t kNumbersPerSend = 2;
 
 struct TypedArray {
   napi_typedarray_type type = napi_int8_array;
@@ -52,7 +56,36 @@ double writeOnce(int fd, const uint8_t* bytes, size_t length, off_t offset) {
   return written < 0 ? -errno : static_cast<double>(written);
 }
 
-napi_value writeBatch(napi_env env, napi_callback_info info) {
+/** What the page cache has of it now: short, or -EAGAIN, where the disk would have to be asked. */
+double readOnce(int fd, uint8_t* bytes, size_t length, off_t offset) {
+  const iovec target = {bytes, length};
+  ssize_t taken = 0;
+  do {
+    taken = preadv2(fd, &target, 1, offset, RWF_NOWAIT);
+  } while (taken < 0 && errno == EINTR);
+  // A file system that cannot tell what it has says EOPNOTSUPP.
+  if (taken < 0) return errno == EOPNOTSUPP ? -EAGAIN : -errno;
+  return static_cast<double>(taken);
+}
+
+double sendOnce(int fd, const msghdr* message) {
+  ssize_t sent = 0;
+  do {
+    sent = sendmsg(fd, message, MSG_DONTWAIT | MSG_NOSIGNAL);
+  } while (sent < 0 && errno == EINTR);
+  return sent < 0 ? -errno : static_cast<double>(sent);
+}
+
+/** The arguments of a batch: a Uint8Array, and `count` groups of numbers in a Float64Array. */
+struct Batch {
+  uint8_t* bytes = nullptr;
+  double memoryBytes = 0;
+  double* entries = nullptr;
+  size_t count = 0;
+};
+
+/** Throws and answers false when the call is not of that form. */
+bool readBatchArguments(napi_env env, napi_callback_info info, size_t numbersPerEntry, Batch* batch) {
   napi_value arguments[3];
   size_t argumentCount = 3;
   napi_get_cb_info(env, info, &argumentCount, arguments, nullptr, nullptr);
@@ -62,30 +95,70 @@ napi_value writeBatch(napi_env env, napi_callback_info info) {
   if (argumentCount != 3 || !readTypedArray(env, arguments[0], &memory) || memory.type != napi_uint8_array ||
       !readTypedArray(env, arguments[1], &entries) || entries.type != napi_float64_array ||
       napi_get_value_double(env, arguments[2], &count) != napi_ok) {
-    napi_throw_type_error(env, nullptr, "writeBatch takes a Uint8Array, a Float64Array and a number");
-    return nullptr;
+    napi_throw_type_error(env, nullptr, "a batch is a Uint8Array, a Float64Array and a number");
+    return false;
   }
-  if (!isWhole(count, static_cast<double>(entries.length / kWordsPerWrite))) {
-    napi_throw_range_error(env, nullptr, "writeBatch: the entries must hold four numbers for each of count writes");
-    return nullptr;
+  if (!isWhole(count, static_cast<double>(entries.length / numbersPerEntry))) {
+    napi_throw_range_error(env, nullptr, "the entries of a batch must hold all numbers of each of count operations");
+    return false;
   }
-  auto* words = static_cast<double*>(entries.data);
-  const auto* bytes = static_cast<const uint8_t*>(memory.data);
-  const auto writes = static_cast<size_t>(count);
-  for (size_t i = 0; i < writes; i++) {
-    const double* entry = words + i * kWordsPerWrite;
-    const auto memoryBytes = static_cast<double>(memory.length);
-    if (!isWhole(entry[0], INT32_MAX) || !isWhole(entry[1], memoryBytes) ||
-        !isWhole(entry[2], memoryBytes - entry[1]) || !isWhole(entry[3], 9007199254740991.0)) {
-      napi_throw_range_error(env, nullptr, "writeBatch: a write is (fd, offset and length inside the memory, file offset)");
+  *batch = {static_cast<uint8_t*>(memory.data), static_cast<double>(memory.length),
+            static_cast<double*>(entries.data), static_cast<size_t>(count)};
+  return true;
+}
+
+/** A batch of (fd, offset and length inside the memory, file offset), each of them checked. */
+bool readTransfers(napi_env env, napi_callback_info info, Batch* batch) {
+  if (!readBatchArguments(env, info, kNumbersPerTransfer, batch)) return false;
+  for (size_t i = 0; i < batch->count; i++) {
+    const double* entry = batch->entries + i * kNumbersPerTransfer;
+    if (!isWhole(entry[0], INT32_MAX) || !isWhole(entry[1], batch->memoryBytes) ||
+        !isWhole(entry[2], batch->memoryBytes - entry[1]) || !isWhole(entry[3], 9007199254740991.0)) {
+      napi_throw_range_error(env, nullptr, "a transfer is (fd, offset and length inside the memory, file offset)");
+      return false;
+    }
+  }
+  return true;
+}
+
+napi_value readBatch(napi_env env, napi_callback_info info) {
+  Batch batch;
+  if (!readTransfers(env, info, &batch)) return nullptr;
+  for (size_t i = 0; i < batch.count; i++) {
+    double* entry = batch.entries + i * kNumbersPerTransfer;
+    entry[0] = readOnce(static_cast<int>(entry[0]), batch.bytes + static_cast<size_t>(entry[1]),
+                        static_cast<size_t>(entry[2]), static_cast<off_t>(entry[3]));
+  }
+  return nullptr;
+}
+
+napi_value sendBatch(napi_env env, napi_callback_info info) {
+  Batch batch;
+  if (!readBatchArguments(env, info, kNumbersPerSend, &batch)) return nullptr;
+  for (size_t i = 0; i < batch.count; i++) {
+    const double* entry = batch.entries + i * kNumbersPerSend;
+    if (!isWhole(entry[0], INT32_MAX) || !isWhole(entry[1], batch.memoryBytes - sizeof(msghdr)) ||
+        std::fmod(entry[1], alignof(msghdr)) != 0) {
+      napi_throw_range_error(env, nullptr, "a send is (fd, offset of a struct msghdr inside the memory)");
       return nullptr;
     }
   }
+  for (size_t i = 0; i < batch.count; i++) {
+    double* entry = batch.entries + i * kNumbersPerSend;
+    entry[0] = sendOnce(static_cast<int>(entry[0]),
+                        reinterpret_cast<const msghdr*>(batch.bytes + static_cast<size_t>(entry[1])));
+  }
+  return nullptr;
+}
+
+napi_value writeBatch(napi_env env, napi_callback_info info) {
+  Batch batch;
+  if (!readTransfers(env, info, &batch)) return nullptr;
   const long sleepsBefore = sleepCount();
   const int64_t startNanos = monotonicNanos();
-  for (size_t i = 0; i < writes; i++) {
-    double* entry = words + i * kWordsPerWrite;
-    entry[0] = writeOnce(static_cast<int>(entry[0]), bytes + static_cast<size_t>(entry[1]),
+  for (size_t i = 0; i < batch.count; i++) {
+    double* entry = batch.entries + i * kNumbersPerTransfer;
+    entry[0] = writeOnce(static_cast<int>(entry[0]), batch.bytes + static_cast<size_t>(entry[1]),
                          static_cast<size_t>(entry[2]), static_cast<off_t>(entry[3]));
   }
   napi_value result = nullptr;
@@ -113,12 +186,13 @@ napi_value readClock(napi_env env, napi_callback_info info) {
 }  // namespace
 
 void exportBatches(Napi::Env env, Napi::Object exports) {
-  napi_value writes = nullptr;
-  napi_create_function(env, "writeBatch", NAPI_AUTO_LENGTH, writeBatch, nullptr, &writes);
-  exports.Set("writeBatch", writes);
-  napi_value clock = nullptr;
-  napi_create_function(env, "readClock", NAPI_AUTO_LENGTH, readClock, nullptr, &clock);
-  exports.Set("readClock", clock);
+  const std::pair<const char*, napi_callback> functions[] = {
+      {"readBatch", readBatch}, {"sendBatch", sendBatch}, {"writeBatch", writeBatch}, {"readClock", readClock}};
+  for (const auto& [name, function] : functions) {
+    napi_value value = nullptr;
+    napi_create_function(env, name, NAPI_AUTO_LENGTH, function, nullptr, &value);
+    exports.Set(name, value);
+  }
 }
 
 }  // namespace holdfast

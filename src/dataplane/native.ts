@@ -101,6 +101,18 @@ export interface Native {
    * Blocks when the kernel makes writers wait: then it returns the microseconds it took, else 0. Allocates nothing.
    */
   writeBatch(memory: Uint8Array, entries: Float64Array, count: number): number;
+  /**
+   * Reads what the page cache holds, one after the other, in this one call. Entries as of writeBatch; the first
+   * number is replaced by the bytes read, fewer than asked or -EAGAIN where the disk would have to be asked.
+   * Never waits for the disk. Allocates nothing.
+   */
+  readBatch(memory: Uint8Array, entries: Float64Array, count: number): void;
+  /**
+   * Sends without waiting. `entries` holds two numbers a send: fd, and the offset in `memory` of a struct msghdr;
+   * the first is replaced by the bytes sent, perhaps fewer than asked, or a negative errno (-EAGAIN: the socket is
+   * full). Allocates nothing.
+   */
+  sendBatch(memory: Uint8Array, entries: Float64Array, count: number): void;
   /** Stores CLOCK_BOOTTIME in milliseconds, with fractions, into target[0]. Allocates nothing. */
   readClock(target: Float64Array): void;
   /** Registers a sparse table of `count` fixed files, or updates one slot (fd -1 clears). */

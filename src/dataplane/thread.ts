@@ -1,14 +1,17 @@
 // One data-plane thread: its ring, its memory, its volumes and sessions, and the loop.
 //
-// A turn of the loop: take all completions; let parked sessions try again; send what is ready; enter the
-// ring, which submits everything and waits. Nothing in a turn allocates as long as only requests come.
+// A turn of the loop: take completions; make the reads, writes and sends that gathered, and let parked sessions
+// try again, until nothing moves; enter the ring, which submits everything and waits. Nothing in a turn
+// allocates as long as only requests come.
 // Control messages come through the port; an eventfd in the ring wakes the thread for them.
 
 import { type MessagePort, receiveMessageOnPort } from 'node:worker_threads';
 import { invariant } from '../core/invariant.ts';
 import { native } from './native.ts';
 import { Session, type SessionOptions } from './nbd/session.ts';
+import { ReadBatch } from './read-batch.ts';
 import { Ring } from './ring.ts';
+import { SendBatch } from './send-batch.ts';
 import { Slots } from './slots.ts';
 import {
   TAG_ACCEPT,
@@ -51,7 +54,9 @@ export class Thread {
   readonly faults: ThreadFaults;
   /** File offsets of the block reads around an unaligned write, only while the entries are written. */
   readonly edgeOffsets = new Float64Array(2);
+  readonly reads = new ReadBatch(this.memory.bytes, this.slots);
   readonly writes = new WriteBatch(this.memory.bytes, this.slots);
+  readonly sends = new SendBatch(this.memory.bytes);
   readonly volumes: (Volume | undefined)[] = [];
   readonly eventFd = native.eventFd();
   /** [0]: when this turn began, CLOCK_BOOTTIME in milliseconds; in an array so that it is never boxed. */
@@ -66,6 +71,9 @@ export class Thread {
   #dirtyCount = 0;
   readonly #parked: Session[] = [];
   #hasFreed = false;
+  #interrupted: Session[] = [];
+  #interruptedNext: Session[] = [];
+  #interruptedCount = 0;
   #isTickArmed = false;
   /** Listeners whose accept failed (no descriptors left, say): tried again at the next tick. */
   readonly #acceptLater: number[] = [];
@@ -117,13 +125,17 @@ export class Thread {
       turnBegins(this.#beat);
       native.readClock(this.clockMs);
       this.#takeCompletions();
-      if (this.#hasFreed && this.#parked.length > 0) this.#retryParked();
-      if (this.#hasBusiness) this.#hasBusiness = this.#onTurn();
-      this.#runWrites();
-      this.#flushDirty();
+      this.#goOnWithInterrupted();
+      this.#carryOut();
+      if (this.#hasBusiness) {
+        // After what was carried out: it may be what the business waits for, and no completion need follow.
+        this.#hasBusiness = this.#onTurn();
+        this.#carryOut();
+      }
       turnEnds(this.#beat);
       // The last turn hands in what it has (the stop's own answer is on the port) and waits for nothing.
-      this.ring.enter(this.#isStopped ? 0 : 1, this.#busyPollMicros, -1);
+      const isWaiting = !this.#isStopped && this.#interruptedCount === 0;
+      this.ring.enter(isWaiting ? 1 : 0, this.#busyPollMicros, -1);
     }
   }
 
@@ -170,6 +182,13 @@ export class Thread {
     this.#armTick();
   }
 
+  /** The session goes on with what it has received in the next turn, after all others had theirs. */
+  interrupt(session: Session): void {
+    session.isParked = true;
+    this.#interrupted[this.#interruptedCount] = session;
+    this.#interruptedCount += 1;
+  }
+
   somethingFreed(): void {
     this.#hasFreed = true;
   }
@@ -187,6 +206,28 @@ export class Thread {
     const ring = this.ring;
     for (let count = 0; count < COMPLETIONS_PER_TURN && ring.next(); count++) {
       this.#dispatch(ring.index, ring.tag, ring.result);
+    }
+  }
+
+  /** Makes what has gathered, until nothing of it lets anything else start. */
+  #carryOut(): void {
+    for (;;) {
+      this.#runReads();
+      this.#runWrites();
+      this.#flushDirty();
+      if (this.#hasFreed && this.#parked.length > 0) this.#retryParked();
+      else if (this.reads.isEmpty && this.writes.isEmpty && this.#dirtyCount === 0) return;
+    }
+  }
+
+  #runReads(): void {
+    const reads = this.reads;
+    while (!reads.isEmpty) {
+      const count = reads.run();
+      for (let i = 0; i < count; i++) {
+        const request = reads.request(i);
+        this.#volumeOf(request).dataDone(request, reads.result(i));
+      }
     }
   }
 
@@ -249,6 +290,19 @@ export class Thread {
   #flushDirty(): void {
     for (let i = 0; i < this.#dirtyCount; i++) (this.#dirty[i] as Session).flushReplies();
     this.#dirtyCount = 0;
+    const sends = this.sends;
+    const count = sends.run();
+    for (let i = 0; i < count; i++) this.#session(sends.session(i)).sent(sends.result(i));
+  }
+
+  #goOnWithInterrupted(): void {
+    const count = this.#interruptedCount;
+    // Who is interrupted again comes after those that are not served yet.
+    const sessions = this.#interrupted;
+    this.#interrupted = this.#interruptedNext;
+    this.#interruptedNext = sessions;
+    this.#interruptedCount = 0;
+    for (let i = 0; i < count; i++) (sessions[i] as Session).retry();
   }
 
   #retryParked(): void {

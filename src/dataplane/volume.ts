@@ -114,7 +114,8 @@ export class Volume implements VolumePorts {
     this.counters[0] = (this.counters[0] as number) + 1;
     this.counters[1] = (this.counters[1] as number) + length;
     this.#startWhole(request, offset, length);
-    this.#continueRead(request);
+    if (this.#message.ioMode === 'buffered') this.#thread.reads.add(request, this.dataFd);
+    else this.#continueRead(request);
   }
 
   startWrite(request: number): void {
@@ -131,7 +132,8 @@ export class Volume implements VolumePorts {
       slots.ioOffset[request] = offset;
       slots.ioBuffer[request] = slots.data[request] as number;
       slots.ioLeft[request] = length;
-      if (!this.#thread.writes.add(request, this.dataFd, this.#thread.clockMs)) this.#continueWrite(request);
+      if (this.#thread.writes.isOpen(this.#thread.clockMs)) this.#thread.writes.add(request, this.dataFd);
+      else this.#continueWrite(request);
       return;
     }
     this.#startWhole(request, offset, length);

@@ -45,6 +45,8 @@ beforeAll(() => {
     registerFiles: [ring, 2],
     updateFile: [ring, 0, -1],
     closeRing: [ring],
+    readBatch: [new Uint8Array(8), new Float64Array(4), 0],
+    sendBatch: [new Uint8Array(8), new Float64Array(2), 0],
     writeBatch: [new Uint8Array(8), new Float64Array(4), 0],
     readClock: [new Float64Array(1)],
     createMemory: [4096],
@@ -104,7 +106,7 @@ describe.each(NAMES)('%s', (name) => {
       const isNumber = typeof value === 'number';
       for (const wrong of NOTHING_RIGHT) {
         if (typeof wrong === typeof value && typeof wrong !== 'object') continue;
-        if ((name === 'crc32c' || name === 'writeBatch') && wrong instanceof Uint8Array) continue;
+        if ((name === 'crc32c' || name.endsWith('Batch')) && wrong instanceof Uint8Array) continue;
         expectRefusal(name, right.with(position, wrong));
       }
       // The hot calls cut fractions off and take what is not finite as zero; they check only the range.

@@ -108,7 +108,8 @@ export class Replies {
     this.#iovCount = count;
     this.#leftBytes = total;
     this.movedMs[0] = this.#thread.clockMs[0] as number;
-    this.#submit();
+    this.#writeMessage();
+    this.#thread.sends.add(this.#session, this.#fd, this.#messageAt);
   }
 
   /** True: all of it left, and takeSent() gives what it was. Otherwise the rest is on its way (isSending), or the connection is broken. */
@@ -121,11 +122,13 @@ export class Replies {
       this.movedMs[0] = this.#thread.clockMs[0] as number;
       this.#skip(result);
     }
-    this.#submit();
+    // The socket is full: the ring waits until it is not.
+    this.#writeMessage();
+    this.#thread.ring.sendMessage(this.#fd, this.#messageAt, this.#session, TAG_SEND);
     return false;
   }
 
-  #submit(): void {
+  #writeMessage(): void {
     const { memory, ring } = this.#thread;
     this.isSending = true;
     const words = memory.words;
@@ -134,7 +137,6 @@ export class Replies {
     words.fill(0, message, message + MSGHDR_WORDS);
     ring.storeAddress(words, message + 4, this.#messageAt + IOVEC_AT + 4 * WORDS_PER_IOVEC * this.#iovFirst);
     words[message + 6] = this.#iovCount - this.#iovFirst;
-    ring.sendMessage(this.#fd, this.#messageAt, this.#session, TAG_SEND);
   }
 
   /** A send took only `byteCount` bytes: the message starts after them now. */

@@ -30,12 +30,15 @@ export function typed<T>(parse: (text: string) => T): z.ZodType<T> {
   }) as unknown as z.ZodType<T>;
 }
 
-export const directory = typed((text) => {
-  if (text === '') throw new Error('must not be empty');
-  return resolve(text);
-});
+function path(): z.ZodType<string> {
+  return typed((text) => {
+    if (text === '') throw new Error('must not be empty');
+    return resolve(text);
+  });
+}
 
-export const filePath = directory;
+export const directory = path();
+export const filePath = path();
 
 /** sockaddr_un holds 107 bytes; what listens beside it under a temporary name needs a few of them. */
 const SOCKET_PATH_BYTES = 100;

@@ -89,7 +89,8 @@ export interface Store {
   ): Promise<SwapResult>;
   /**
    * Decides a swap whose outcome was unknown, by trying it again under its old name: it never happens twice,
-   * and once this resolves it never happens later. Throws UnknownSwapError while the store does not answer.
+   * and once this resolves it never happens later. Throws UnknownSwapError while the store does not answer,
+   * NOT_FOUND when its lease is over, and with it whatever it had written.
    */
   settle(swap: UnknownSwap): Promise<SettledSwap>;
   /**

@@ -105,6 +105,10 @@ export class EtcdServer {
       env: { PATH: process.env['PATH'] },
     });
     this.#process = child;
+    let problem: Error | undefined;
+    child.once('error', (cause) => {
+      problem = new Error('etcd is missing here: type sh scripts/setup.sh test', { cause });
+    });
     let log = '';
     child.stderr?.on('data', (data: Buffer) => {
       log = (log + data.toString()).slice(-4000);
@@ -113,6 +117,7 @@ export class EtcdServer {
     const endpoint = new Endpoint(this.address, await this.#credentials());
     try {
       for (;;) {
+        if (problem !== undefined) throw problem;
         if (child.exitCode !== null) throw new Error(`etcd ended with ${child.exitCode}: ${log}`);
         if (await answers(endpoint)) return;
         if (performance.now() > deadline) throw new Error(`etcd does not answer: ${log}`);

@@ -5,7 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { Level } from 'level';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { LevelStore } from '../../src/control/level-store.ts';
-import type { StoreEvent } from '../../src/control/store.ts';
+import { type StoreEvent, UnknownSwapError } from '../../src/control/store.ts';
 import { storeContract } from '../store-contract.ts';
 
 storeContract('level', async () => {
@@ -184,14 +184,20 @@ describe('level store', () => {
       store.compareAndSwap('a', revision, '2'),
       store.compareAndSwap('b', 0, '1'),
     ]);
-    for (const result of both) {
+    for (const [index, result] of both.entries()) {
       expect(result).toMatchObject({
         status: 'rejected',
-        reason: { code: 'UNAVAILABLE', message: expect.stringContaining('No space left on device') },
+        reason: {
+          code: 'UNAVAILABLE',
+          message: expect.stringContaining('No space left on device'),
+          swap: { key: 'ab'[index], sentAtRevision: revision },
+        },
       });
     }
     await expect(store.get('a')).rejects.toMatchObject({ code: 'UNAVAILABLE' });
-    await expect(store.compareAndSwap('c', 0, '1')).rejects.toMatchObject({ code: 'UNAVAILABLE' });
+    const refused = await store.compareAndSwap('c', 0, '1').catch((error: unknown) => error);
+    expect(refused).toMatchObject({ code: 'UNAVAILABLE' });
+    expect(refused).not.toBeInstanceOf(UnknownSwapError);
     await store.close();
     const reopened = await LevelStore.open(directory);
     expect(await reopened.list('')).toEqual([{ key: 'a', value: '1', revision }]);

@@ -3,7 +3,8 @@
 // Promises: a swap is one transaction that compares the key's revision and this store's identity, so it
 // cannot land in another store; it is sent once; without an answer it is UnknownSwapError, and its proposal,
 // which stands before the value, lets `settle` find it again. Reads are linearizable. What shows that etcd
-// was restored or replaced makes every later call CORRUPT until the daemon is started anew.
+// was restored or replaced makes every later call CORRUPT until the daemon is started anew; a swap that is the
+// first to meet a restored store may have landed there.
 
 import { HoldfastError } from '../../core/errors.ts';
 import {

@@ -3,6 +3,7 @@
 import { status } from '@grpc/grpc-js';
 import { EtcdCallError } from './call-error.ts';
 import type { EtcdClient } from './client.ts';
+import type { CallOptions, Endpoint } from './endpoint.ts';
 import type { HistoryGuard, StorePosition } from './history-guard.ts';
 import type { KeyValue, RangeRequest, RangeResponse, Sent } from './messages.ts';
 import type { KeySpace } from './stored-value.ts';
@@ -50,9 +51,19 @@ export class EtcdReads {
     return await this.#client.attempt(async (endpoint, options) => {
       const read = await endpoint.call('Range', { key: this.#identity, count_only: true }, options);
       // After a linearizable read the member knows everything that was committed before.
-      const { raftIndex } = await endpoint.call('Status', {}, options);
-      return this.#guard.check(read.header, mark, Number(raftIndex));
+      const raftIndex = await this.#raftIndex(endpoint, options);
+      return this.#guard.check(read.header, mark, raftIndex);
     });
+  }
+
+  /** 0 where this user may not ask for it. */
+  async #raftIndex(endpoint: Endpoint, options: CallOptions): Promise<number> {
+    try {
+      return Number((await endpoint.call('Status', {}, options)).raftIndex);
+    } catch (error) {
+      if (error instanceof EtcdCallError && error.kind === 'refused') return 0;
+      throw error;
+    }
   }
 
   async revision(): Promise<number> {

@@ -1,10 +1,16 @@
-// The one executable's entry. Compiled code is cached beside the packages, where that may be written: a
-// command starts in half the time. The cache is keyed by contents and Node version, and never trusted beyond.
+// The one executable's entry. Compiled code is cached beside the packages (NODE_COMPILE_CACHE: elsewhere), where
+// that may be written: a start takes half the time. The cache is keyed by contents and Node version, checked when
+// it is read, and never needed: without a writable directory there is none.
 
 import { enableCompileCache } from 'node:module';
 import { fileURLToPath } from 'node:url';
 
-enableCompileCache(fileURLToPath(new URL('../../node_modules/.cache/holdfast', import.meta.url)));
+const cache = enableCompileCache(
+  process.env['NODE_COMPILE_CACHE'] ??
+    fileURLToPath(new URL('../../node_modules/.cache/holdfast', import.meta.url)),
+);
+// Threads and helper processes look there for it.
+if (cache.directory !== undefined) process.env['NODE_COMPILE_CACHE'] ??= cache.directory;
 
 // A reader that has seen enough (`| head`) is no error.
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
@@ -12,5 +18,9 @@ process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   throw error;
 });
 
+if (process.argv[2] === 'daemon') {
+  const { becomeIoFlusher } = await import('./daemon/io-flusher.ts');
+  becomeIoFlusher();
+}
 const { runProgram } = await import('./program.ts');
 await runProgram();

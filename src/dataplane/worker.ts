@@ -1,5 +1,6 @@
 // The entry of a data-plane thread.
 
+import { flushCompileCache } from 'node:module';
 import { GCProfiler } from 'node:v8';
 import { parentPort, workerData } from 'node:worker_threads';
 import { invariant } from '../core/invariant.ts';
@@ -9,6 +10,8 @@ import type { ThreadAnswer, ThreadCommand, ThreadData } from './thread-messages.
 
 invariant(parentPort !== null, 'this runs in a worker thread');
 const port = parentPort;
+// The thread's own part of the cache, if there is one: it may be ended without a chance later.
+flushCompileCache();
 const thread = new Thread(port, workerData as ThreadData);
 const commands = new ThreadCommands(thread);
 

@@ -1,38 +1,11 @@
-// What the process must be before it serves anything: an I/O flusher, locked in memory, with io_uring. The
-// daemon writes back the page cache of its own devices' users, so it must never wait for memory that only it
-// can free.
+// What the process must be before it serves anything: locked in memory, with io_uring (and an I/O flusher, see
+// io-flusher.ts). The daemon writes back the page cache of its own devices' users, so it must never wait for
+// memory that only it can free.
 
 import { errorText, HoldfastError } from '../../core/errors.ts';
 import { isNativeError, native, type RingProbe } from '../../dataplane/native.ts';
 import type { Logger } from '../../observe/log.ts';
 import { ringRemedy } from '../preflight-checks.ts';
-
-/** Set in the process that follows; never seen by its children. */
-const FLUSHER_VARIABLE = 'HOLDFAST_IS_IO_FLUSHER';
-
-/**
- * PR_SET_IO_FLUSHER belongs to a thread and to those it creates, and Node has created its own before any of
- * our code runs. So the flag is set and the process executes itself: every thread of the new one has it.
- * Returns without the capability, with a warning. Keeps the process id; nothing is open yet.
- */
-export function becomeIoFlusher(log: Logger): void {
-  if (process.env[FLUSHER_VARIABLE] !== undefined) {
-    delete process.env[FLUSHER_VARIABLE];
-    return;
-  }
-  try {
-    native.setIoFlusher(true);
-  } catch (error) {
-    if (!isNativeError(error)) throw error;
-    log.warn(
-      { error: errorText(error) },
-      'not an I/O flusher (needs CAP_SYS_RESOURCE): under memory pressure an attached device may hang',
-    );
-    return;
-  }
-  const args = [process.execPath, ...process.execArgv, ...process.argv.slice(1)];
-  process.execve?.(process.execPath, args, { ...process.env, [FLUSHER_VARIABLE]: '1' });
-}
 
 export function lockMemory(when: 'auto' | 'always' | 'never', log: Logger): void {
   if (when === 'never') return;

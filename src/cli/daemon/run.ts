@@ -5,6 +5,7 @@
 // all the rest is there. A stop leaves devices in place: the kernel keeps their requests for the next daemon.
 
 import { readFileSync } from 'node:fs';
+import { flushCompileCache } from 'node:module';
 import { join } from 'node:path';
 import closeWithGrace from 'close-with-grace';
 import { NodeRecord } from '../../control/node-record.ts';
@@ -34,8 +35,9 @@ import type { Config } from '../config-options.ts';
 import { controlApi } from './control-api.ts';
 import { lockDataDirectory } from './data-directory.ts';
 import { Exports } from './exports.ts';
+import { becomeIoFlusher } from './io-flusher.ts';
 import { openStore } from './open-store.ts';
-import { becomeIoFlusher, lockMemory, requireRing, testFaults } from './process-setup.ts';
+import { lockMemory, requireRing, testFaults } from './process-setup.ts';
 import { metricsSource } from './samples.ts';
 
 const SERVER_GRACE_MS = 5000;
@@ -88,7 +90,13 @@ async function storeProblem(store: Store): Promise<string | undefined> {
 /** Resolves once the daemon serves. The process ends by a signal, or with 70 when something broke. */
 export async function runDaemon(config: Config): Promise<void> {
   const log = createLogger({ level: config.logLevel, node: config.nodeName });
-  becomeIoFlusher(log);
+  const flusherProblem = becomeIoFlusher();
+  if (flusherProblem !== undefined) {
+    log.warn(
+      { error: flusherProblem },
+      'not an I/O flusher (needs CAP_SYS_RESOURCE): under memory pressure an attached device may hang',
+    );
+  }
   const health = new Health();
   process.on('uncaughtException', (error) => stopAtOnce(log, health, 'unexpected error', error));
   for (const warning of unknownVariables(process.env)) log.warn(warning);
@@ -258,4 +266,6 @@ async function start(options: {
   resources.defer(() => api.close(SERVER_GRACE_MS));
   health.enter('serving');
   log.info({ api: config.api, startMs: Math.round(performance.now() - began) }, 'serving');
+  // Node writes it at the end of the process, which may be a SIGKILL: the next start is to find it.
+  flushCompileCache();
 }

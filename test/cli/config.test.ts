@@ -62,6 +62,15 @@ test('pools take a name, a directory and an I/O mode', () => {
   ).toHaveLength(2);
 });
 
+test('the store is the embedded one, or etcd with its servers', () => {
+  const storeOf = (flags: Record<string, string>) => resolveConfig({ flags, environment: {} }).store;
+  expect(storeOf({})).toEqual({ kind: 'level' });
+  expect(storeOf({ store: 'etcd://a.example:2379,[::1]:2379' })).toEqual({
+    kind: 'etcd',
+    endpoints: ['a.example:2379', '[::1]:2379'],
+  });
+});
+
 test.each([
   [['fast'], 'must be NAME=DIR'],
   [['Fast=/mnt/a'], 'no pool name'],
@@ -83,6 +92,8 @@ test.each([
   ['metrics', 'localhost:99999', 'HOST:PORT'],
   ['api', `/tmp/${'x'.repeat(101)}`, 'Unix socket'],
   ['store', 'etcd', 'level'],
+  ['store', 'etcd://a:2379,b', 'etcd://HOST:PORT'],
+  ['storePrefix', 'holdfast', "begin with '/'"],
   ['csiDriverName', 'csi.holdfast.dev1', 'ends in a letter'],
 ] as const)('--%s %s is refused: %s', (key, value, reason) => {
   const message = refusal(() => resolveConfig({ flags: { [key]: value }, environment: {} }));

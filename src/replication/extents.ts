@@ -79,6 +79,8 @@ export class Extents {
   #coolingPhase: 'idle' | 'flushing' | 'merging' = 'idle';
   #tick = 1;
   #isFailed = false;
+  /** Marked by an earlier process, and not yet known to be settled: never cools. */
+  #isInherited: Uint8Array;
 
   constructor(sizeBytes: number, bits: Uint8Array, ports: ExtentPorts) {
     this.#ports = ports;
@@ -97,6 +99,7 @@ export class Extents {
     this.#hotPosition = new Int32Array(count).fill(NONE);
     this.#marking = new Int32Array(count);
     this.#markingNext = new Int32Array(count);
+    this.#isInherited = new Uint8Array(count);
     for (let extent = 0; extent < count; extent++) {
       if (((this.bits[extent >> 3] as number) & (1 << (extent & 7))) !== 0) this.#inherit(extent);
     }
@@ -140,6 +143,69 @@ export class Extents {
       const to = Math.min(lastBlock - extentFirst, GENERATION_BLOCKS_PER_EXTENT - 1);
       for (let block = from; block <= to; block++) {
         if (this.#stamps[base + block] !== STAMP_UNKNOWN) this.#stamps[base + block] = epoch;
+      }
+    }
+  }
+
+  /** As writeStarted, without a stamp: bytes that come with their own (mergeStamps). */
+  copyStarted(first: number, last: number): void {
+    for (let extent = first; extent <= last; extent++) {
+      invariant(this.#state[extent] === HOT, 'copies go to hot extents only');
+      this.#writers[extent] = (this.#writers[extent] as number) + 1;
+      this.#lastTick[extent] = this.#tick;
+    }
+  }
+
+  /** A write in flight is stamped anew: it counts as one of a later epoch. */
+  restamp(offsetBytes: number, lengthBytes: number, epoch: number): void {
+    const lastBlock = lastGenerationBlockOf(offsetBytes, lengthBytes);
+    for (let block = firstGenerationBlockOf(offsetBytes); block <= lastBlock; block++) {
+      const extent = Math.floor(block / GENERATION_BLOCKS_PER_EXTENT);
+      invariant(this.#state[extent] === HOT, 'the extent of a write in flight is hot');
+      const at =
+        (this.#stampIndex[extent] as number) * GENERATION_BLOCKS_PER_EXTENT +
+        (block % GENERATION_BLOCKS_PER_EXTENT);
+      if ((this.#stamps[at] as number) < epoch) this.#stamps[at] = epoch;
+    }
+  }
+
+  /** Stamps of another copy for a hot extent: each block keeps the newer one. */
+  mergeStamps(extent: number, stamps: ArrayLike<number>): void {
+    invariant(this.isHot(extent), 'stamps are merged into hot extents');
+    const base = this.stampOffset(extent);
+    for (let block = 0; block < GENERATION_BLOCKS_PER_EXTENT; block++) {
+      const stamp = stamps[block] ?? STAMP_UNKNOWN;
+      if ((this.#stamps[base + block] as number) < stamp) this.#stamps[base + block] = stamp;
+    }
+    this.#lastTick[extent] = this.#tick;
+  }
+
+  isHot(extent: number): boolean {
+    return this.#stampIndex[extent] !== NONE;
+  }
+
+  /** The extents of this range stay hot until settleInherited(). */
+  keepHot(offsetBytes: number, lengthBytes: number): void {
+    const last = lastExtentOf(offsetBytes, lengthBytes);
+    for (let extent = firstExtentOf(offsetBytes); extent <= last; extent++) this.#isInherited[extent] = 1;
+  }
+
+  hotExtents(): number[] {
+    return Array.from(this.#hotList.subarray(0, this.#hotCount));
+  }
+
+  /**
+   * What an earlier process left marked is settled on every copy: its blocks count as written in this epoch,
+   * and the extents may cool. Until then they stay hot.
+   */
+  settleInherited(epoch: number): void {
+    for (let i = 0; i < this.#hotCount; i++) {
+      const extent = this.#hotList[i] as number;
+      if (this.#isInherited[extent] === 0) continue;
+      this.#isInherited[extent] = 0;
+      const base = this.stampOffset(extent);
+      for (let at = base; at < base + GENERATION_BLOCKS_PER_EXTENT; at++) {
+        if (this.#stamps[at] === STAMP_UNKNOWN) this.#stamps[at] = epoch;
       }
     }
   }
@@ -235,6 +301,7 @@ export class Extents {
     this.#hotPosition = resized(this.#hotPosition, new Int32Array(count).fill(NONE));
     this.#marking = resized(this.#marking, new Int32Array(count));
     this.#markingNext = resized(this.#markingNext, new Int32Array(count));
+    this.#isInherited = resized(this.#isInherited, new Uint8Array(count));
     this.extentCount = count;
   }
 
@@ -285,6 +352,7 @@ export class Extents {
 
   #inherit(extent: number): void {
     this.#becomeHot(extent);
+    this.#isInherited[extent] = 1;
     const base = this.stampOffset(extent);
     this.#stamps.fill(STAMP_UNKNOWN, base, base + GENERATION_BLOCKS_PER_EXTENT);
   }
@@ -336,6 +404,7 @@ export class Extents {
       this.#cursor = this.#cursor + 1 >= this.#hotCount ? 0 : this.#cursor + 1;
       const extent = this.#hotList[this.#cursor] as number;
       if (this.#state[extent] !== HOT || this.#writers[extent] !== 0) continue;
+      if (this.#isInherited[extent] !== 0) continue;
       if (this.#tick - (this.#lastTick[extent] as number) < idleTicks) continue;
       this.#state[extent] = COOLING;
       this.coolingExtents[this.coolingCount] = extent;

@@ -54,6 +54,15 @@ export class RangeLocks {
     return false;
   }
 
+  /** A request that waits is not granted its range any more. */
+  forget(request: number): void {
+    const at = this.#waiting.subarray(0, this.#waitingCount).indexOf(request);
+    if (at < 0) return;
+    this.#waiting.copyWithin(at, at + 1, this.#waitingCount);
+    this.#waitingCount -= 1;
+    if (this.#waitingCount > 0) this.#grantWaiting();
+  }
+
   release(request: number): void {
     const position = this.#position[request] as number;
     this.#heldCount -= 1;

@@ -11,6 +11,12 @@ export const WRITE = 1;
 /** Reads as zeroes afterwards; may give space back unless NO_HOLE. TRIM is one of these. */
 export const ZERO = 2;
 export const FLUSH = 3;
+/** The primary's own: brings the members to its bytes after a promotion. */
+export const REWRITE = 4;
+/** A joining replica's: bytes of a resync. */
+export const COPY = 5;
+/** The primary's own: reads what a resync sends, and keeps writers away meanwhile. */
+export const COPY_READ = 6;
 
 export const FLAG_FUA = 1;
 export const FLAG_NO_HOLE = 2;
@@ -27,6 +33,17 @@ export class RequestTable {
   readonly lengthBytes: Uint32Array;
   /** Link of whatever list the request waits in. */
   readonly next: Int32Array;
+  /** Number of a write within its opening; of a copy within its stream. */
+  readonly sequence: Float64Array;
+  /** Bit n: the copy in seat n has not yet answered (0 is the local one). */
+  readonly waitMask: Uint16Array;
+  /** Link or session that the request came from, and when, for whoever needs it. */
+  readonly origin: Int32Array;
+  readonly sentMs: Float64Array;
+  /** The name its client gave it. */
+  readonly tag: Float64Array;
+  /** 1: the range read as zeroes, or is to: no payload goes with it. */
+  readonly isHole: Uint8Array;
   /** Window entry while a write is in flight, else NONE. */
   readonly windowEntry: Int16Array;
   /** Sub-operations still running. */
@@ -43,6 +60,12 @@ export class RequestTable {
     this.offsetBytes = new Float64Array(capacity);
     this.lengthBytes = new Uint32Array(capacity);
     this.next = new Int32Array(capacity).fill(NONE);
+    this.sequence = new Float64Array(capacity);
+    this.waitMask = new Uint16Array(capacity);
+    this.origin = new Int32Array(capacity).fill(NONE);
+    this.sentMs = new Float64Array(capacity);
+    this.tag = new Float64Array(capacity);
+    this.isHole = new Uint8Array(capacity);
     this.windowEntry = new Int16Array(capacity).fill(NONE);
     this.pending = new Int32Array(capacity);
     this.error = new Int32Array(capacity);
@@ -65,6 +88,8 @@ export class RequestTable {
     this.pending[request] = 0;
     this.error[request] = 0;
     this.flags[request] = 0;
+    this.waitMask[request] = 0;
+    this.isHole[request] = 0;
     return request;
   }
 
@@ -108,6 +133,11 @@ export class RequestQueue {
     if (this.#head === NONE) this.#tail = NONE;
     this.#next[request] = NONE;
     return request;
+  }
+
+  /** From the oldest on. The queue must not change meanwhile. */
+  *requests(): Generator<number> {
+    for (let request = this.#head; request !== NONE; request = this.#next[request] as number) yield request;
   }
 
   /** Moves everything to the end of another queue of the same table. */

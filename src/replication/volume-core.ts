@@ -94,6 +94,8 @@ export class VolumeCore implements ExtentPorts {
       this.#locked(request);
     });
     this.extents = new Extents(options.sizeBytes, options.intentBits, this);
+    // In a set of one there is nobody to agree with.
+    this.extents.settleInherited(options.epoch);
     this.#freeEntryCount = options.windowEntryCount;
     this.#freeEntries = new Int16Array(options.windowEntryCount);
     for (let i = 0; i < options.windowEntryCount; i++)

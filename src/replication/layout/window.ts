@@ -143,6 +143,11 @@ export class WindowFile {
     sealSector(this.#bytes, 0, SECTOR_BYTES, FORMAT);
   }
 
+  /** From now on, until adopt() or reset(), the entries are not all there is to suspect. */
+  doubt(): void {
+    this.#disown();
+  }
+
   /** An all-zero checksum word fits no header we write: unknown until sealed again. */
   #disown(): void {
     Atomics.store(this.#words, 0, 0);

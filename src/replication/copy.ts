@@ -1,0 +1,418 @@
+// The local copy of a volume: applies writes in the order their holder of the range lock gives them, keeps the
+// marks, the window and the generations, flushes. Primary and secondary use the same one. It decides nothing
+// about other copies and answers no client.
+//
+// Order of a write (each step only after the one before):
+//   prepare: extents hot (mark durable) → start: window entry, stamp, data → [FUA: flush] → applied().
+// The window entry stays until settled(sequence): the write is on every copy, or on none that counts. Entries
+// stand in a ring by sequence, so that a watermark clears them in order. The file holds two banks: one for the
+// writes of this opening, the other for what an earlier one left, until that is settled.
+//
+// A flush or a log write that failed is never tried again and believed: from then on nothing is applied.
+
+import { invariant } from '../core/invariant.ts';
+import {
+  Extents,
+  type ExtentPorts,
+  firstExtentOf,
+  firstGenerationBlockOf,
+  lastExtentOf,
+  lastGenerationBlockOf,
+} from './extents.ts';
+import type { SuspectRange } from './frames.ts';
+import type { Durability } from './layout/superblock.ts';
+import { WINDOW_ENTRY_COUNT, type WindowEntry, type WindowFile } from './layout/window.ts';
+import type { DiskPorts } from './ports.ts';
+import { COPY, FLAG_FUA, NONE, RequestQueue, type RequestTable, REWRITE, WRITE, ZERO } from './requests.ts';
+import type { BrokenRules } from './rules.ts';
+
+const EIO = 5;
+/** Writes in flight that one opening may have: the span between its lowest unsettled and its newest sequence. */
+export const WINDOW_SPAN = WINDOW_ENTRY_COUNT / 2;
+
+/** Told by the copy; the role that the replica has. */
+export interface CopyHost {
+  /** A request whose prepare() returned false may start now (or the copy has failed: start() says so). */
+  prepared(request: number): void;
+  applied(request: number, errno: number): void;
+  /** All rounds up to this number of requestFlush() are over. */
+  flushed(round: number, errno: number): void;
+  copyFailed(what: 'flush' | 'intent', errno: number): void;
+}
+
+export interface CopyOptions {
+  readonly sizeBytes: number;
+  readonly durability: Durability;
+  /** Marks that an earlier process left. Taken over. */
+  readonly intentBits: Uint8Array;
+  readonly window: WindowFile;
+  /** What an earlier process left in the window. */
+  readonly inherited: readonly WindowEntry[] | 'unknown';
+  readonly bootId: string;
+  readonly broken: BrokenRules;
+}
+
+export class Copy implements ExtentPorts {
+  readonly extents: Extents;
+  durability: Durability;
+  readonly #table: RequestTable;
+  readonly #disk: DiskPorts;
+  readonly #host: CopyHost;
+  readonly #window: WindowFile;
+  readonly #bootId: string;
+  readonly #broken: BrokenRules;
+
+  /** First entry of the bank that this opening uses. */
+  #bank = 0;
+  #openingLow = 0;
+  #openingHigh = 0;
+  /** Entries of earlier openings that are not settled; they stand in the other bank. */
+  #inherited: readonly WindowEntry[];
+  #isUnknown: boolean;
+  /** By sequence mod WINDOW_SPAN: the write that holds the entry; 0: none. */
+  readonly #ringSequence = new Float64Array(WINDOW_SPAN);
+  readonly #ringOffset = new Float64Array(WINDOW_SPAN);
+  readonly #ringLength = new Uint32Array(WINDOW_SPAN);
+  /** [0]: everything up to here is settled. */
+  readonly #settled = new Float64Array(1);
+
+  readonly #waitingForMarks: RequestQueue;
+  readonly #flushing: RequestQueue;
+  readonly #flushNext: RequestQueue;
+  #flushRound = 0;
+  #flushCovers = 0;
+  #flushDoneRound = 0;
+  #isFlushRunning = false;
+  #coolingInFlush = false;
+  #coolingWaits = false;
+  #errno = 0;
+  /** Data operations and logs under way. */
+  #runningCount = 0;
+
+  constructor(table: RequestTable, disk: DiskPorts, host: CopyHost, options: CopyOptions) {
+    this.#table = table;
+    this.#disk = disk;
+    this.#host = host;
+    this.durability = options.durability;
+    this.#window = options.window;
+    this.#bootId = options.bootId;
+    this.#broken = options.broken;
+    this.#inherited = options.inherited === 'unknown' ? [] : options.inherited;
+    this.#isUnknown = options.inherited === 'unknown';
+    this.extents = new Extents(options.sizeBytes, options.intentBits, this);
+    this.#waitingForMarks = new RequestQueue(table);
+    this.#flushing = new RequestQueue(table);
+    this.#flushNext = new RequestQueue(table);
+  }
+
+  get hasFailed(): boolean {
+    return this.#errno !== 0;
+  }
+
+  /** No data operation, flush or log write is on its way to the disk. */
+  get isQuiet(): boolean {
+    return this.#runningCount === 0 && !this.#isFlushRunning && this.extents.isIdle;
+  }
+
+  /** No data operation is on its way: what an older stream started has ended. */
+  get isDataQuiet(): boolean {
+    return this.#runningCount === 0 && this.#waitingForMarks.isEmpty;
+  }
+
+  get flushDoneRound(): number {
+    return this.#flushDoneRound;
+  }
+
+  // ---- openings
+
+  /**
+   * Writes of this opening follow. What the window holds of others is inherited until settleInherited(). The
+   * bank is changed unless the opening goes on (`continues`: this copy took part in all of it).
+   */
+  beginOpening(opening: string, settledSequence: number, continues: boolean): void {
+    const low = Number.parseInt(opening.slice(0, 8), 16) | 0;
+    const high = Number.parseInt(opening.slice(8, 16), 16) | 0;
+    if (continues && low === this.#openingLow && high === this.#openingHigh) return;
+    this.#inheritRing();
+    this.#openingLow = low;
+    this.#openingHigh = high;
+    this.#settled[0] = settledSequence;
+    const isFree = (bank: number) =>
+      !this.#inherited.some(({ entryIndex }) => entryIndex >= bank && entryIndex < bank + WINDOW_SPAN);
+    if (isFree(0)) this.#bank = 0;
+    else if (isFree(WINDOW_SPAN)) this.#bank = WINDOW_SPAN;
+    else {
+      // Two openings came and went before anything was settled: doubt is cheaper than a third bank.
+      this.#window.doubt();
+      this.#isUnknown = true;
+      for (const { entryIndex } of this.#inherited) this.#window.clear(entryIndex);
+      this.#inherited = [];
+      this.#bank = 0;
+    }
+  }
+
+  #inheritRing(): void {
+    const left: WindowEntry[] = [];
+    for (let at = 0; at < WINDOW_SPAN; at++) {
+      const sequence = this.#ringSequence[at] as number;
+      if (sequence === 0) continue;
+      const offsetBytes = this.#ringOffset[at] as number;
+      const lengthBytes = this.#ringLength[at] as number;
+      left.push({
+        entryIndex: this.#bank + at,
+        epoch: 0,
+        openingLow: this.#openingLow,
+        openingHigh: this.#openingHigh,
+        sequence,
+        offsetBytes,
+        lengthBytes,
+      });
+      this.#ringSequence[at] = 0;
+      this.extents.writeEnded(firstExtentOf(offsetBytes), lastExtentOf(offsetBytes, lengthBytes));
+    }
+    if (left.length > 0) {
+      for (const { offsetBytes, lengthBytes } of left) this.extents.keepHot(offsetBytes, lengthBytes);
+      this.#inherited = [...this.#inherited, ...left];
+    }
+  }
+
+  /** What may differ from other copies: writes of any opening that are not settled; 'hot': all hot extents. */
+  suspects(): readonly SuspectRange[] | 'hot' {
+    if (this.#isUnknown && !this.#broken.unknownWindowMeansHot) return 'hot';
+    const found: SuspectRange[] = this.#inherited.map(({ offsetBytes, lengthBytes }) => ({
+      offsetBytes,
+      lengthBytes,
+    }));
+    for (let at = 0; at < WINDOW_SPAN; at++) {
+      if (this.#ringSequence[at] === 0) continue;
+      found.push({
+        offsetBytes: this.#ringOffset[at] as number,
+        lengthBytes: this.#ringLength[at] as number,
+      });
+    }
+    return found;
+  }
+
+  /** All that was inherited is settled on every copy that counts. */
+  settleInherited(epoch: number): void {
+    for (const { entryIndex } of this.#inherited) this.#window.clear(entryIndex);
+    this.#inherited = [];
+    if (this.#isUnknown) {
+      this.#isUnknown = false;
+      this.#window.adopt(this.#bootId);
+    }
+    this.extents.settleInherited(epoch);
+  }
+
+  // ---- writes
+
+  /** The highest sequence that may start now. */
+  get lastSequence(): number {
+    return (this.#settled[0] as number) + WINDOW_SPAN;
+  }
+
+  /** True: start() may be called. False: marks are on their way, and the host is told. */
+  prepare(request: number): boolean {
+    const offset = this.#table.offsetBytes[request] as number;
+    const length = this.#table.lengthBytes[request] as number;
+    if (this.#errno !== 0 || this.extents.ensureHot(firstExtentOf(offset), lastExtentOf(offset, length)))
+      return true;
+    if (this.#broken.markBeforeWrite) return this.extents.ensureHot(firstExtentOf(offset), lastExtentOf(offset, length));
+    this.#waitingForMarks.push(request);
+    return false;
+  }
+
+  /**
+   * Window entry, stamp and data operation of a write, zeroing, rewrite or copy whose extents are hot. Ends in
+   * applied(). A write that is sent again (its sequence holds its entry) is only applied again.
+   */
+  start(request: number, epoch: number): void {
+    const table = this.#table;
+    const kind = table.kind[request] as number;
+    if (this.#errno !== 0) {
+      this.#host.applied(request, EIO);
+      return;
+    }
+    const offset = table.offsetBytes[request] as number;
+    const length = table.lengthBytes[request] as number;
+    if (kind === COPY) {
+      this.extents.copyStarted(firstExtentOf(offset), lastExtentOf(offset, length));
+    } else {
+      this.#enter(request, offset, length, epoch);
+    }
+    if (kind === REWRITE) {
+      // The bytes are here already: they are only stamped, and sent to the others.
+      this.#host.applied(request, 0);
+      return;
+    }
+    this.#runningCount += 1;
+    invariant(kind === WRITE || kind === ZERO || kind === COPY, 'only these are written');
+    if (kind === ZERO || table.isHole[request] === 1) this.#disk.startZero(request);
+    else this.#disk.startWrite(request);
+  }
+
+  #enter(request: number, offset: number, length: number, epoch: number): void {
+    const sequence = this.#table.sequence[request] as number;
+    const at = sequence % WINDOW_SPAN;
+    if (this.#ringSequence[at] === sequence) return;
+    invariant(this.#ringSequence[at] === 0, 'the window has room for every write that may start');
+    this.#ringSequence[at] = sequence;
+    this.#ringOffset[at] = offset;
+    this.#ringLength[at] = length;
+    if (!this.#broken.windowBeforeWrite) {
+      this.#window.put(
+        this.#bank + at,
+        epoch,
+        this.#openingLow,
+        this.#openingHigh,
+        sequence,
+        offset,
+        length,
+      );
+    }
+    this.extents.writeStarted(
+      firstExtentOf(offset),
+      lastExtentOf(offset, length),
+      firstGenerationBlockOf(offset),
+      lastGenerationBlockOf(offset, length),
+      epoch,
+    );
+  }
+
+  /** This write is on every copy: its window entry is free. */
+  settle(sequence: number): void {
+    const at = sequence % WINDOW_SPAN;
+    if (this.#ringSequence[at] !== sequence) return;
+    this.#ringSequence[at] = 0;
+    if (!this.#broken.windowBeforeWrite) this.#window.clear(this.#bank + at);
+    const offset = this.#ringOffset[at] as number;
+    this.extents.writeEnded(firstExtentOf(offset), lastExtentOf(offset, this.#ringLength[at] as number));
+  }
+
+  /** Everything up to this sequence is on every copy. */
+  settleUpTo(watermark: number): void {
+    const from = this.#settled[0] as number;
+    if (watermark <= from) return;
+    this.#settled[0] = watermark;
+    const last = Math.min(watermark, from + WINDOW_SPAN);
+    for (let sequence = from + 1; sequence <= last; sequence++) this.settle(sequence);
+  }
+
+  /** Writes above the watermark count as written in this epoch from now on. */
+  restampUnsettled(epoch: number): void {
+    if (this.#broken.restampAtDrop) return;
+    for (let at = 0; at < WINDOW_SPAN; at++) {
+      if (this.#ringSequence[at] === 0) continue;
+      this.extents.restamp(this.#ringOffset[at] as number, this.#ringLength[at] as number, epoch);
+    }
+  }
+
+  // ---- ends of what was started
+
+  dataDone(request: number, errno: number): void {
+    const table = this.#table;
+    this.#runningCount -= 1;
+    if (table.kind[request] === COPY) {
+      const offset = table.offsetBytes[request] as number;
+      this.extents.writeEnded(
+        firstExtentOf(offset),
+        lastExtentOf(offset, table.lengthBytes[request] as number),
+      );
+    }
+    const outcome = errno === 0 ? this.#errno : errno;
+    const isFua = ((table.flags[request] as number) & FLAG_FUA) !== 0 && !this.#broken.fuaIsFlushed;
+    if (outcome === 0 && table.kind[request] !== COPY && (isFua || this.durability === 'writethrough')) {
+      this.#runningCount += 1;
+      this.#flushNext.push(request);
+      if (!this.#isFlushRunning) this.#startFlush();
+      return;
+    }
+    this.#host.applied(request, outcome);
+  }
+
+  /** A flush that covers every write applied before this call: its number; ends in flushed(number or higher). */
+  requestFlush(): number {
+    this.#flushRound += 1;
+    if (!this.#isFlushRunning) this.#startFlush();
+    return this.#flushRound;
+  }
+
+  flushDone(errno: number): void {
+    if (errno !== 0 && !this.#broken.failedFlushIsFinal) this.#fail('flush', errno);
+    const isForCooling = this.#coolingInFlush;
+    this.#coolingInFlush = false;
+    for (let request = this.#flushing.shift(); request !== NONE; request = this.#flushing.shift()) {
+      this.#runningCount -= 1;
+      this.#host.applied(request, this.#errno);
+    }
+    const round = this.#flushCovers;
+    const isNewRound = round > this.#flushDoneRound;
+    this.#flushDoneRound = round;
+    if (isForCooling) this.extents.coolingFlushed(this.#errno);
+    this.#isFlushRunning = false;
+    if (!this.#flushNext.isEmpty || this.#coolingWaits || this.#flushRound > round) this.#startFlush();
+    if (isNewRound) this.#host.flushed(round, this.#errno);
+  }
+
+  intentRoundDone(errno: number): void {
+    this.extents.intentRoundDone(errno);
+  }
+
+  generationsMerged(errno: number): void {
+    this.extents.generationsMerged(errno);
+  }
+
+  /** About once a second while anything is hot. Returns false when nothing is. */
+  tick(idleTicks: number): boolean {
+    return this.extents.tick(idleTicks);
+  }
+
+  // ---- ExtentPorts
+
+  startIntentRound(durable: boolean): void {
+    if (this.#broken.markBeforeWrite) {
+      this.extents.intentRoundDone(0);
+      return;
+    }
+    this.#disk.startIntentRound(durable);
+  }
+
+  startGenerationMerge(): void {
+    this.#disk.startGenerationMerge();
+  }
+
+  startCoolingFlush(): void {
+    this.#coolingWaits = true;
+    if (!this.#isFlushRunning) this.#startFlush();
+  }
+
+  marksReady(): void {
+    if (this.#waitingForMarks.isEmpty) return;
+    const waiting = new RequestQueue(this.#table);
+    this.#waitingForMarks.moveTo(waiting);
+    for (let request = waiting.shift(); request !== NONE; request = waiting.shift()) {
+      if (this.prepare(request)) this.#host.prepared(request);
+    }
+  }
+
+  intentFailed(errno: number): void {
+    this.#fail('intent', errno);
+  }
+
+  /** Nothing is applied any more: the disk failed, or another file of the replica did. */
+  #fail(what: 'flush' | 'intent', errno: number): void {
+    if (this.#errno !== 0) return;
+    this.#errno = EIO;
+    this.#host.copyFailed(what, errno);
+    this.marksReady();
+  }
+
+  #startFlush(): void {
+    this.#flushNext.moveTo(this.#flushing);
+    this.#coolingInFlush = this.#coolingWaits;
+    this.#coolingWaits = false;
+    this.#flushCovers = this.#flushRound;
+    this.#isFlushRunning = true;
+    this.#disk.startFlush();
+  }
+}

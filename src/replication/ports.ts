@@ -1,0 +1,74 @@
+// What the replication core asks of the world around it. Production answers with rings, sockets and the store;
+// the simulator with a hostile world. Every start* ends in exactly one call back into the core, never from
+// within the call that started it, unless it says so.
+//
+// Requests are slots of a RequestTable; buffers belong to the slot that holds them. A port that still sends
+// from a buffer keeps it, whatever the core does with the slot (release() only says that the core is done).
+
+import type { StoredConfig, VolumeConfig } from './config.ts';
+import type { ControlMessage, FrameFields } from './frames.ts';
+import type { Superblock } from './layout/superblock.ts';
+
+/** The local copy's files. */
+export interface DiskPorts {
+  /** Reads the request's range into its buffer. Ends in dataDone(request, errno). */
+  startRead(request: number): void;
+  /** Writes its buffer. Ends in dataDone(request, errno). */
+  startWrite(request: number): void;
+  /** Makes the range read as zeroes. Ends in dataDone(request, errno). */
+  startZero(request: number): void;
+  /** A flush of the data file: covers every data operation that ended before this call. Ends in flushDone(errno). One at a time. */
+  startFlush(): void;
+  /** As ExtentPorts. Ends in intentRoundDone(errno). */
+  startIntentRound(durable: boolean): void;
+  /** As ExtentPorts. Ends in generationsMerged(errno). */
+  startGenerationMerge(): void;
+  /** Reads an extent's saved generations, for the resync over `link`. Ends in stampsRead(link, extent, errno, stamps). */
+  startStampRead(link: number, extent: number): void;
+  /** Durably replaces the superblock. Ends in superblockDone(errno). One at a time. */
+  startSuperblock(superblock: Superblock): void;
+}
+
+export type ProposalOutcome =
+  | { readonly type: 'committed'; readonly revision: number }
+  /** Another change came first: this is what stands there. undefined: the volume is gone. */
+  | { readonly type: 'conflict'; readonly current: StoredConfig | undefined }
+  /** It may have been committed, or may yet be. */
+  | { readonly type: 'unknown' };
+
+export interface ReplicaPorts extends DiskPorts {
+  /** CLOCK_BOOTTIME, in milliseconds. */
+  nowMs(): number;
+  /** 32 hex digits that were never drawn before. */
+  drawId(): string;
+
+  /** A slot with a buffer of this size for the core's own copying; NONE: try again at the next tick. */
+  takeRequest(lengthBytes: number): number;
+  /** The core is done with a slot that it took or that came in a frame. */
+  release(request: number): void;
+
+  /** Opens a link to a replica's node; the Hello is the first message. Ends in linkClosed, whenever that is. */
+  connect(node: string, replicaId: string): number;
+  /** `request`: the slot whose buffer is the payload, or NONE. Never waits: what the socket does not take is queued. */
+  sendFrame(link: number, fields: FrameFields, request: number): void;
+  sendControl(link: number, type: number, message: ControlMessage): void;
+  /** Nothing of this link is delivered any more; no linkClosed follows. */
+  closeLink(link: number): void;
+
+  /** Linearizable. Ends in configRead(current | undefined (the store did not answer)). One at a time. */
+  readConfig(): void;
+  /** Compare-and-swap of the volume's record. Ends in proposed(number, outcome). */
+  propose(proposal: number, baseRevision: number, config: VolumeConfig): void;
+
+  /** For logs, metrics and the volume's timeline. */
+  event(event: ReplicaEvent): void;
+}
+
+export type ReplicaEvent =
+  | { readonly type: 'role'; readonly role: string; readonly epoch: number }
+  | { readonly type: 'memberSilent'; readonly replicaId: string }
+  | { readonly type: 'memberDropped' | 'memberAdded'; readonly replicaId: string; readonly epoch: number }
+  | { readonly type: 'suspected'; readonly replicaId: string }
+  | { readonly type: 'reconciled'; readonly epoch: number; readonly bytes: number }
+  | { readonly type: 'resync'; readonly replicaId: string; readonly bytesLeft: number }
+  | { readonly type: 'failed'; readonly what: string; readonly errno: number };

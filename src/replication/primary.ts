@@ -1,0 +1,1161 @@
+// The copy that orders a volume's writes, serves its reads and answers for the others.
+//
+// A write: range lock → extents hot → sequence, window, stamp → local data and every stream → all that count have
+// answered → reply. What counts is every member of every in-sync set that the store may hold now.
+// A reply leaves only while every one of those members has granted a lease that has not run out, the epoch's
+// promise is durable on all of them, and the set meets the failure mode's minimum.
+//
+// A new primary first brings the members' suspects to its own bytes, as ordinary writes of its epoch; requests
+// that touch a suspect extent wait for it.
+
+import { EXTENT_BYTES } from '../core/units.ts';
+import {
+  addMember,
+  canDrop,
+  dropMembers,
+  handOver,
+  memberOf,
+  minimumInSync,
+  replicaOf,
+  type VolumeConfig,
+} from './config.ts';
+import { WINDOW_SPAN } from './copy.ts';
+import {
+  FRAME_BEAT,
+  FRAME_COPIED,
+  FRAME_DONE,
+  FRAME_EPOCH,
+  FRAME_EPOCH_KEPT,
+  FRAME_FLUSH,
+  FRAME_FLUSHED,
+  FRAME_GRANT,
+  FRAME_HELLO,
+  FRAME_PROMOTE,
+  FRAME_REFUSED,
+  FRAME_SETTLED,
+  FRAME_STAMPED,
+  FRAME_WELCOME,
+  FRAME_WRITE,
+  FRAME_ZERO,
+  type FrameFields,
+  OFFSET,
+  type Refused,
+  SEQUENCE,
+  type StreamWelcome,
+  type SuspectRange,
+  TIME,
+  WATERMARK,
+} from './frames.ts';
+import type { Hub } from './hub.ts';
+import { RangeLocks } from './range-locks.ts';
+import { Reconcile } from './reconcile.ts';
+import {
+  COPY_READ,
+  FLUSH,
+  NONE,
+  READ,
+  RequestQueue,
+  REWRITE,
+  ZERO,
+} from './requests.ts';
+import { Resync } from './resync.ts';
+import { Seat } from './seat.ts';
+import {
+  BEAT_MS,
+  DROP_AFTER_MS,
+  HELD_OUT_LIMIT_MS,
+  HELD_OUT_MS,
+  LEASE_HELD_MS,
+  RECONNECT_MS,
+  SLOW_AFTER_MS,
+  STORE_RETRY_MS,
+} from './timing.ts';
+
+const EIO = 5;
+/** The local copy's bit in a waitMask. */
+const LOCAL = 1;
+/** Flush rounds of one joining replica are told from the volume's by their range. */
+const JOIN_ROUND = 2 ** 40;
+
+export interface PrimaryHost {
+  /** The reply leaves now. */
+  answer(request: number, errno: number): void;
+  /** This process will not answer it: the frontend takes it elsewhere. The slot is free for that. */
+  giveBack(request: number): void;
+  /** Of an attachment that is over: nothing of it that has not started is applied any more. */
+  isRevoked(request: number): boolean;
+  /** All that was given back or answered is; nothing of this role is on its way to the disk. */
+  primaryEnded(): void;
+}
+
+type Phase = 'adopting' | 'serving' | 'draining' | 'ended';
+
+export class Primary {
+  readonly opening: string;
+  readonly #hub: Hub;
+  readonly #host: PrimaryHost;
+  readonly #locks: RangeLocks;
+  readonly #seats: Seat[] = [];
+  #phase: Phase = 'adopting';
+  #config: VolumeConfig;
+  /** Its promise is durable here. */
+  #isPromised = false;
+  #streamCount = 0;
+  #reconcile: Reconcile;
+  /** Members (by replica) whose suspects are in. */
+  readonly #gathered = new Set<string>();
+  readonly #ownSuspects: readonly SuspectRange[] | 'hot';
+
+  /** [0]: the newest sequence. [1]: everything up to here is settled. */
+  readonly #sequences = new Float64Array(2);
+  /** By sequence mod WINDOW_SPAN: the request in flight. */
+  readonly #ring = new Int32Array(WINDOW_SPAN).fill(NONE);
+  #inFlightCount = 0;
+  readonly #waitingForRoom: RequestQueue;
+  readonly #waitingForReconcile: RequestQueue;
+  /** Admitted before it serves, or while it drains. */
+  readonly #held: RequestQueue;
+  /** Done, but no reply may leave now. */
+  readonly #unreplied: RequestQueue;
+  /** Reads that have ended, in #unreplied: their ranges are locked. */
+  readonly #flushing: RequestQueue;
+  readonly #flushNext: RequestQueue;
+  #flushRound = 0;
+  #localFlushRound = 0;
+  #flushMask = 0;
+  #flushSinceMs = 0;
+  #isFlushRunning = false;
+
+  #beatAtMs = 0;
+  #lookAtMs = 0;
+  #handOverTo: string | undefined;
+  /** It has offered its place: it answers nothing more in this opening. */
+  #isRenounced = false;
+  #joinRoundCount = 0;
+  /** Its own copy failed: it hands over and leaves, or answers with errors. */
+  #hasFailed = false;
+
+  constructor(hub: Hub, host: PrimaryHost, opening: string) {
+    this.#hub = hub;
+    this.#host = host;
+    this.opening = opening;
+    this.#config = hub.known.config;
+    const { table } = hub;
+    this.#locks = new RangeLocks(table, (request) => this.#locked(request));
+    this.#waitingForRoom = new RequestQueue(table);
+    this.#waitingForReconcile = new RequestQueue(table);
+    this.#held = new RequestQueue(table);
+    this.#unreplied = new RequestQueue(table);
+    this.#flushing = new RequestQueue(table);
+    this.#flushNext = new RequestQueue(table);
+    this.#ownSuspects = hub.copy.suspects();
+    this.#reconcile = new Reconcile(hub, (request) => this.#rewrite(request));
+    hub.copy.beginOpening(opening, 0, false);
+    hub.copy.durability = this.#config.durability;
+    this.#hasFailed = hub.copy.hasFailed;
+    this.#seat();
+    this.#promise();
+  }
+
+  get isServing(): boolean {
+    return this.#phase === 'serving';
+  }
+
+  get hasEnded(): boolean {
+    return this.#phase === 'ended';
+  }
+
+  /** Nothing is in flight, and every member has been told so. */
+  get isIdle(): boolean {
+    return this.#phase === 'serving' && this.#inFlightCount === 0 && this.#reconcile.isOver && this.#isEpochKept();
+  }
+
+  /** For people and checkers: requests may be answered now. */
+  get mayReply(): boolean {
+    return this.#mayReply();
+  }
+
+  get seats(): Iterable<Seat> {
+    return this.#seats;
+  }
+
+  // ---- requests of clients
+
+  /** The range is inside the volume and not empty, except of a flush. */
+  admit(request: number): void {
+    this.#inFlightCount += 1;
+    if (this.#phase === 'ended') {
+      this.#giveBack(request);
+      return;
+    }
+    if (this.#phase !== 'serving') {
+      this.#held.push(request);
+      return;
+    }
+    this.#begin(request);
+  }
+
+  #begin(request: number): void {
+    const kind = this.#hub.table.kind[request] as number;
+    if (kind !== READ && this.#hub.copy.hasFailed && this.#isAlone()) this.#fail(request, EIO);
+    else if (kind === FLUSH) this.#flush(request);
+    else if (this.#reconcile.blocks(request)) this.#waitingForReconcile.push(request);
+    else this.#lock(request);
+  }
+
+  #lock(request: number): void {
+    const { broken, table } = this.#hub;
+    const isFree =
+      (broken.readsWaitForOverlappingWrites && table.kind[request] === READ) || broken.overlapsInOrder;
+    if (isFree || this.#locks.acquire(request)) this.#locked(request);
+  }
+
+  #unlock(request: number): void {
+    const { broken, table } = this.#hub;
+    const isFree =
+      (broken.readsWaitForOverlappingWrites && table.kind[request] === READ) ||
+      (broken.overlapsInOrder && table.kind[request] !== COPY_READ && table.kind[request] !== REWRITE);
+    if (!isFree) this.#locks.release(request);
+  }
+
+  #locked(request: number): void {
+    const { table, ports, copy } = this.#hub;
+    switch (table.kind[request]) {
+      case COPY_READ: {
+        const resync = this.#resyncOf(request);
+        if (resync !== undefined) resync.locked(request);
+        else this.#endCopy(request);
+        return;
+      }
+      case REWRITE:
+        if (this.#phase !== 'ended') this.#reconcile.locked(request);
+        else {
+          this.#locks.release(request);
+          this.#hub.ports.release(request);
+        }
+        return;
+    }
+    if (this.#phase === 'ended') this.#dropUnsent(request);
+    else if (this.#host.isRevoked(request)) {
+      this.#unlock(request);
+      this.#fail(request, EIO);
+    } else if (table.kind[request] === READ) ports.startRead(request);
+    else if (copy.prepare(request)) this.prepared(request);
+  }
+
+  /** Its extents are hot. */
+  prepared(request: number): void {
+    if (this.#phase === 'ended') this.#dropUnsent(request);
+    else if (this.#host.isRevoked(request)) {
+      this.#unlock(request);
+      this.#fail(request, EIO);
+    } else if ((this.#sequences[0] as number) - (this.#sequences[1] as number) >= WINDOW_SPAN - 1) {
+      this.#waitingForRoom.push(request);
+    } else this.#send(request);
+  }
+
+  #dropUnsent(request: number): void {
+    this.#unlock(request);
+    if (this.#hub.table.kind[request] === REWRITE) {
+      this.#hub.ports.release(request);
+      this.#endIfQuiet();
+    } else this.#giveBack(request);
+  }
+
+  /** A rewrite of the reconciliation has its bytes and its lock. */
+  #rewrite(request: number): void {
+    if (this.#hub.copy.prepare(request)) this.prepared(request);
+  }
+
+  #send(request: number): void {
+    const { table, copy, ports } = this.#hub;
+    this.#sequences[0] = (this.#sequences[0] as number) + 1;
+    const sequence = this.#sequences[0] as number;
+    table.sequence[request] = sequence;
+    table.sentMs[request] = ports.nowMs();
+    this.#ring[sequence % WINDOW_SPAN] = request;
+    const epoch = this.#config.epoch;
+    let mask = LOCAL;
+    for (const seat of this.#seats) if (this.#counts(seat)) mask |= seat.bit;
+    table.waitMask[request] = mask;
+    table.error[request] = 0;
+    copy.start(request, epoch);
+    for (const seat of this.#seats) {
+      const isWanted = seat.role === 'member' || !this.#hub.broken.joiningStreamSendsWrites;
+      if (seat.isOpen && isWanted) this.#forward(seat, request);
+    }
+  }
+
+  #forward(seat: Seat, request: number): void {
+    const { table, out, ports } = this.#hub;
+    const isZero = table.kind[request] === ZERO || table.isHole[request] === 1;
+    out.type = isZero ? FRAME_ZERO : FRAME_WRITE;
+    out.flags = table.flags[request] as number;
+    out.epoch = this.#config.epoch;
+    out.errno = 0;
+    out.lengthBytes = table.lengthBytes[request] as number;
+    out.numbers[SEQUENCE] = table.sequence[request] as number;
+    out.numbers[OFFSET] = table.offsetBytes[request] as number;
+    out.numbers[WATERMARK] = this.#sequences[1] as number;
+    seat.unansweredCount += 1;
+    ports.sendFrame(seat.link, out, isZero ? NONE : request);
+  }
+
+  // ---- answers
+
+  /** The local copy has a write, or failed to. */
+  applied(request: number, errno: number): void {
+    const { table } = this.#hub;
+    if (errno !== 0) {
+      table.error[request] = errno;
+      this.#localFailed(errno);
+    }
+    this.#answered(request, LOCAL);
+  }
+
+  readDone(request: number, errno: number): void {
+    const { table } = this.#hub;
+    if (table.kind[request] === REWRITE) {
+      if (errno !== 0) this.#localFailed(errno);
+      if (errno === 0 && this.#phase !== 'ended') this.#reconcile.readDone(request);
+      else {
+        this.#locks.release(request);
+        this.#hub.ports.release(request);
+        this.#endIfQuiet();
+      }
+      return;
+    }
+    if (table.kind[request] === COPY_READ) {
+      const seat = this.#seatOfLink(table.origin[request] as number);
+      if (seat?.resync !== undefined) seat.resync.readDone(request, errno);
+      else this.#endCopy(request);
+      if (errno !== 0 && seat !== undefined) this.#closeSeat(seat);
+      this.#endIfQuiet();
+      return;
+    }
+    table.error[request] = errno;
+    if (errno !== 0 && !this.#isAlone()) this.#localFailed(errno);
+    this.#finish(request);
+  }
+
+  /** A resync's copy whose stream is gone. */
+  #endCopy(request: number): void {
+    if (!this.#hub.broken.copyUnderRangeLock) this.#locks.release(request);
+    this.#hub.ports.release(request);
+  }
+
+  #answered(request: number, bit: number): void {
+    const { table } = this.#hub;
+    const mask = (table.waitMask[request] as number) & ~bit;
+    table.waitMask[request] = mask;
+    if (this.#phase === 'ended') {
+      if (bit === LOCAL) this.#abandon(request);
+      return;
+    }
+    if (mask === 0 || (this.#hub.broken.ackWaitsForEveryMember && (mask & LOCAL) === 0)) this.#settleIfKept(request);
+  }
+
+  /** Every copy that counts has it: it is settled, unless a higher epoch still waits for its promises. */
+  #settleIfKept(request: number): void {
+    const { table, copy } = this.#hub;
+    if (!this.#isEpochKept() && !this.#hub.broken.epochKeptBeforeAck) return;
+    // A copy that failed it is on its way out of the set, or this one hands over: nobody is told before.
+    if ((table.error[request] as number) !== 0 && !this.#isAlone()) return;
+    const sequence = table.sequence[request] as number;
+    this.#ring[sequence % WINDOW_SPAN] = NONE;
+    copy.settle(sequence);
+    this.#advance();
+    this.#finish(request);
+    this.#useRoom();
+  }
+
+  #advance(): void {
+    let settled = this.#sequences[1] as number;
+    const newest = this.#sequences[0] as number;
+    while (settled < newest && this.#ring[(settled + 1) % WINDOW_SPAN] === NONE) settled += 1;
+    this.#sequences[1] = settled;
+    this.#hub.copy.settleUpTo(settled);
+    for (const seat of this.#seats) this.#tellSettled(seat);
+  }
+
+  #useRoom(): void {
+    while (
+      !this.#waitingForRoom.isEmpty &&
+      (this.#sequences[0] as number) - (this.#sequences[1] as number) < WINDOW_SPAN - 1
+    )
+      this.prepared(this.#waitingForRoom.shift());
+  }
+
+  /** Settled, or read: the reply leaves now or when it may. */
+  #finish(request: number): void {
+    const { table } = this.#hub;
+    if (table.kind[request] === REWRITE) {
+      this.#unlock(request);
+      this.#reconcile.done(request);
+      this.#reconciled();
+      return;
+    }
+    if (this.#phase === 'ended') {
+      this.#unlock(request);
+      this.#giveBack(request);
+    } else if (this.#mayReply()) this.#reply(request);
+    else {
+      this.#unreplied.push(request);
+      this.#lookSoon();
+    }
+  }
+
+  #reply(request: number): void {
+    const { table } = this.#hub;
+    if (table.kind[request] !== FLUSH) this.#unlock(request);
+    this.#inFlightCount -= 1;
+    this.#host.answer(request, table.error[request] as number);
+    if (this.#phase === 'draining') this.#drained();
+  }
+
+  #fail(request: number, errno: number): void {
+    this.#inFlightCount -= 1;
+    this.#host.answer(request, errno);
+  }
+
+  #giveBack(request: number): void {
+    this.#inFlightCount -= 1;
+    this.#host.giveBack(request);
+    this.#endIfQuiet();
+  }
+
+  /** Replies that waited for a lease, for promises or for the minimum. */
+  #replyWaiting(): void {
+    if (this.#unreplied.isEmpty || !this.#mayReply()) return;
+    const waiting = new RequestQueue(this.#hub.table);
+    this.#unreplied.moveTo(waiting);
+    for (let request = waiting.shift(); request !== NONE; request = waiting.shift()) this.#finish(request);
+  }
+
+  // ---- flushes
+
+  #flush(request: number): void {
+    this.#flushNext.push(request);
+    if (!this.#isFlushRunning) this.#startFlush();
+  }
+
+  #startFlush(): void {
+    const { copy, broken, ports } = this.#hub;
+    this.#flushNext.moveTo(this.#flushing);
+    this.#isFlushRunning = true;
+    this.#flushRound += 1;
+    let mask = LOCAL;
+    for (const seat of this.#seats)
+      if (this.#counts(seat) && !broken.flushReachesEveryMember) mask |= seat.bit;
+    this.#flushMask = mask;
+    this.#flushSinceMs = ports.nowMs();
+    this.#localFlushRound = copy.requestFlush();
+    for (const seat of this.#seats)
+      if (seat.isOpen && (mask & seat.bit) !== 0) this.#sendFlush(seat, this.#flushRound);
+  }
+
+  #sendFlush(seat: Seat, round: number): void {
+    const { out, ports } = this.#hub;
+    out.type = FRAME_FLUSH;
+    out.flags = 0;
+    out.epoch = this.#config.epoch;
+    out.numbers[SEQUENCE] = round;
+    ports.sendFrame(seat.link, out, NONE);
+  }
+
+  /** The local copy's rounds up to this number are over. */
+  flushed(round: number, errno: number): void {
+    if (errno !== 0) this.#localFailed(errno);
+    if (this.#isFlushRunning && round >= this.#localFlushRound && (errno === 0 || this.#isAlone()))
+      this.#flushAnswered(LOCAL, errno);
+  }
+
+  #flushAnswered(bit: number, errno: number): void {
+    this.#flushMask &= ~bit;
+    if (errno !== 0)
+      for (const request of this.#flushing.requests()) this.#hub.table.error[request] = errno;
+    this.#endFlush();
+  }
+
+  #endFlush(): void {
+    if (!this.#isFlushRunning || this.#flushMask !== 0 || !this.#isEpochKept()) return;
+    const done = new RequestQueue(this.#hub.table);
+    this.#flushing.moveTo(done);
+    this.#isFlushRunning = false;
+    if (!this.#flushNext.isEmpty && this.#phase !== 'ended') this.#startFlush();
+    for (let request = done.shift(); request !== NONE; request = done.shift()) this.#finishFlush(request);
+  }
+
+  #finishFlush(request: number): void {
+    if (this.#phase === 'ended') this.#giveBack(request);
+    else if (this.#mayReply()) this.#reply(request);
+    else this.#unreplied.push(request);
+  }
+
+  // ---- who counts
+
+  /** Its answers and its lease are needed: it is in a set that the store may hold now, or is about to be. */
+  #counts(seat: Seat): boolean {
+    if (seat.isGating && !this.#hub.broken.gateFromSubmission) return true;
+    const isCommitted = memberOf(this.#config, seat.replicaId) !== undefined;
+    const { pending } = this.#hub;
+    if (pending === undefined) return isCommitted;
+    const isPending = memberOf(pending, seat.replicaId) !== undefined;
+    // A smaller set counts only once it is committed.
+    if (isCommitted) return isPending || !this.#hub.broken.dropIsCommittedBeforeAck;
+    return isPending && !this.#hub.broken.gateFromSubmission;
+  }
+
+  #isAlone(): boolean {
+    for (const seat of this.#seats) if (this.#counts(seat)) return false;
+    return true;
+  }
+
+  /** The promise of the epoch is durable here and on every member. */
+  #isEpochKept(): boolean {
+    if (!this.#isPromised) return false;
+    for (const seat of this.#seats) {
+      if (memberOf(this.#config, seat.replicaId) === undefined) continue;
+      if (seat.keptEpoch < this.#config.epoch) return false;
+    }
+    return true;
+  }
+
+  #mayReply(): boolean {
+    const { broken, ports, known } = this.#hub;
+    if (this.#phase === 'adopting' || this.#phase === 'ended' || this.#isRenounced) return false;
+    if (this.#config.inSync.length < minimumInSync(this.#config) && !broken.minimumHoldsRequests) return false;
+    if (known.config.primary.opening !== this.opening) return false;
+    if (!this.#isEpochKept() && !broken.epochKeptBeforeAck) return false;
+    if (broken.leaseCheckedAtReply) return true;
+    const nowMs = ports.nowMs();
+    let hasOne = false;
+    let isAnyMissing = false;
+    for (const seat of this.#seats) {
+      if (!this.#counts(seat)) continue;
+      if (nowMs < seat.leaseUntilMs) hasOne = true;
+      else isAnyMissing = true;
+    }
+    return !isAnyMissing || (broken.leaseFromEveryMember && hasOne);
+  }
+
+  // ---- streams
+
+  #seat(): void {
+    const nowMs = this.#hub.ports.nowMs();
+    const wanted = this.#config.replicas.filter(({ id }) => id !== this.#hub.replicaId);
+    for (const replica of wanted) {
+      let seat = this.#seatOf(replica.id);
+      if (seat === undefined) {
+        seat = new Seat(replica, this.#freeBit(), nowMs);
+        this.#seats.push(seat);
+      }
+      const role = memberOf(this.#config, replica.id) !== undefined ? 'member' : 'joining';
+      if (role === 'joining' && seat.role === 'member') this.#dropped(seat, nowMs);
+      seat.role = role;
+    }
+    for (const seat of [...this.#seats]) {
+      if (wanted.some(({ id }) => id === seat.replicaId)) continue;
+      this.#closeSeat(seat);
+      this.#clearBit(seat);
+      this.#seats.splice(this.#seats.indexOf(seat), 1);
+    }
+  }
+
+  #freeBit(): number {
+    const taken = [...this.#seats].reduce((mask, seat) => mask | seat.bit, LOCAL);
+    let bit = LOCAL << 1;
+    while ((taken & bit) !== 0) bit <<= 1;
+    return bit;
+  }
+
+  #dropped(seat: Seat, nowMs: number): void {
+    const isFlapping = nowMs - seat.droppedMs < HELD_OUT_LIMIT_MS;
+    seat.heldOutMs = isFlapping ? Math.min(seat.heldOutMs * 2, HELD_OUT_LIMIT_MS) : HELD_OUT_MS;
+    seat.droppedMs = nowMs;
+    seat.nextAttemptMs = nowMs + seat.heldOutMs;
+    this.#closeSeat(seat);
+    this.#clearBit(seat);
+    this.#hub.ports.event({ type: 'memberDropped', replicaId: seat.replicaId, epoch: this.#config.epoch });
+  }
+
+  /** Nothing waits for it any more. */
+  #clearBit(seat: Seat): void {
+    const { table } = this.#hub;
+    for (const request of this.#ring) {
+      if (request !== NONE) table.waitMask[request] = (table.waitMask[request] as number) & ~seat.bit;
+    }
+    this.#flushMask &= ~seat.bit;
+  }
+
+  #closeSeat(seat: Seat): void {
+    if (seat.link !== NONE) this.#hub.ports.closeLink(seat.link);
+    this.#seatClosed(seat);
+  }
+
+  #seatClosed(seat: Seat): void {
+    seat.closed(this.#hub.ports.nowMs());
+    this.#recount();
+  }
+
+  /** Nobody waits for an answer that does not count any more. */
+  #recount(): void {
+    if (this.#phase === 'ended') return;
+    for (const seat of this.#seats) if (!this.#counts(seat)) this.#clearBit(seat);
+    this.#settleWaiting();
+    this.#endFlush();
+  }
+
+  #connect(seat: Seat, nowMs: number): void {
+    const { ports, known } = this.#hub;
+    seat.nextAttemptMs = nowMs + RECONNECT_MS;
+    this.#streamCount += 1;
+    seat.link = ports.connect(seat.node, seat.replicaId);
+    seat.helloEpoch = this.#config.epoch;
+    ports.sendControl(seat.link, FRAME_HELLO, {
+      kind: 'stream',
+      volumeId: this.#config.volumeId,
+      config: this.#config,
+      revision: known.revision,
+      replicaId: seat.replicaId,
+      stream: this.#streamCount,
+      watermark: this.#sequences[1] as number,
+      role: seat.role,
+    });
+  }
+
+  linkClosed(link: number): void {
+    const seat = this.#seatOfLink(link);
+    if (seat !== undefined) this.#seatClosed(seat);
+  }
+
+  #seatOf(replicaId: string): Seat | undefined {
+    return this.#seats.find((seat) => seat.replicaId === replicaId);
+  }
+
+  #seatOfLink(link: number): Seat | undefined {
+    for (const seat of this.#seats) if (seat.link === link) return seat;
+    return undefined;
+  }
+
+  #resyncOf(request: number): Resync | undefined {
+    return this.#seatOfLink(this.#hub.table.origin[request] as number)?.resync;
+  }
+
+  control(link: number, type: number, message: unknown): void {
+    const seat = this.#seatOfLink(link);
+    if (seat === undefined || this.#phase === 'ended') return;
+    seat.heardMs = this.#hub.ports.nowMs();
+    if (type === FRAME_WELCOME) this.#welcomed(seat, message as StreamWelcome);
+    else if (type === FRAME_REFUSED) this.#refused(seat, message as Refused);
+  }
+
+  #refused(seat: Seat, { reason, epoch }: Refused): void {
+    const { ports } = this.#hub;
+    this.#closeSeat(seat);
+    if (reason === 'failed' || reason === 'lineage') seat.hasFailed = true;
+    seat.nextAttemptMs = ports.nowMs() + (seat.hasFailed ? HELD_OUT_LIMIT_MS : RECONNECT_MS);
+    if (reason === 'epoch' || epoch > this.#config.epoch) this.#hub.look();
+  }
+
+  #welcomed(seat: Seat, welcome: StreamWelcome): void {
+    const { broken, table } = this.#hub;
+    seat.isOpen = true;
+    seat.welcome = welcome;
+    seat.hasFailed = false;
+    // It answers after its promise of the configuration that its stream began with is durable.
+    seat.keptEpoch = seat.helloEpoch;
+    const member = memberOf(this.#config, seat.replicaId);
+    const isSame = member !== undefined && (member.incarnation === null || member.incarnation === welcome.incarnation);
+    if (seat.role === 'member' && !isSame && !broken.incarnationCheckedAtJoin) {
+      // Another incarnation: it may have lost what it acknowledged. It is out, however well it looks.
+      seat.hasFailed = true;
+      this.#closeSeat(seat);
+      return;
+    }
+    if (seat.helloEpoch < this.#config.epoch) this.#sendEpoch(seat);
+    if (seat.role === 'joining') {
+      if (this.#phase === 'serving' && this.#reconcile.isOver) this.#startResync(seat, welcome);
+      return;
+    }
+    this.#gather(seat.replicaId, welcome.suspects, welcome.hotExtents);
+    // What it has not answered goes again, in order; its own bytes of an older stream have settled by now.
+    for (let sequence = (this.#sequences[1] as number) + 1; sequence <= (this.#sequences[0] as number); sequence++) {
+      const request = this.#ring[sequence % WINDOW_SPAN] as number;
+      if (request === NONE || ((table.waitMask[request] as number) & seat.bit) === 0) continue;
+      this.#forward(seat, request);
+    }
+    if (this.#isFlushRunning && (this.#flushMask & seat.bit) !== 0) this.#sendFlush(seat, this.#flushRound);
+    seat.settledAtSequence = (this.#sequences[0] as number) + 1;
+    this.#beat(seat);
+    this.#tellSettled(seat);
+    this.#promisesChanged();
+  }
+
+  #sendEpoch(seat: Seat): void {
+    const { ports, known } = this.#hub;
+    ports.sendControl(seat.link, FRAME_EPOCH, {
+      config: this.#config,
+      revision: known.revision,
+      role: seat.role,
+    });
+  }
+
+  #beat(seat: Seat): void {
+    const { out, ports } = this.#hub;
+    out.type = FRAME_BEAT;
+    out.flags = 0;
+    out.epoch = this.#config.epoch;
+    out.numbers[TIME] = ports.nowMs();
+    out.numbers[WATERMARK] = this.#sequences[1] as number;
+    ports.sendFrame(seat.link, out, NONE);
+  }
+
+  /** Everything that was in flight or suspect when its stream began is settled. */
+  #tellSettled(seat: Seat): void {
+    if (seat.settledAtSequence === 0 || !seat.isOpen || seat.role !== 'member') return;
+    if (!this.#reconcile.isOver || (this.#sequences[1] as number) < seat.settledAtSequence - 1) return;
+    seat.settledAtSequence = 0;
+    const { out, ports } = this.#hub;
+    out.type = FRAME_SETTLED;
+    out.epoch = this.#config.epoch;
+    out.numbers[SEQUENCE] = this.#sequences[1] as number;
+    ports.sendFrame(seat.link, out, NONE);
+  }
+
+  frame(link: number, fields: FrameFields): void {
+    const seat = this.#seatOfLink(link);
+    if (seat === undefined || this.#phase === 'ended' || !seat.isOpen) return;
+    const { ports, table, broken } = this.#hub;
+    seat.heardMs = ports.nowMs();
+    const sequence = fields.numbers[SEQUENCE] as number;
+    switch (fields.type) {
+      case FRAME_DONE: {
+        seat.unansweredCount -= 1;
+        if (seat.isGating && sequence < seat.gateSequence) seat.olderUnansweredCount -= 1;
+        if (fields.errno !== 0) {
+          this.#seatFailed(seat);
+          return;
+        }
+        const request = this.#ring[sequence % WINDOW_SPAN] as number;
+        if (request !== NONE && table.sequence[request] === sequence) this.#answered(request, seat.bit);
+        this.#joinIfReady(seat);
+        return;
+      }
+      case FRAME_FLUSHED:
+        if (fields.errno !== 0) this.#seatFailed(seat);
+        else if (sequence >= JOIN_ROUND) this.#joinFlushed(seat, sequence);
+        else if (sequence === this.#flushRound) this.#flushAnswered(seat.bit, 0);
+        return;
+      case FRAME_GRANT: {
+        const from = broken.leaseCountsFromSending ? ports.nowMs() : (fields.numbers[TIME] as number);
+        seat.leaseUntilMs = Math.max(seat.leaseUntilMs, from + LEASE_HELD_MS);
+        this.#replyWaiting();
+        return;
+      }
+      case FRAME_EPOCH_KEPT:
+        seat.keptEpoch = fields.epoch;
+        this.#promisesChanged();
+        return;
+      case FRAME_COPIED:
+        if (fields.errno !== 0) this.#seatFailed(seat);
+        else {
+          seat.resync?.copied(sequence);
+          this.#joinIfReady(seat);
+        }
+        return;
+      case FRAME_STAMPED:
+        seat.resync?.stamped();
+        this.#joinIfReady(seat);
+    }
+  }
+
+  /** Its disk refused something: it leaves the set, and comes back when it can. */
+  #seatFailed(seat: Seat): void {
+    this.#hub.ports.event({ type: 'memberSilent', replicaId: seat.replicaId });
+    seat.hasFailed = true;
+    this.#closeSeat(seat);
+    seat.nextAttemptMs = this.#hub.ports.nowMs() + HELD_OUT_MS;
+    this.#considerDrops();
+  }
+
+  // ---- the epoch
+
+  /** The known configuration has changed, and this is still the primary of it. */
+  configChanged(): void {
+    const before = this.#config;
+    const next = this.#hub.known.config;
+    this.#config = next;
+    const { copy } = this.#hub;
+    this.#seat();
+    this.#recount();
+    if (next.epoch === before.epoch) return;
+    copy.durability = next.durability;
+    copy.restampUnsettled(next.epoch);
+    for (const seat of this.#seats) {
+      if (!seat.isOpen) continue;
+      if (seat.role === 'member' && seat.isGating) this.#joined(seat);
+      this.#sendEpoch(seat);
+    }
+    this.#promise();
+  }
+
+  #promise(): void {
+    const hub = this.#hub;
+    const config = this.#config;
+    this.#isPromised = false;
+    hub.keep(
+      {
+        promisedEpoch: config.epoch,
+        attachmentNumber: config.attachment.number,
+        durability: config.durability,
+            lastInSyncIncarnation: hub.incarnation,
+        inSync: {
+          epoch: config.epoch,
+          members: config.inSync.map((member) => ({
+            ...member,
+            node: replicaOf(config, member.replicaId).node,
+          })),
+        },
+      },
+      () => {
+        if (this.#phase === 'ended' || this.#config.epoch !== config.epoch) return;
+        this.#isPromised = true;
+        this.#gather(hub.replicaId, this.#ownSuspects, hub.copy.extents.hotExtents());
+        this.#promisesChanged();
+      },
+    );
+  }
+
+  /** A promise became durable, or a member left: what waited for it may go on. */
+  #promisesChanged(): void {
+    this.#startServing();
+    if (!this.#isEpochKept()) return;
+    this.#settleWaiting();
+    this.#endFlush();
+    this.#replyWaiting();
+  }
+
+  #settleWaiting(): void {
+    const { table } = this.#hub;
+    const last = this.#sequences[0] as number;
+    for (let sequence = (this.#sequences[1] as number) + 1; sequence <= last; sequence++) {
+      const request = this.#ring[sequence % WINDOW_SPAN] as number;
+      if (request !== NONE && table.sequence[request] === sequence && table.waitMask[request] === 0)
+        this.#settleIfKept(request);
+    }
+  }
+
+  // ---- the beginning: adopt the members, settle what is suspect
+
+  #gather(replicaId: string, suspects: readonly SuspectRange[] | 'hot', hotExtents: readonly number[]): void {
+    if (this.#gathered.has(replicaId) || this.#phase !== 'adopting') return;
+    this.#gathered.add(replicaId);
+    const { broken } = this.#hub;
+    if (broken.reconcileBeforeServing) return;
+    if (broken.suspectsOfEveryMember && replicaId !== this.#hub.replicaId) return;
+    if (suspects === 'hot')
+      for (const extent of hotExtents) this.#reconcile.suspect(extent * EXTENT_BYTES, EXTENT_BYTES);
+    else for (const { offsetBytes, lengthBytes } of suspects) this.#reconcile.suspect(offsetBytes, lengthBytes);
+    this.#startServing();
+  }
+
+  #startServing(): void {
+    if (this.#phase !== 'adopting' || !this.#isPromised) return;
+    if (this.#config.inSync.some(({ replicaId }) => !this.#gathered.has(replicaId))) return;
+    if (!this.#isEpochKept()) return;
+    this.#phase = 'serving';
+    this.#hub.ports.event({ type: 'role', role: 'primary', epoch: this.#config.epoch });
+    this.#reconcile.start(this.#isAlone(), (request) => this.#locks.acquire(request));
+    this.#reconciled();
+    const held = new RequestQueue(this.#hub.table);
+    this.#held.moveTo(held);
+    for (let request = held.shift(); request !== NONE; request = held.shift()) this.#begin(request);
+  }
+
+  #reconciled(): void {
+    const hub = this.#hub;
+    const waiting = new RequestQueue(hub.table);
+    this.#waitingForReconcile.moveTo(waiting);
+    for (let request = waiting.shift(); request !== NONE; request = waiting.shift()) {
+      if (this.#phase === 'ended') this.#giveBack(request);
+      else if (this.#reconcile.blocks(request)) this.#waitingForReconcile.push(request);
+      else this.#lock(request);
+    }
+    if (!this.#reconcile.isOver || this.#phase === 'ended') return;
+    if (!this.#reconcile.isTold) {
+      this.#reconcile.isTold = true;
+      hub.copy.settleInherited(this.#config.epoch);
+      hub.ports.event({ type: 'reconciled', epoch: this.#config.epoch, bytes: this.#reconcile.bytes });
+      for (const seat of this.#seats) {
+        this.#tellSettled(seat);
+        if (seat.isOpen && seat.role === 'joining' && seat.welcome !== undefined)
+          this.#startResync(seat, seat.welcome);
+      }
+    }
+  }
+
+  // ---- joining
+
+  #startResync(seat: Seat, welcome: StreamWelcome): void {
+    const { outSince, needsFullCopy } = replicaOf(this.#config, seat.replicaId);
+    const isFull = needsFullCopy || outSince === null || !welcome.isDeltaBase;
+    const hotExtents = welcome.suspects === 'hot' || !this.#hub.broken.suspectsInDelta ? welcome.hotExtents : [];
+    seat.resync = new Resync(this.#hub, this.#locks, {
+      link: seat.link,
+      suspects: welcome.suspects === 'hot' ? [] : welcome.suspects,
+      hotExtents,
+      since: isFull ? 0 : this.#hub.broken.outSinceIsRecorded ? outSince + 1 : outSince,
+      isFull,
+    });
+    seat.resync.step();
+    this.#joinIfReady(seat);
+  }
+
+  /** Copied, then everything sent is answered, then flushed, then proposed. */
+  #joinIfReady(seat: Seat): void {
+    const { broken } = this.#hub;
+    const { resync } = seat;
+    if (resync === undefined || seat.role !== 'joining' || !seat.isOpen) return;
+    if (!resync.isDone && !broken.deltaIsCompleteBeforeJoin) return;
+    if (!seat.isGating) {
+      seat.isGating = true;
+      seat.gateSequence = (this.#sequences[0] as number) + 1;
+      // Newer writes wait for it; the older ones it has only to answer.
+      seat.olderUnansweredCount = seat.unansweredCount;
+    }
+    if (seat.olderUnansweredCount > 0 || seat.joinRound !== 0) return;
+    this.#joinRoundCount += 1;
+    seat.joinRound = JOIN_ROUND + this.#joinRoundCount;
+    if (broken.flushBeforeJoin) this.#joinFlushed(seat, seat.joinRound);
+    else this.#sendFlush(seat, seat.joinRound);
+  }
+
+  #joinFlushed(seat: Seat, round: number): void {
+    if (!seat.isGating || seat.joinRound !== round) return;
+    seat.isReadyToJoin = true;
+    this.#proposeJoin(seat);
+  }
+
+  #proposeJoin(seat: Seat): void {
+    const hub = this.#hub;
+    if (hub.pending !== undefined || !seat.isReadyToJoin || seat.welcome === undefined || !this.#mayPropose()) return;
+    const member = { replicaId: seat.replicaId, incarnation: seat.welcome.incarnation };
+    const silent = [...this.#seats]
+      .filter((other) => other.role === 'member' && this.#isSilent(other))
+      .map(({ replicaId }) => replicaId);
+    hub.submit(addMember(this.#config, member, silent));
+  }
+
+  #joined(seat: Seat): void {
+    seat.isGating = false;
+    seat.isReadyToJoin = false;
+    seat.joinRound = 0;
+    seat.resync?.stop();
+    seat.resync = undefined;
+    seat.settledAtSequence = (this.#sequences[0] as number) + 1;
+    this.#hub.ports.event({ type: 'memberAdded', replicaId: seat.replicaId, epoch: this.#config.epoch });
+    this.#beat(seat);
+  }
+
+  // ---- silence
+
+  #isSilent(seat: Seat): boolean {
+    const nowMs = this.#hub.ports.nowMs();
+    if (seat.hasFailed) return true;
+    if (!seat.isOpen) return nowMs - seat.closedSinceMs >= DROP_AFTER_MS;
+    if (nowMs - seat.heardMs >= DROP_AFTER_MS) return true;
+    const oldest = this.#ring[((this.#sequences[1] as number) + 1) % WINDOW_SPAN] as number;
+    const { table } = this.#hub;
+    if (this.#isFlushRunning && (this.#flushMask & seat.bit) !== 0 && nowMs - this.#flushSinceMs >= SLOW_AFTER_MS)
+      return true;
+    if (oldest === NONE || ((table.waitMask[oldest] as number) & seat.bit) === 0) return false;
+    return nowMs - (table.sentMs[oldest] as number) >= SLOW_AFTER_MS;
+  }
+
+  #mayPropose(): boolean {
+    return this.#phase === 'adopting' || this.#phase === 'serving';
+  }
+
+  /** Members that are silent leave, as far as the minimum allows. */
+  #considerDrops(): void {
+    const hub = this.#hub;
+    if (hub.pending !== undefined || !this.#mayPropose()) return;
+    const silent: string[] = [];
+    for (const seat of this.#seats) {
+      if (seat.role !== 'member' || !this.#isSilent(seat)) continue;
+      if (canDrop(this.#config, [...silent, seat.replicaId])) silent.push(seat.replicaId);
+    }
+    if (silent.length === 0) return;
+    for (const replicaId of silent) hub.ports.event({ type: 'memberSilent', replicaId });
+    hub.submit(dropMembers(this.#config, silent));
+  }
+
+  copyHasFailed(): void {
+    this.#localFailed(EIO);
+  }
+
+  stampsRead(link: number, extent: number, errno: number, stamps: Uint32Array): void {
+    const seat = this.#seatOfLink(link);
+    if (seat === undefined) return;
+    seat.resync?.stampsRead(extent, errno, stamps);
+    this.#joinIfReady(seat);
+  }
+
+  #localFailed(errno: number): void {
+    if (this.#hasFailed) return;
+    this.#hasFailed = true;
+    this.#hub.ports.event({ type: 'failed', what: 'data', errno });
+    this.#leave();
+  }
+
+  /** Its own copy failed: a member that has everything takes over, and this one leaves. */
+  #leave(): void {
+    const hub = this.#hub;
+    if (hub.pending !== undefined || this.#phase === 'ended') return;
+    for (const seat of this.#seats) {
+      if (seat.role !== 'member' || !seat.isOpen || seat.welcome === undefined || this.#isSilent(seat)) continue;
+      if (this.#config.inSync.length - 1 < minimumInSync(this.#config)) continue;
+      this.#phase = 'draining';
+      this.#isRenounced = true;
+      hub.submit(handOver(this.#config, seat.replicaId, seat.welcome.opening, true));
+      return;
+    }
+  }
+
+  // ---- handover
+
+  /** Drains, and gives the place to this member. False: it cannot now. */
+  handOver(replicaId: string): boolean {
+    const seat = this.#seatOf(replicaId);
+    if (this.#phase !== 'serving' || !this.#reconcile.isOver || this.#hub.pending !== undefined) return false;
+    if (seat === undefined || !seat.isOpen || seat.role !== 'member' || this.#isSilent(seat)) return false;
+    if (!this.#isEpochKept()) return false;
+    this.#phase = 'draining';
+    this.#handOverTo = replicaId;
+    this.#drained();
+    return true;
+  }
+
+  #drained(): void {
+    const hub = this.#hub;
+    const seat = this.#seatOf(this.#handOverTo ?? '');
+    if (seat === undefined || hub.pending !== undefined) return;
+    if (this.#inFlightCount > this.#heldCount() && !hub.broken.drainBeforeHandover) return;
+    if (seat.welcome === undefined || !seat.isOpen) {
+      this.#resume();
+      return;
+    }
+    // From here on this opening answers nothing: the swap itself is its renouncement, and if its outcome is not
+    // known, it serves again only by winning another opening.
+    this.#handOverTo = undefined;
+    if (!hub.broken.renounceBeforeHandover) this.#isRenounced = true;
+    hub.submit(handOver(this.#config, seat.replicaId, seat.welcome.opening, false));
+  }
+
+  #heldCount(): number {
+    let count = 0;
+    for (const _ of this.#held.requests()) count += 1;
+    return count;
+  }
+
+  #resume(): void {
+    this.#handOverTo = undefined;
+    this.#phase = 'serving';
+    const held = new RequestQueue(this.#hub.table);
+    this.#held.moveTo(held);
+    for (let request = held.shift(); request !== NONE; request = held.shift()) this.#begin(request);
+  }
+
+  get isRenounced(): boolean {
+    return this.#isRenounced;
+  }
+
+  /** The target learns from its old primary what the store says now. */
+  tellPromoted(): void {
+    const { known, ports } = this.#hub;
+    const seat = this.#seatOf(known.config.primary.replicaId);
+    if (seat?.isOpen === true)
+      ports.sendControl(seat.link, FRAME_PROMOTE, { config: known.config, revision: known.revision });
+  }
+
+  // ---- the end
+
+  /** Another primary was chosen, or this opening is over: what is unanswered goes back to its frontend. */
+  end(): void {
+    if (this.#phase === 'ended') return;
+    this.#phase = 'ended';
+    for (const seat of this.#seats) this.#closeSeat(seat);
+    for (const queue of [this.#held, this.#waitingForReconcile, this.#flushing, this.#flushNext]) {
+      for (let request = queue.shift(); request !== NONE; request = queue.shift()) this.#giveBack(request);
+    }
+    for (let r = this.#unreplied.shift(); r !== NONE; r = this.#unreplied.shift()) {
+      if (this.#hub.table.kind[r] !== FLUSH) this.#unlock(r);
+      this.#giveBack(r);
+    }
+    for (let r = this.#waitingForRoom.shift(); r !== NONE; r = this.#waitingForRoom.shift()) this.prepared(r);
+    for (let at = 0; at < WINDOW_SPAN; at++) {
+      const request = this.#ring[at] as number;
+      if (request !== NONE && ((this.#hub.table.waitMask[request] as number) & LOCAL) === 0) this.#abandon(request);
+    }
+    this.#reconcile.stop();
+    this.#endIfQuiet();
+  }
+
+  /** A write in flight that this process will not settle: its window entry stays, for whoever does. */
+  #abandon(request: number): void {
+    const { table } = this.#hub;
+    const at = (table.sequence[request] as number) % WINDOW_SPAN;
+    if (this.#ring[at] === request) this.#ring[at] = NONE;
+    this.#unlock(request);
+    if (table.kind[request] === REWRITE) {
+      this.#hub.ports.release(request);
+      this.#endIfQuiet();
+    } else this.#giveBack(request);
+  }
+
+  get isQuiet(): boolean {
+    return this.#inFlightCount === 0 && this.#locks.isIdle && this.#hub.copy.isDataQuiet;
+  }
+
+  #endIfQuiet(): void {
+    if (this.#phase === 'ended' && this.isQuiet) this.#host.primaryEnded();
+  }
+
+  // ---- time
+
+  tick(): void {
+    const hub = this.#hub;
+    const nowMs = hub.ports.nowMs();
+    if (this.#phase === 'ended') {
+      this.#endIfQuiet();
+      return;
+    }
+    for (const seat of this.#seats) {
+      if (seat.link === NONE && nowMs >= seat.nextAttemptMs) this.#connect(seat, nowMs);
+      // A link that says nothing is given up, and another one tried.
+      else if (seat.link !== NONE && nowMs - Math.max(seat.heardMs, seat.nextAttemptMs) >= DROP_AFTER_MS)
+        this.#closeSeat(seat);
+      seat.resync?.step();
+      if (seat.role === 'joining') this.#joinIfReady(seat);
+      if (seat.isReadyToJoin) this.#proposeJoin(seat);
+    }
+    if (nowMs >= this.#beatAtMs) {
+      this.#beatAtMs = nowMs + BEAT_MS;
+      for (const seat of this.#seats) if (seat.isOpen) this.#beat(seat);
+    }
+    this.#considerDrops();
+    if (this.#hasFailed) this.#leave();
+    this.#reconcile.step();
+    if (!this.#mayReply()) this.#lookSoon();
+    this.#replyWaiting();
+    if (this.#phase === 'draining' && this.#handOverTo !== undefined) this.#drained();
+  }
+
+  #lookSoon(): void {
+    const nowMs = this.#hub.ports.nowMs();
+    if (nowMs < this.#lookAtMs) return;
+    this.#lookAtMs = nowMs + STORE_RETRY_MS;
+    this.#hub.look();
+  }
+}

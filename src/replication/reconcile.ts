@@ -1,0 +1,120 @@
+// After a promotion: brings every member to the primary's bytes wherever an unfinished write of an earlier
+// opening may have left them different (I8). Ordinary writes of the new epoch, under the range's lock; requests
+// that touch a suspect extent wait until it is done.
+
+import { EXTENT_BYTES } from '../core/units.ts';
+import { firstExtentOf, lastExtentOf } from './extents.ts';
+import type { Hub } from './hub.ts';
+import { NONE, REWRITE, type RequestTable } from './requests.ts';
+
+const PIECE_BYTES = 256 * 1024;
+const PIECES_IN_FLIGHT = 8;
+
+interface Piece {
+  readonly offsetBytes: number;
+  readonly lengthBytes: number;
+}
+
+export class Reconcile {
+  readonly #hub: Hub;
+  readonly #table: RequestTable;
+  /** Has its lock and its bytes: the primary writes it. */
+  readonly #write: (request: number) => void;
+  #lock: (request: number) => boolean = () => true;
+  #pieces: Piece[] = [];
+  readonly #known = new Set<string>();
+  #next = 0;
+  #inFlightCount = 0;
+  /** Pieces left by extent. */
+  readonly #left = new Map<number, number>();
+  #isAlone = false;
+  #isStarted = false;
+  isTold = false;
+  bytes = 0;
+
+  constructor(hub: Hub, write: (request: number) => void) {
+    this.#hub = hub;
+    this.#table = hub.table;
+    this.#write = write;
+  }
+
+  get isOver(): boolean {
+    return this.#isStarted && this.#next >= this.#pieces.length && this.#inFlightCount === 0;
+  }
+
+  suspect(offsetBytes: number, lengthBytes: number): void {
+    const endBytes = Math.min(offsetBytes + lengthBytes, this.#hub.known.config.sizeBytes);
+    for (let at = offsetBytes; at < endBytes; ) {
+      const end = Math.min(endBytes, at + PIECE_BYTES, (Math.floor(at / EXTENT_BYTES) + 1) * EXTENT_BYTES);
+      const extent = firstExtentOf(at);
+      if (!this.#known.has(`${at}-${end}`)) {
+        this.#known.add(`${at}-${end}`);
+        this.#pieces.push({ offsetBytes: at, lengthBytes: end - at });
+        this.#left.set(extent, (this.#left.get(extent) ?? 0) + 1);
+        this.bytes += end - at;
+      }
+      at = end;
+    }
+  }
+
+  /** `isAlone`: no other copy remains, and the ranges are only stamped. */
+  start(isAlone: boolean, lock: (request: number) => boolean): void {
+    this.#isStarted = true;
+    this.#isAlone = isAlone;
+    this.#lock = lock;
+    if (isAlone && this.#hub.broken.reconcileStampsAlone) {
+      this.#pieces = [];
+      this.#left.clear();
+    }
+    this.step();
+  }
+
+  stop(): void {
+    this.#next = this.#pieces.length;
+  }
+
+  /** The request touches an extent that is not settled yet. */
+  blocks(request: number): boolean {
+    if (this.#left.size === 0) return false;
+    const offset = this.#table.offsetBytes[request] as number;
+    const last = lastExtentOf(offset, this.#table.lengthBytes[request] as number);
+    for (let extent = firstExtentOf(offset); extent <= last; extent++) if (this.#left.has(extent)) return true;
+    return false;
+  }
+
+  step(): void {
+    const table = this.#table;
+    while (this.#isStarted && this.#inFlightCount < PIECES_IN_FLIGHT && this.#next < this.#pieces.length) {
+      const piece = this.#pieces[this.#next] as Piece;
+      const request = this.#hub.ports.takeRequest(this.#isAlone ? 0 : piece.lengthBytes);
+      if (request === NONE) return;
+      this.#next += 1;
+      this.#inFlightCount += 1;
+      table.kind[request] = REWRITE;
+      table.flags[request] = 0;
+      table.offsetBytes[request] = piece.offsetBytes;
+      table.lengthBytes[request] = piece.lengthBytes;
+      if (this.#lock(request)) this.locked(request);
+    }
+  }
+
+  locked(request: number): void {
+    if (this.#isAlone) this.#write(request);
+    else this.#hub.ports.startRead(request);
+  }
+
+  /** Its bytes are in its buffer. */
+  readDone(request: number): void {
+    this.#write(request);
+  }
+
+  done(request: number): void {
+    const extent = firstExtentOf(this.#table.offsetBytes[request] as number);
+    const left = (this.#left.get(extent) ?? 1) - 1;
+    if (left === 0) this.#left.delete(extent);
+    else this.#left.set(extent, left);
+    this.#inFlightCount -= 1;
+    this.#hub.ports.release(request);
+    this.step();
+  }
+}

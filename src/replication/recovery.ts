@@ -1,0 +1,30 @@
+// What a copy is worth when a process opens it: whether it is still the incarnation that the store names.
+
+import type { VolumeConfig } from './config.ts';
+import { replicaOf } from './config.ts';
+import type { Superblock } from './layout/superblock.ts';
+import type { BrokenRules } from './rules.ts';
+
+export interface Verdict {
+  /** It may have lost acknowledged writes, or may not be the copy that it was: it gets a new incarnation. */
+  readonly isRedrawn: boolean;
+  /** Nothing but reboots lies between it and what was last in sync. */
+  readonly descends: boolean;
+}
+
+export function judge(
+  found: Superblock,
+  config: VolumeConfig,
+  replicaId: string,
+  bootId: string,
+  broken: BrokenRules,
+): Verdict {
+  const { bootId: recordedBootId } = replicaOf(config, replicaId);
+  const isSameBoot = found.bootId === bootId || found.bootId === null;
+  // Another boot than the last one that the store knows: an image from before it was put back.
+  const isOldImage =
+    !isSameBoot && recordedBootId !== null && found.bootId !== recordedBootId && !broken.bootIdChecked;
+  const isWeak = found.durability === 'writeback' || config.durability === 'writeback';
+  const mayHaveLost = !isSameBoot && isWeak && found.cleanMark === null && !broken.incarnationRedrawnAfterReboot;
+  return { isRedrawn: isOldImage || mayHaveLost, descends: !isOldImage };
+}

@@ -1,0 +1,70 @@
+// What a primary knows of one other replica: its stream, its lease, what it still has to answer.
+
+import type { ReplicaConfig } from './config.ts';
+import type { StreamWelcome } from './frames.ts';
+import { NONE } from './requests.ts';
+import type { Resync } from './resync.ts';
+
+export class Seat {
+  readonly replicaId: string;
+  readonly node: string;
+  /** Its bit in a request's waitMask. */
+  readonly bit: number;
+  link = NONE;
+  isOpen = false;
+  role: 'member' | 'joining' = 'joining';
+  /** Of the open stream. */
+  welcome: StreamWelcome | undefined;
+  /** Answers of this member are wanted although it is not one yet: it has caught up and is about to join. */
+  isGating = false;
+  /** The highest epoch whose promise it has confirmed on this stream. */
+  keptEpoch = 0;
+  /** Until then it has promised not to promote, as far as the primary may count on it. */
+  leaseUntilMs = 0;
+  heardMs: number;
+  /** Since when it is without an open stream. */
+  closedSinceMs: number;
+  nextAttemptMs = 0;
+  heldOutMs = 0;
+  droppedMs = Number.NEGATIVE_INFINITY;
+  /** Writes sent on this stream and not answered. */
+  unansweredCount = 0;
+  /** Of those, the ones below the first that waits for it (a joining replica). */
+  olderUnansweredCount = 0;
+  gateSequence = 0;
+  /** The round of the flush that must succeed before it joins; 0: none is asked for. */
+  joinRound = 0;
+  /** Copied, answered, flushed: it may be proposed. */
+  isReadyToJoin = false;
+  /** Of the configuration that its stream began with. */
+  helloEpoch = 0;
+  /** SETTLED goes out once everything up to here is. 0: it went. */
+  settledAtSequence = 0;
+  resync: Resync | undefined;
+  /** Its disk failed: it said so. */
+  hasFailed = false;
+
+  constructor(replica: ReplicaConfig, bit: number, nowMs: number) {
+    this.replicaId = replica.id;
+    this.node = replica.node;
+    this.bit = bit;
+    this.heardMs = nowMs;
+    this.closedSinceMs = nowMs;
+  }
+
+  closed(nowMs: number): void {
+    this.link = NONE;
+    if (this.isOpen) this.closedSinceMs = nowMs;
+    this.isOpen = false;
+    this.isGating = false;
+    this.welcome = undefined;
+    this.keptEpoch = 0;
+    this.unansweredCount = 0;
+    this.olderUnansweredCount = 0;
+    this.joinRound = 0;
+    this.isReadyToJoin = false;
+    this.settledAtSequence = 0;
+    this.resync?.stop();
+    this.resync = undefined;
+  }
+}

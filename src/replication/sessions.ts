@@ -1,0 +1,188 @@
+// The frontends' side of a replica: who may send requests, and the way of the answers back.
+//
+// Invariants: only the newest session of the current attachment is read; a session of the next attachment is
+// welcomed only when everything admitted of older ones is settled (I10); every request of a session gets one
+// reply or none, and none only when the session ends.
+
+import {
+  FRAME_MOVED,
+  FRAME_REFUSED,
+  FRAME_REPLY,
+  FRAME_REVOKED,
+  FRAME_WELCOME,
+  type FrameFields,
+  OFFSET,
+  type RefusalReason,
+  SEQUENCE,
+  type SessionHello,
+} from './frames.ts';
+import type { Hub } from './hub.ts';
+import type { Primary } from './primary.ts';
+import { NONE, READ } from './requests.ts';
+
+interface Session {
+  readonly link: number;
+  readonly hello: SessionHello;
+  isWelcome: boolean;
+  isClosed: boolean;
+  unansweredCount: number;
+}
+
+export class Sessions {
+  readonly #hub: Hub;
+  readonly #primary: () => Primary | undefined;
+  readonly #sessions = new Map<number, Session>();
+  /** Highest session number seen, by attachment. */
+  readonly #numbers = new Map<number, number>();
+
+  #hasWaiting = false;
+
+  constructor(hub: Hub, primary: () => Primary | undefined) {
+    this.#hub = hub;
+    this.#primary = primary;
+  }
+
+  hello(link: number, hello: SessionHello): void {
+    const hub = this.#hub;
+    const reason = this.#refusal(hello);
+    if (reason !== undefined) {
+      hub.ports.sendControl(link, FRAME_REFUSED, { reason, epoch: hub.known.config.epoch });
+      hub.ports.closeLink(link);
+      return;
+    }
+    this.#numbers.set(hello.attachment, hello.session);
+    for (const older of this.#sessions.values()) this.#close(older);
+    this.#sessions.set(link, { link, hello, isWelcome: false, isClosed: false, unansweredCount: 0 });
+    this.#hasWaiting = true;
+    this.progress();
+  }
+
+  #refusal(hello: SessionHello): RefusalReason | undefined {
+    const { known, broken } = this.#hub;
+    const { config } = known;
+    if (this.#primary()?.isServing !== true) return 'notPrimary';
+    if (hello.epoch > config.epoch && !broken.frontendNeverGoesBack) {
+      this.#hub.look();
+      return 'epoch';
+    }
+    if (hello.attachment > config.attachment.number) {
+      this.#hub.look();
+      return 'busy';
+    }
+    const isCurrent = hello.attachment === config.attachment.number && hello.node === config.attachment.node;
+    if (!isCurrent && !broken.revokedAttachmentRefused) return 'revoked';
+    const isOld = hello.session <= (this.#numbers.get(hello.attachment) ?? 0);
+    return isOld && !broken.lowerSessionRefused ? 'number' : undefined;
+  }
+
+  /** A session that waits for the end of an older attachment's requests may be welcomed. */
+  progress(): void {
+    if (!this.#hasWaiting) return;
+    const hub = this.#hub;
+    this.#hasWaiting = false;
+    for (const session of this.#sessions.values()) {
+      if (session.isWelcome || session.isClosed) continue;
+      const isWaiting = [...this.#sessions.values()].some(
+        (older) => older.hello.attachment < session.hello.attachment && older.unansweredCount > 0,
+      );
+      if (isWaiting && !hub.broken.oldAttachmentSettledFirst) {
+        this.#hasWaiting = true;
+        continue;
+      }
+      session.isWelcome = true;
+      hub.ports.sendControl(session.link, FRAME_WELCOME, {
+        kind: 'session',
+        epoch: hub.known.config.epoch,
+        sizeBytes: hub.known.config.sizeBytes,
+      });
+    }
+  }
+
+  request(link: number, fields: FrameFields, request: number): void {
+    const { table, ports } = this.#hub;
+    const session = this.#sessions.get(link);
+    const primary = this.#primary();
+    if (session === undefined || !session.isWelcome || session.isClosed || primary === undefined) {
+      ports.release(request);
+      return;
+    }
+    table.kind[request] = fields.errno;
+    table.flags[request] = fields.flags;
+    table.offsetBytes[request] = fields.numbers[OFFSET] as number;
+    table.lengthBytes[request] = fields.lengthBytes;
+    table.tag[request] = fields.numbers[SEQUENCE] as number;
+    table.origin[request] = link;
+    session.unansweredCount += 1;
+    primary.admit(request);
+  }
+
+  isRevoked(request: number): boolean {
+    const session = this.#sessions.get(this.#hub.table.origin[request] as number);
+    const { attachment } = this.#hub.known.config;
+    return session !== undefined && session.hello.attachment < attachment.number && !this.#hub.broken.revokedAttachmentRefused;
+  }
+
+  answer(request: number, errno: number): void {
+    const { table, ports, out } = this.#hub;
+    const link = table.origin[request] as number;
+    const session = this.#sessions.get(link);
+    if (session !== undefined && !session.isClosed) {
+      const isData = table.kind[request] === READ && errno === 0;
+      out.type = FRAME_REPLY;
+      out.flags = 0;
+      out.errno = errno;
+      out.lengthBytes = isData ? (table.lengthBytes[request] as number) : 0;
+      out.numbers[SEQUENCE] = table.tag[request] as number;
+      ports.sendFrame(link, out, isData ? request : NONE);
+    }
+    this.giveBack(request);
+  }
+
+  giveBack(request: number): void {
+    const { table, ports } = this.#hub;
+    const session = this.#sessions.get(table.origin[request] as number);
+    if (session !== undefined) {
+      session.unansweredCount -= 1;
+      if (session.isClosed && session.unansweredCount === 0) this.#sessions.delete(session.link);
+    }
+    ports.release(request);
+    this.progress();
+  }
+
+  /** Sessions of attachments that are over end now; what they had started runs to its end unheard. */
+  attachmentChanged(): void {
+    const { config } = this.#hub.known;
+    for (const session of this.#sessions.values()) {
+      if (session.hello.attachment >= config.attachment.number || this.#hub.broken.revokedAttachmentRefused) continue;
+      if (!session.isClosed) {
+        this.#hub.out.type = FRAME_REVOKED;
+        this.#hub.ports.sendFrame(session.link, this.#hub.out, NONE);
+      }
+      this.#close(session);
+    }
+    this.progress();
+  }
+
+  /** The primary is elsewhere from now on. */
+  moved(): void {
+    for (const session of this.#sessions.values()) {
+      if (!session.isClosed)
+        this.#hub.ports.sendControl(session.link, FRAME_MOVED, { epoch: this.#hub.known.config.epoch });
+      this.#close(session);
+    }
+  }
+
+  linkClosed(link: number): void {
+    const session = this.#sessions.get(link);
+    if (session === undefined || session.isClosed) return;
+    session.isClosed = true;
+    if (session.unansweredCount === 0) this.#sessions.delete(link);
+  }
+
+  #close(session: Session): void {
+    if (session.isClosed) return;
+    session.isClosed = true;
+    this.#hub.ports.closeLink(session.link);
+    if (session.unansweredCount === 0) this.#sessions.delete(session.link);
+  }
+}

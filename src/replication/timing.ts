@@ -1,0 +1,25 @@
+// The protocol's times, in milliseconds, and how they hang together.
+//
+//   a silent member is out before its lease runs out, so that its death costs no reads:
+//       DROP_AFTER + the store's p99 < LEASE − BEAT
+//   a secondary promotes when its own last grant has run out: LEASE after the last beat at most.
+
+/** A primary asks every member for a grant this often. */
+export const BEAT_MS = 500;
+/** A grant lasts this long, from its sending on the granter's clock. */
+export const LEASE_MS = 3000;
+/** The primary counts from the sending of its beat, and less than the granter by more than clocks drift. */
+export const LEASE_HELD_MS = LEASE_MS * 0.98;
+/** A member that has not answered for this long is dropped. */
+export const DROP_AFTER_MS = 1200;
+/** A member whose disk has not ended an operation for this long is dropped, however alive it is. */
+export const SLOW_AFTER_MS = 4000;
+export const RECONNECT_MS = 200;
+/** Between attempts at the store while it does not answer, and between looks at it while something is off. */
+export const STORE_RETRY_MS = 500;
+/** A replica that was dropped waits this long before it is taken up again; doubled each time within a minute. */
+export const HELD_OUT_MS = 1000;
+export const HELD_OUT_LIMIT_MS = 60_000;
+export const TICK_MS = 100;
+/** Hot extents cool after about this long without a write. */
+export const COOL_AFTER_MS = 5000;

@@ -1,0 +1,295 @@
+// Who uses the volume: a kernel with some requests in flight, and the frontend that serves it. The frontend's
+// process may die: the kernel keeps its requests and gives them to the next one.
+
+import { BLOCK_BYTES } from '../../src/core/units.ts';
+import type { ControlMessage, FrameFields } from '../../src/replication/frames.ts';
+import { Frontend, type FrontendPorts } from '../../src/replication/frontend.ts';
+import { FLAG_FUA, FLUSH, NONE, READ, RequestTable, WRITE, ZERO } from '../../src/replication/requests.ts';
+import { TICK_MS } from '../../src/replication/timing.ts';
+import type { Operation } from './history.ts';
+import type { Endpoint } from './network.ts';
+import type { SimNode, World } from './world.ts';
+
+const SLOTS = 64;
+
+interface Asked {
+  readonly operation: Operation;
+  readonly kind: number;
+  readonly flags: number;
+  readonly block: number;
+  readonly blockCount: number;
+  readonly value: number;
+  /** Slot in the frontend of now. */
+  request: number;
+}
+
+/** One attachment of the volume to one node. */
+export class Consumer {
+  readonly attachment: number;
+  readonly node: SimNode;
+  readonly #world: World;
+  frontend: FrontendProcess | undefined;
+  readonly asked: Asked[] = [];
+  #session = 1;
+  /** Its requests are answered with errors: it asks for nothing more. */
+  isDead = false;
+  isGranted = false;
+
+  constructor(world: World, node: SimNode, attachment: number) {
+    this.#world = world;
+    this.node = node;
+    this.attachment = attachment;
+    this.start();
+  }
+
+  start(): void {
+    if (!this.node.isUp || this.isDead) return;
+    this.#session += 1000;
+    this.frontend = new FrontendProcess(this.#world, this, this.#session);
+    for (const asked of this.asked) this.frontend.admit(asked);
+  }
+
+  kill(): void {
+    this.frontend?.kill();
+    this.frontend = undefined;
+  }
+
+  /** Keeps the wanted number of requests in flight. */
+  fill(): void {
+    const { shape } = this.#world;
+    while (!this.isDead && this.frontend !== undefined && this.asked.length < shape.depth && this.#world.isIssuing) {
+      if (this.attachment < this.#world.store.current.config.attachment.number && this.asked.length >= 4) return;
+      this.#ask();
+    }
+  }
+
+  #ask(): void {
+    const world = this.#world;
+    const { shape } = world;
+    const random = world.random.client;
+    const dice = random.unit();
+    let kind = WRITE;
+    if (dice < shape.readShare) kind = READ;
+    else if (dice < shape.readShare + shape.flushShare) kind = FLUSH;
+    else if (dice < shape.readShare + shape.flushShare + shape.zeroShare) kind = ZERO;
+    const at = random.pick(shape.blocks);
+    const blockCount = kind === FLUSH ? 0 : Math.min(1 + random.below(shape.maxBlocks), world.blockCount - at);
+    const flags = (kind === WRITE || kind === ZERO) && random.chance(shape.fuaShare) ? FLAG_FUA : 0;
+    world.operationCount += 1;
+    const id = world.operationCount;
+    const nowMs = world.schedule.nowMs;
+    const operation: Operation = {
+      id,
+      issuedMs: nowMs,
+      endedMs: Number.POSITIVE_INFINITY,
+      attachment: this.attachment,
+    };
+    const asked: Asked = {
+      operation,
+      kind,
+      flags,
+      block: kind === FLUSH ? 0 : at,
+      blockCount,
+      value: kind === WRITE ? id : 0,
+      request: NONE,
+    };
+    if (kind === WRITE || kind === ZERO) world.history.issued(operation, blocksOf(asked), asked.value);
+    this.asked.push(asked);
+    this.frontend?.admit(asked);
+  }
+
+  answered(asked: Asked, errno: number, values: Int32Array | undefined): void {
+    const world = this.#world;
+    const index = this.asked.indexOf(asked);
+    world.expect(index >= 0, 'a request is answered once');
+    this.asked.splice(index, 1);
+    const nowMs = world.schedule.nowMs;
+    world.answeredCount += 1;
+    world.trace(() => `consumer ${this.attachment}: ${describe(asked)} → ${errno === 0 ? 'ok' : errno}`);
+    if (errno !== 0) {
+      const isOver = this.attachment < world.store.current.config.attachment.number;
+      world.expect(isOver || world.mayFail, `a request of the current attachment does not fail (${describe(asked)}: ${errno})`);
+      this.isDead = true;
+      return;
+    }
+    switch (asked.kind) {
+      case READ:
+        for (let at = 0; at < asked.blockCount; at++) {
+          const problem = world.history.read(
+            asked.block + at,
+            (values as Int32Array)[at] as number,
+            asked.operation.issuedMs,
+            nowMs,
+          );
+          // What an attachment reads after its end counts for nothing: its frontend does not know yet.
+          if (problem !== undefined && this.#isCurrent()) world.violate('history', `read ${asked.operation.id}: ${problem}`);
+        }
+        break;
+      case FLUSH:
+        world.history.flushed(asked.operation.issuedMs, nowMs);
+        break;
+      default:
+        world.history.acknowledged(asked.operation, blocksOf(asked), nowMs, (asked.flags & FLAG_FUA) !== 0);
+    }
+    const think = world.shape.thinkMs;
+    world.schedule.after(think === 0 ? 0 : world.random.client.wait(think), () => this.fill());
+  }
+
+  #isCurrent(): boolean {
+    return !this.#world.consumers.some((other) => other.attachment > this.attachment && other.isGranted);
+  }
+
+  granted(): void {
+    if (this.isGranted) return;
+    this.isGranted = true;
+    const world = this.#world;
+    for (const other of world.consumers) {
+      if (other.attachment >= this.attachment) continue;
+      const pending = other.asked.map(({ operation }) => operation);
+      world.history.attachmentGranted(this.attachment, [...pending, ...world.failedOperations], world.schedule.nowMs);
+    }
+    this.fill();
+  }
+}
+
+function blocksOf({ block, blockCount }: Asked): number[] {
+  return Array.from({ length: blockCount }, (_, at) => block + at);
+}
+
+export function describe({ operation, kind, block, blockCount, flags }: Asked): string {
+  const name = ['read', 'write', 'zero', 'flush'][kind];
+  return `${name} ${operation.id} [${block}+${blockCount}]${flags !== 0 ? ' fua' : ''}`;
+}
+
+export class FrontendProcess implements FrontendPorts, Endpoint {
+  readonly node: number;
+  readonly core: Frontend;
+  readonly #world: World;
+  readonly #consumer: Consumer;
+  readonly #table = new RequestTable(SLOTS);
+  readonly #buffers: (Int32Array | undefined)[] = new Array(SLOTS).fill(undefined);
+  readonly #asked: (Asked | undefined)[] = new Array(SLOTS).fill(undefined);
+  #isAlive = true;
+
+  constructor(world: World, consumer: Consumer, session: number) {
+    this.#world = world;
+    this.#consumer = consumer;
+    this.node = consumer.node.index;
+    this.core = new Frontend(this.#table, this, {
+      volumeId: world.store.current.config.volumeId,
+      node: consumer.node.name,
+      attachment: consumer.attachment,
+      firstSession: session,
+      broken: world.broken,
+    });
+    this.#tick();
+  }
+
+  admit(asked: Asked): void {
+    const request = this.#table.take();
+    asked.request = request;
+    this.#asked[request] = asked;
+    this.#table.kind[request] = asked.kind;
+    this.#table.flags[request] = asked.flags;
+    this.#table.offsetBytes[request] = asked.block * BLOCK_BYTES;
+    this.#table.lengthBytes[request] = asked.blockCount * BLOCK_BYTES;
+    this.#buffers[request] = new Int32Array(asked.blockCount).fill(asked.value);
+    this.deliver(() => this.core.admit(request));
+  }
+
+  #tick(): void {
+    if (!this.#isAlive) return;
+    this.deliver(() => this.core.tick());
+    this.#world.schedule.after(TICK_MS * this.#world.random.process.between(0.8, 1.2), () => this.#tick());
+  }
+
+  kill(): void {
+    this.#isAlive = false;
+    this.#world.network.processEnded(this);
+  }
+
+  cutPower(): void {
+    this.#isAlive = false;
+    this.#world.network.machineEnded(this);
+  }
+
+  // ---- Endpoint
+
+  isAlive(): boolean {
+    return this.#isAlive;
+  }
+
+  deliver(run: () => void): void {
+    this.#consumer.node.run(() => {
+      if (!this.#isAlive) return;
+      this.#world.calls += 1;
+      run();
+      if (this.core.isOpen) this.#consumer.granted();
+      this.#world.checkStep();
+    });
+  }
+
+  linkClosed(link: number): void {
+    this.core.linkClosed(link);
+  }
+
+  controlled(link: number, type: number, message: ControlMessage): void {
+    this.core.control(link, type, message);
+  }
+
+  /** The payload goes into the request's own buffer, as the wire does it. */
+  framed(link: number, fields: FrameFields, payload: Int32Array | undefined): void {
+    this.#payload = payload;
+    this.core.frame(link, fields, payload === undefined ? NONE : PAYLOAD);
+    this.#payload = undefined;
+  }
+
+  #payload: Int32Array | undefined;
+
+  // ---- FrontendPorts
+
+  nowMs(): number {
+    return this.#consumer.node.nowMs();
+  }
+
+  readConfig(): void {
+    this.#world.store.read(this.node, (stored) => this.deliver(() => this.core.configRead(stored)));
+  }
+
+  connect(_node: string, replicaId: string): number {
+    return this.#world.connect(this, replicaId);
+  }
+
+  sendFrame(link: number, fields: FrameFields, request: number): void {
+    this.#world.sendFrame(this, link, fields, request === NONE ? undefined : (this.#buffers[request] as Int32Array));
+  }
+
+  sendControl(link: number, type: number, message: ControlMessage): void {
+    this.#world.sendControl(this, link, type, message);
+  }
+
+  closeLink(link: number): void {
+    this.#world.network.close(link, this);
+  }
+
+  takePayload(request: number): void {
+    if (this.#payload !== undefined) this.#buffers[request] = this.#payload;
+  }
+
+  release(): void {
+    // The payload is the frame's own.
+  }
+
+  reply(request: number, errno: number): void {
+    const asked = this.#asked[request] as Asked;
+    this.#asked[request] = undefined;
+    const values = this.#buffers[request];
+    this.#buffers[request] = undefined;
+    this.#table.release(request);
+    if (errno !== 0) this.#world.failedOperations.push(asked.operation);
+    this.#consumer.answered(asked, errno, values);
+  }
+}
+
+/** No slot of the table: the payload that came with the frame being handled. */
+const PAYLOAD = -2;

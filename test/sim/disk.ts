@@ -1,0 +1,122 @@
+// A replica's disk: keeps unflushed writes in a volatile cache, ends operations late, fails some, and at a power
+// cut keeps any version of each unflushed block, and tears what was being written.
+//
+// Data is one number a block: the id of the write whose bytes stand there. Metadata is bytes, by sectors of 512.
+
+import { BLOCK_BYTES, EXTENT_BYTES } from '../../src/core/units.ts';
+import { GENERATION_SECTOR_BYTES } from '../../src/replication/layout/generations.ts';
+import { encodeIntent, intentFileBytes } from '../../src/replication/layout/intent.ts';
+import { encodeSuperblock, SUPERBLOCK_FILE_BYTES, type Superblock } from '../../src/replication/layout/superblock.ts';
+import { encodeWindow } from '../../src/replication/layout/window.ts';
+import type { Random } from './random.ts';
+
+const SECTOR_BYTES = 512;
+
+/** A metadata file: what programs read, and what a power cut leaves. */
+export class MetaFile {
+  readonly cache: Uint8Array;
+  readonly #stable: Uint8Array;
+  readonly #dirty = new Set<number>();
+
+  constructor(bytes: Uint8Array) {
+    this.cache = bytes.slice();
+    this.#stable = bytes.slice();
+  }
+
+  write(offset: number, bytes: Uint8Array): void {
+    this.cache.set(bytes, offset);
+    const last = Math.ceil((offset + bytes.length) / SECTOR_BYTES);
+    for (let sector = Math.floor(offset / SECTOR_BYTES); sector < last; sector++) this.#dirty.add(sector);
+  }
+
+  flush(): void {
+    for (const sector of this.#dirty) this.#copy(sector, this.cache, this.#stable);
+    this.#dirty.clear();
+  }
+
+  /** `torn`: bytes that were being written; some of their sectors have arrived. */
+  cutPower(random: Random): void {
+    for (const sector of this.#dirty) {
+      if (random.chance(0.5)) this.#copy(sector, this.cache, this.#stable);
+      else this.#copy(sector, this.#stable, this.cache);
+    }
+    this.#dirty.clear();
+  }
+
+  #copy(sector: number, from: Uint8Array, to: Uint8Array): void {
+    const at = sector * SECTOR_BYTES;
+    to.set(from.subarray(at, at + SECTOR_BYTES), at);
+  }
+}
+
+export class Disk {
+  readonly blockCount: number;
+  readonly extentCount: number;
+  /** What reads find. */
+  readonly blocks: Int32Array;
+  readonly #stable: Int32Array;
+  /** By block: what was written since the last flush that covered it, in order. */
+  readonly #unflushed = new Map<number, { value: number; number: number }[]>();
+  #writeNumber = 0;
+  readonly superblock: MetaFile;
+  readonly intent: MetaFile;
+  readonly generations: MetaFile;
+  /** On a tmpfs: survives processes, not reboots. */
+  window: ArrayBuffer;
+  superblockSequence = 1;
+  highestPromise = 0;
+
+  constructor(superblock: Superblock) {
+    this.blockCount = superblock.sizeBytes / BLOCK_BYTES;
+    this.extentCount = Math.ceil(superblock.sizeBytes / EXTENT_BYTES);
+    this.blocks = new Int32Array(this.blockCount);
+    this.#stable = new Int32Array(this.blockCount);
+    const file = new Uint8Array(SUPERBLOCK_FILE_BYTES);
+    file.set(encodeSuperblock(superblock, 0), 0);
+    this.superblock = new MetaFile(file);
+    this.intent = new MetaFile(encodeIntent(new Uint8Array(intentFileBytes(this.extentCount)), this.extentCount));
+    this.generations = new MetaFile(new Uint8Array(this.extentCount * GENERATION_SECTOR_BYTES));
+    this.window = encodeWindow('').buffer as ArrayBuffer;
+  }
+
+  write(block: number, values: Int32Array): void {
+    this.#writeNumber += 1;
+    for (let at = 0; at < values.length; at++) {
+      const value = values[at] as number;
+      this.blocks[block + at] = value;
+      const versions = this.#unflushed.get(block + at);
+      if (versions === undefined) this.#unflushed.set(block + at, [{ value, number: this.#writeNumber }]);
+      else versions.push({ value, number: this.#writeNumber });
+    }
+  }
+
+  /** What a flush that starts now covers. */
+  flushPoint(): number {
+    return this.#writeNumber;
+  }
+
+  flushed(point: number): void {
+    for (const [block, versions] of this.#unflushed) {
+      let covered = 0;
+      while (covered < versions.length && (versions[covered] as { number: number }).number <= point) covered += 1;
+      if (covered === 0) continue;
+      this.#stable[block] = (versions[covered - 1] as { value: number }).value;
+      if (covered === versions.length) this.#unflushed.delete(block);
+      else versions.splice(0, covered);
+    }
+  }
+
+  /** `hasRebooted`: the tmpfs is gone as well. */
+  cutPower(random: Random): void {
+    for (const [block, versions] of this.#unflushed) {
+      const kept = random.below(versions.length + 1) - 1;
+      if (kept >= 0) this.#stable[block] = (versions[kept] as { value: number }).value;
+    }
+    this.#unflushed.clear();
+    this.blocks.set(this.#stable);
+    this.superblock.cutPower(random);
+    this.intent.cutPower(random);
+    this.generations.cutPower(random);
+    this.window = encodeWindow('').buffer as ArrayBuffer;
+  }
+}

@@ -1,0 +1,354 @@
+// One process of one replica on one node: the production core, plugged into the simulated world. Killed, it
+// leaves its disk operations on their way; the next one starts when they have ended (the pool's lock).
+
+import { BLOCK_BYTES } from '../../src/core/units.ts';
+import { FRAME_HELLO, FrameFields, FRAME_COPY, FRAME_COPY_ZERO, FRAME_REQUEST, FRAME_WRITE, FRAME_ZERO, type ControlMessage, type Hello } from '../../src/replication/frames.ts';
+import {
+  decodeGenerationSector,
+  encodeGenerationSector,
+  GENERATION_SECTOR_BYTES,
+  generationFileOffset,
+  NEWEST_STAMP,
+} from '../../src/replication/layout/generations.ts';
+import { decodeIntent, encodeIntentSector, INTENT_SECTOR_BYTES, intentSectorOffset } from '../../src/replication/layout/intent.ts';
+import {
+  decodeSuperblockSlots,
+  encodeSuperblock,
+  type Superblock,
+  superblockSlotOffset,
+} from '../../src/replication/layout/superblock.ts';
+import { WindowFile } from '../../src/replication/layout/window.ts';
+import type { VolumeConfig } from '../../src/replication/config.ts';
+import type { ReplicaEvent, ReplicaPorts } from '../../src/replication/ports.ts';
+import { Replica } from '../../src/replication/replica.ts';
+import { NONE, READ, RequestTable } from '../../src/replication/requests.ts';
+import { TICK_MS } from '../../src/replication/timing.ts';
+import { GENERATION_BLOCKS_PER_EXTENT } from '../../src/core/units.ts';
+import type { Endpoint } from './network.ts';
+import type { SimNode, World } from './world.ts';
+
+const EIO = 5;
+const SLOTS = 192;
+/** Kept for what arrives. */
+const RESERVED_SLOTS = 96;
+
+export class SimProcess implements ReplicaPorts, Endpoint {
+  readonly node: number;
+  readonly replica: Replica;
+  readonly table = new RequestTable(SLOTS);
+  readonly #world: World;
+  readonly #home: SimNode;
+  readonly #buffers: (Int32Array | undefined)[] = new Array(SLOTS).fill(undefined);
+  #isAlive = true;
+  #diskOperations = 0;
+  /** Frames that wait for a slot. */
+  readonly #waiting: (() => boolean)[] = [];
+
+  constructor(world: World, home: SimNode) {
+    this.#world = world;
+    this.#home = home;
+    this.node = home.index;
+    const { disk } = home;
+    // An earlier process marked these; its successor makes them durable before it relies on them.
+    disk.intent.flush();
+    const { superblock, sequence } = decodeSuperblockSlots(disk.superblock.cache);
+    disk.superblockSequence = sequence + 1;
+    const window = new WindowFile(disk.window);
+    this.replica = new Replica(this.table, this, {
+      replicaId: home.replicaId,
+      bootId: home.bootId,
+      superblock,
+      intentBits: decodeIntent(disk.intent.cache, disk.extentCount).bits,
+      window,
+      windowEntries: window.readEntries(home.bootId),
+      broken: world.broken,
+    });
+    this.#tick();
+  }
+
+  // ---- Endpoint
+
+  isAlive(): boolean {
+    return this.#isAlive;
+  }
+
+  deliver(run: () => void): void {
+    this.#home.run(() => {
+      if (this.#isAlive) this.#enter(run);
+    });
+  }
+
+  /** Every call into the core. */
+  #enter(run: () => void): void {
+    this.#world.calls += 1;
+    run();
+    this.#retryWaiting();
+    this.#world.checkStep();
+  }
+
+  linkClosed(link: number): void {
+    this.replica.linkClosed(link);
+  }
+
+  controlled(link: number, type: number, message: ControlMessage): void {
+    this.#inOrder(() => {
+      if (type === FRAME_HELLO) this.replica.greeted(link, message as Hello);
+      else this.replica.control(link, type, message);
+      return true;
+    });
+  }
+
+  framed(link: number, fields: FrameFields, payload: Int32Array | undefined): void {
+    this.#inOrder(() => this.#take(link, fields, payload));
+  }
+
+  #inOrder(attempt: () => boolean): void {
+    if (this.#waiting.length > 0 || !attempt()) this.#waiting.push(attempt);
+  }
+
+  #take(link: number, fields: FrameFields, payload: Int32Array | undefined): boolean {
+    let request = NONE;
+    const { type } = fields;
+    const needsSlot =
+      type === FRAME_WRITE || type === FRAME_ZERO || type === FRAME_COPY || type === FRAME_COPY_ZERO || type === FRAME_REQUEST;
+    if (needsSlot) {
+      request = this.table.take();
+      if (request === NONE) return false;
+      const isRead = type === FRAME_REQUEST && fields.errno === READ;
+      this.#buffers[request] = payload ?? (isRead ? new Int32Array(fields.lengthBytes / BLOCK_BYTES) : undefined);
+    }
+    this.replica.frame(link, fields, request);
+    return true;
+  }
+
+  #retryWaiting(): void {
+    for (let next = this.#waiting[0]; next !== undefined; next = this.#waiting[0]) {
+      if (!next()) return;
+      this.#waiting.shift();
+    }
+  }
+
+  storeChanged(): void {
+    this.deliver(() => this.replica.storeChanged());
+  }
+
+  #tick(): void {
+    if (!this.#isAlive) return;
+    this.deliver(() => this.replica.tick());
+    this.#world.schedule.after(TICK_MS * this.#world.random.process.between(0.8, 1.2), () => this.#tick());
+  }
+
+  // ---- its end
+
+  kill(): void {
+    this.#isAlive = false;
+    this.#world.network.processEnded(this);
+  }
+
+  cutPower(): void {
+    this.#isAlive = false;
+    this.#world.network.machineEnded(this);
+  }
+
+  /** Nothing of it is on its way to the disk: the lock is free. */
+  get hasLetGo(): boolean {
+    return !this.#isAlive && this.#diskOperations === 0;
+  }
+
+  // ---- ports: time, slots
+
+  nowMs(): number {
+    return this.#home.nowMs();
+  }
+
+  drawId(): string {
+    return this.#world.drawId();
+  }
+
+  takeRequest(lengthBytes: number): number {
+    if (this.table.freeCount <= RESERVED_SLOTS) return NONE;
+    const request = this.table.take();
+    if (request !== NONE) this.#buffers[request] = new Int32Array(lengthBytes / BLOCK_BYTES);
+    return request;
+  }
+
+  release(request: number): void {
+    this.#buffers[request] = undefined;
+    this.table.release(request);
+  }
+
+  // ---- ports: disk
+
+  /** Ends after a while, by `end` with an errno; `land` is what the kernel does even for a killed process. */
+  #operation(what: 'data' | 'meta' | 'flush', land: () => void, end: (errno: number) => void): void {
+    const home = this.#home;
+    const { bootId } = home;
+    this.#diskOperations += 1;
+    const errno = home.diskErrno(what);
+    this.#world.schedule.after(home.diskDelay(what), () => {
+      this.#diskOperations -= 1;
+      // A machine that lost power takes its operations with it; whether they had landed is a matter of chance.
+      if (home.bootId !== bootId) return;
+      if (errno === 0) land();
+      else if (what === 'data' && this.#world.random.disk.chance(0.3)) land();
+      this.deliver(() => end(errno));
+    });
+  }
+
+  startRead(request: number): void {
+    const { disk } = this.#home;
+    const block = (this.table.offsetBytes[request] as number) / BLOCK_BYTES;
+    const buffer = this.#buffers[request] as Int32Array;
+    const count = (this.table.lengthBytes[request] as number) / BLOCK_BYTES;
+    this.#operation(
+      'data',
+      () => buffer.set(disk.blocks.subarray(block, block + count)),
+      (errno) => {
+        this.table.isHole[request] = this.table.kind[request] !== READ && buffer.every((value) => value === 0) ? 1 : 0;
+        this.replica.dataDone(request, errno);
+      },
+    );
+  }
+
+  startWrite(request: number): void {
+    const { disk } = this.#home;
+    const block = (this.table.offsetBytes[request] as number) / BLOCK_BYTES;
+    const values = (this.#buffers[request] as Int32Array).slice();
+    this.#operation(
+      'data',
+      () => disk.write(block, values),
+      (errno) => this.replica.dataDone(request, errno),
+    );
+  }
+
+  startZero(request: number): void {
+    const { disk } = this.#home;
+    const block = (this.table.offsetBytes[request] as number) / BLOCK_BYTES;
+    const count = (this.table.lengthBytes[request] as number) / BLOCK_BYTES;
+    this.#operation(
+      'data',
+      () => disk.write(block, new Int32Array(count)),
+      (errno) => this.replica.dataDone(request, errno),
+    );
+  }
+
+  startFlush(): void {
+    const { disk } = this.#home;
+    const point = disk.flushPoint();
+    this.#operation(
+      'flush',
+      () => disk.flushed(point),
+      (errno) => this.replica.flushDone(errno),
+    );
+  }
+
+  startIntentRound(durable: boolean): void {
+    const { disk } = this.#home;
+    const { bits, roundSectors, roundSectorCount } = this.replica.copy.extents;
+    const sectors: { offset: number; bytes: Uint8Array }[] = [];
+    for (let i = 0; i < roundSectorCount; i++) {
+      const sector = roundSectors[i] as number;
+      const bytes = new Uint8Array(INTENT_SECTOR_BYTES);
+      encodeIntentSector(bytes, 0, sector, bits);
+      sectors.push({ offset: intentSectorOffset(sector), bytes });
+    }
+    this.#operation(
+      'meta',
+      () => {
+        for (const { offset, bytes } of sectors) disk.intent.write(offset, bytes);
+        if (durable) disk.intent.flush();
+      },
+      (errno) => this.replica.intentRoundDone(errno),
+    );
+  }
+
+  startGenerationMerge(): void {
+    const { disk } = this.#home;
+    const { extents } = this.replica.copy;
+    const stamps = new Uint32Array(GENERATION_BLOCKS_PER_EXTENT);
+    const sectors: { offset: number; bytes: Uint8Array }[] = [];
+    for (let i = 0; i < extents.coolingCount; i++) {
+      const extent = extents.coolingExtents[i] as number;
+      const offset = generationFileOffset(extent);
+      decodeGenerationSector(disk.generations.cache, offset, extent, stamps, 0);
+      const base = extents.stampOffset(extent);
+      for (let block = 0; block < GENERATION_BLOCKS_PER_EXTENT; block++)
+        stamps[block] = Math.max(stamps[block] as number, extents.stampMemory[base + block] as number);
+      const bytes = new Uint8Array(GENERATION_SECTOR_BYTES);
+      encodeGenerationSector(bytes, 0, extent, stamps, 0);
+      sectors.push({ offset, bytes });
+    }
+    this.#operation(
+      'meta',
+      () => {
+        if (this.#world.broken.generationsBeforeCooling) return;
+        for (const { offset, bytes } of sectors) disk.generations.write(offset, bytes);
+        disk.generations.flush();
+      },
+      (errno) => this.replica.generationsMerged(errno),
+    );
+  }
+
+  startStampRead(link: number, extent: number): void {
+    const { disk } = this.#home;
+    const stamps = new Uint32Array(GENERATION_BLOCKS_PER_EXTENT).fill(NEWEST_STAMP);
+    this.#operation(
+      'meta',
+      () => decodeGenerationSector(disk.generations.cache, generationFileOffset(extent), extent, stamps, 0),
+      (errno) => this.replica.stampsRead(link, extent, errno, stamps),
+    );
+  }
+
+  startSuperblock(superblock: Superblock): void {
+    const { disk } = this.#home;
+    const sequence = disk.superblockSequence;
+    disk.superblockSequence += 1;
+    const offset = superblockSlotOffset(sequence);
+    const bytes = encodeSuperblock(superblock, sequence);
+    const world = this.#world;
+    world.expect(superblock.promisedEpoch >= disk.highestPromise, 'a promised epoch never goes back');
+    this.#operation(
+      'meta',
+      () => {
+        disk.superblock.write(offset, bytes);
+        disk.superblock.flush();
+        disk.highestPromise = Math.max(disk.highestPromise, superblock.promisedEpoch);
+      },
+      (errno) => this.replica.superblockDone(errno === 0 ? 0 : EIO),
+    );
+  }
+
+  // ---- ports: links
+
+  connect(_node: string, replicaId: string): number {
+    return this.#world.connect(this, replicaId);
+  }
+
+  sendFrame(link: number, fields: FrameFields, request: number): void {
+    this.#world.sendFrame(this, link, fields, request === NONE ? undefined : (this.#buffers[request] as Int32Array));
+  }
+
+  sendControl(link: number, type: number, message: ControlMessage): void {
+    this.#world.sendControl(this, link, type, message);
+  }
+
+  closeLink(link: number): void {
+    this.#world.network.close(link, this);
+  }
+
+  // ---- ports: store
+
+  readConfig(): void {
+    this.#world.store.read(this.node, (stored) => this.deliver(() => this.replica.configRead(stored)));
+  }
+
+  propose(proposal: number, baseRevision: number, config: VolumeConfig): void {
+    this.#world.store.swap(this.node, baseRevision, config, (outcome) =>
+      this.deliver(() => this.replica.proposed(proposal, outcome)),
+    );
+  }
+
+  event(event: ReplicaEvent): void {
+    this.#world.event(this.#home, event);
+  }
+}

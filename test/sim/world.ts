@@ -1,0 +1,432 @@
+// A whole cluster in one thread, from one seed: replicas, the store, the network, who uses the volume, and what
+// goes wrong. Everything that happens is an event of the schedule; the same seed makes the same run.
+
+import { BLOCK_BYTES, EXTENT_BYTES } from '../../src/core/units.ts';
+import { attach, type FailureMode, isMember, memberOf, type VolumeConfig } from '../../src/replication/config.ts';
+import { type ControlMessage, FrameFields } from '../../src/replication/frames.ts';
+import type { Durability, Superblock } from '../../src/replication/layout/superblock.ts';
+import type { ReplicaEvent } from '../../src/replication/ports.ts';
+import { type BrokenRules, NOTHING_BROKEN } from '../../src/replication/rules.ts';
+import { Consumer, type FrontendProcess } from './consumer.ts';
+import { Disk } from './disk.ts';
+import { History, type Operation } from './history.ts';
+import { Network } from './network.ts';
+import { SimProcess } from './process.ts';
+import { Random } from './random.ts';
+import { Schedule } from './schedule.ts';
+import { SimStore } from './store.ts';
+
+export type Checker = 'history' | 'equality' | 'oneServes' | 'acknowledged' | 'liveness' | 'invariant';
+
+export class Violation extends Error {
+  override readonly name = 'Violation';
+  readonly checker: Checker;
+  constructor(checker: Checker, message: string, cause?: unknown) {
+    super(message, { cause });
+    this.checker = checker;
+  }
+}
+
+/** What one seed draws: the cluster, the load, and the rates of what goes wrong (mean time between, in ms; 0: never). */
+export interface Shape {
+  readonly copies: number;
+  readonly extraNodes: number;
+  readonly failureMode: FailureMode;
+  readonly durability: Durability;
+  readonly extents: number;
+  readonly blocks: readonly number[];
+  readonly maxBlocks: number;
+  readonly depth: number;
+  readonly readShare: number;
+  readonly flushShare: number;
+  readonly zeroShare: number;
+  readonly fuaShare: number;
+  readonly thinkMs: number;
+  readonly networkDelayMs: number;
+  readonly frameLossRate: number;
+  readonly storeDelayMs: number;
+  readonly storeLossRate: number;
+  readonly diskDelayMs: number;
+  readonly slowDiskRate: number;
+  readonly clockDrift: number;
+  readonly killMs: number;
+  readonly powerCutMs: number;
+  readonly allPowerCutMs: number;
+  readonly pauseMs: number;
+  readonly partitionMs: number;
+  readonly linkBreakMs: number;
+  readonly storeDownMs: number;
+  readonly storeCutMs: number;
+  readonly diskErrorMs: number;
+  readonly moveMs: number;
+  readonly handOverMs: number;
+  readonly frontendKillMs: number;
+  readonly safetyMs: number;
+}
+
+export class SimNode {
+  readonly index: number;
+  readonly name: string;
+  readonly replicaId: string;
+  readonly disk: Disk;
+  bootId: string;
+  process: SimProcess | undefined;
+  isUp = true;
+  isPaused = false;
+  slowFactor = 1;
+  /** Operations that fail from now on: how many, of what. */
+  errorsLeft = 0;
+  errorKind: 'data' | 'meta' | 'flush' = 'data';
+  readonly #world: World;
+  readonly #queue: (() => void)[] = [];
+  readonly #rate: number;
+  readonly #offsetMs: number;
+
+  constructor(world: World, index: number, superblock: Superblock) {
+    this.#world = world;
+    this.index = index;
+    this.name = `node${index}`;
+    this.replicaId = superblock.replicaId;
+    this.disk = new Disk(superblock);
+    this.bootId = world.drawId();
+    this.#rate = 1 + world.random.clock.between(-1, 1) * world.shape.clockDrift;
+    this.#offsetMs = world.random.clock.between(0, 1e6);
+  }
+
+  nowMs(): number {
+    return this.#world.schedule.nowMs * this.#rate + this.#offsetMs;
+  }
+
+  /** At once, or when the machine goes on. */
+  run(event: () => void): void {
+    if (this.isPaused) this.#queue.push(event);
+    else event();
+  }
+
+  pause(): void {
+    this.isPaused = true;
+  }
+
+  resume(): void {
+    this.isPaused = false;
+    // What piled up is handled one after the other, as fast as it goes.
+    const next = (): void => {
+      if (this.isPaused) return;
+      const event = this.#queue.shift();
+      if (event === undefined) return;
+      event();
+      if (this.#queue.length > 0) this.#world.schedule.after(0.01, next);
+    };
+    next();
+  }
+
+  forget(): void {
+    this.#queue.length = 0;
+    this.isPaused = false;
+  }
+
+  diskDelay(what: 'data' | 'meta' | 'flush'): number {
+    const { shape, random } = this.#world;
+    const base = what === 'flush' ? 4 : what === 'meta' ? 3 : 1;
+    return random.disk.wait(shape.diskDelayMs * base) * this.slowFactor + 0.01;
+  }
+
+  diskErrno(what: 'data' | 'meta' | 'flush'): number {
+    if (this.errorsLeft === 0 || this.errorKind !== what) return 0;
+    this.errorsLeft -= 1;
+    return 5;
+  }
+}
+
+export interface Streams {
+  readonly client: Random;
+  readonly clock: Random;
+  readonly disk: Random;
+  readonly faults: Random;
+  readonly process: Random;
+}
+
+export class World {
+  readonly seed: number;
+  readonly shape: Shape;
+  readonly broken: BrokenRules;
+  readonly schedule = new Schedule();
+  readonly random: Streams;
+  readonly network: Network;
+  readonly store: SimStore;
+  readonly nodes: SimNode[] = [];
+  readonly consumers: Consumer[] = [];
+  readonly history: History;
+  readonly failedOperations: Operation[] = [];
+  readonly blockCount: number;
+  calls = 0;
+  operationCount = 0;
+  answeredCount = 0;
+  faultCount = 0;
+  isIssuing = true;
+  isHealed = false;
+  /** An error may reach the application: every copy there was has failed. */
+  mayFail = false;
+  log: string[] | undefined;
+  #idCount = 0;
+  #linkCount = 0;
+  #violation: Violation | undefined;
+
+  constructor(seed: number, shape: Shape, broken: BrokenRules = NOTHING_BROKEN, isTraced = false) {
+    this.seed = seed;
+    this.shape = shape;
+    this.broken = broken;
+    if (isTraced) this.log = [];
+    const stream = (name: string): Random => new Random(seed, name);
+    this.random = {
+      client: stream('client'),
+      clock: stream('clock'),
+      disk: stream('disk'),
+      faults: stream('faults'),
+      process: stream('process'),
+    };
+    this.network = new Network(this.schedule, stream('network'), {
+      delayMs: shape.networkDelayMs,
+      lossRate: shape.frameLossRate,
+    });
+    this.blockCount = (shape.extents * EXTENT_BYTES) / BLOCK_BYTES;
+    this.history = new History(shape.durability === 'writethrough');
+    const superblocks = this.#superblocks();
+    for (const [index, superblock] of superblocks.entries()) this.nodes.push(new SimNode(this, index, superblock));
+    this.store = new SimStore(this.schedule, stream('store'), this.#config(superblocks), shape.storeDelayMs, shape.storeLossRate);
+    this.store.onChange = () => {
+      const { config } = this.store.current;
+      this.trace(
+        () =>
+          `store: epoch ${config.epoch} primary ${config.primary.replicaId} inSync ${config.inSync.map(({ replicaId }) => replicaId).join(' ')} attachment ${config.attachment.number}@${config.attachment.node}`,
+      );
+      if (this.random.faults.chance(0.7)) for (const node of this.nodes) node.process?.storeChanged();
+    };
+    for (const node of this.nodes.slice(0, shape.copies)) node.process = new SimProcess(this, node);
+    this.#attach();
+  }
+
+  drawId(): string {
+    this.#idCount += 1;
+    return this.#idCount.toString(16).padStart(8, '0').padEnd(16, 'a').padEnd(32, '0');
+  }
+
+  #superblocks(): Superblock[] {
+    const count = this.shape.copies + this.shape.extraNodes;
+    return Array.from({ length: count }, (_, index) => ({
+      volumeId: 'v'.padEnd(32, '0'),
+      volumeName: 'volume',
+      replicaId: `r${index}`,
+      sizeBytes: this.shape.extents * EXTENT_BYTES,
+      lineage: 'lineage',
+      promisedEpoch: 0,
+      incarnation: `first${index}`,
+      lastInSyncIncarnation: `first${index}`,
+      bootId: null,
+      cleanMark: null,
+      inSync: { epoch: 0, members: [] },
+      attachmentNumber: 0,
+      durability: this.shape.durability,
+      failureMode: String(this.shape.failureMode),
+      wrappedKey: null,
+      fileSystemMade: null,
+    }));
+  }
+
+  #config(superblocks: readonly Superblock[]): VolumeConfig {
+    const copies = superblocks.slice(0, this.shape.copies);
+    return {
+      volumeId: 'v'.padEnd(32, '0'),
+      sizeBytes: this.shape.extents * EXTENT_BYTES,
+      lineage: 'lineage',
+      epoch: 1,
+      primary: { replicaId: 'r0', opening: null },
+      inSync: copies.map(({ replicaId, incarnation }) => ({ replicaId, incarnation })),
+      replicas: copies.map(({ replicaId }, index) => ({
+        id: replicaId,
+        node: `node${index}`,
+        outSince: null,
+        needsFullCopy: false,
+        bootId: null,
+        report: null,
+      })),
+      attachment: { number: 0, node: null },
+      durability: this.shape.durability,
+      failureMode: this.shape.failureMode,
+    };
+  }
+
+  // ---- links
+
+  connect(from: SimProcess | FrontendProcess, replicaId: string): number {
+    this.#linkCount += 1;
+    const id = this.#linkCount;
+    const to = this.nodes.find((node) => node.replicaId === replicaId) as SimNode;
+    this.network.connect(id, from, to.index, () => {
+      const { process } = to;
+      return to.isUp && process?.isAlive() === true ? process : undefined;
+    });
+    return id;
+  }
+
+  sendFrame(by: SimProcess | FrontendProcess, link: number, fields: FrameFields, payload: Int32Array | undefined): void {
+    const copy = new FrameFields();
+    copy.type = fields.type;
+    copy.flags = fields.flags;
+    copy.errno = fields.errno;
+    copy.epoch = fields.epoch;
+    copy.lengthBytes = fields.lengthBytes;
+    copy.numbers.set(fields.numbers);
+    const bytes = payload?.slice();
+    this.network.send(link, by, (at) => (at as SimProcess | FrontendProcess).framed(link, copy, bytes));
+  }
+
+  sendControl(by: SimProcess | FrontendProcess, link: number, type: number, message: ControlMessage): void {
+    const text = JSON.stringify(message);
+    this.network.send(link, by, (at) => {
+      (at as SimProcess | FrontendProcess).controlled(link, type, JSON.parse(text) as ControlMessage);
+    });
+  }
+
+  // ---- what happens
+
+  trace(text: () => string): void {
+    this.log?.push(`${this.schedule.nowMs.toFixed(2).padStart(10)} ${text()}`);
+  }
+
+  event(node: SimNode, event: ReplicaEvent): void {
+    this.trace(() => `${node.name}: ${JSON.stringify(event)}`);
+  }
+
+  fault(text: string): void {
+    this.faultCount += 1;
+    this.trace(() => `fault: ${text}`);
+  }
+
+  violate(checker: Checker, message: string): void {
+    this.#violation ??= new Violation(checker, message);
+  }
+
+  expect(condition: boolean, saidPositively: string): void {
+    if (!condition) this.violate('invariant', saidPositively);
+  }
+
+  /** The cheap checks, after every call into a core. */
+  checkStep(): void {
+    let serving: SimNode | undefined;
+    for (const node of this.nodes) {
+      const primary = node.process?.isAlive() === true ? node.process.replica.primary : undefined;
+      if (primary === undefined || !primary.mayReply) continue;
+      if (serving !== undefined)
+        this.violate('oneServes', `${serving.name} and ${node.name} both may reply to requests`);
+      serving = node;
+    }
+  }
+
+  throwViolation(): void {
+    if (this.#violation !== undefined) throw this.#violation;
+  }
+
+  #attach(): void {
+    const node = this.random.faults.pick(this.nodes);
+    const config = this.store.change((current) => attach(current, node.name));
+    const consumer = new Consumer(this, node, config.attachment.number);
+    this.consumers.push(consumer);
+  }
+
+  move(): void {
+    this.#attach();
+  }
+
+  kill(node: SimNode): void {
+    const old = node.process;
+    if (old === undefined || !node.isUp) return;
+    this.fault(`${node.name}'s daemon is killed`);
+    old.kill();
+    node.process = undefined;
+    this.#restart(node, old, this.random.faults.wait(this.isHealed ? 200 : 1500));
+  }
+
+  #restart(node: SimNode, old: SimProcess | undefined, delayMs: number): void {
+    const { bootId } = node;
+    const attempt = (): void => {
+      if (node.bootId !== bootId || !node.isUp || node.process !== undefined) return;
+      if (old !== undefined && !old.hasLetGo) {
+        this.schedule.after(5, attempt);
+        return;
+      }
+      this.trace(() => `${node.name}'s daemon starts`);
+      node.run(() => {
+        if (node.bootId === bootId && node.isUp && node.process === undefined)
+          node.process = new SimProcess(this, node);
+      });
+    };
+    this.schedule.after(delayMs, attempt);
+  }
+
+  cutPower(nodes: readonly SimNode[]): void {
+    this.fault(`power of ${nodes.map(({ name }) => name).join(' ')} is cut`);
+    for (const node of nodes) {
+      if (!node.isUp) continue;
+      node.isUp = false;
+      const old = node.process;
+      old?.cutPower();
+      node.process = undefined;
+      node.forget();
+      node.disk.cutPower(this.random.disk);
+      node.bootId = this.drawId();
+      for (const consumer of this.consumers) {
+        if (consumer.node !== node) continue;
+        // The kernel that used the volume is gone, with all that it had asked for.
+        consumer.frontend?.cutPower();
+        consumer.frontend = undefined;
+        consumer.isDead = true;
+        for (const { operation } of consumer.asked.splice(0)) this.failedOperations.push(operation);
+      }
+      const bootId = node.bootId;
+      const wait = this.random.faults.wait(this.isHealed ? 300 : 2500);
+      this.schedule.after(wait, () => {
+        if (node.bootId !== bootId) return;
+        node.isUp = true;
+        this.trace(() => `${node.name} is up again`);
+        if (node.index < this.shape.copies) this.#restart(node, undefined, 50);
+      });
+    }
+  }
+
+  get current(): VolumeConfig {
+    return this.store.current.config;
+  }
+
+  nodeOf(replicaId: string): SimNode {
+    return this.nodes.find((node) => node.replicaId === replicaId) as SimNode;
+  }
+
+  inSyncNodes(): SimNode[] {
+    const { config } = this.store.current;
+    return config.inSync.map(({ replicaId }) => this.nodeOf(replicaId));
+  }
+
+  /** All in-sync copies show the same bytes, and they are what the history allows. */
+  checkEquality(): void {
+    const { config } = this.store.current;
+    const primary = this.nodeOf(config.primary.replicaId);
+    for (const node of this.inSyncNodes()) {
+      this.expect(isMember(config, node.replicaId, node.process?.replica.incarnation ?? ''), 'a member is the incarnation that the set names');
+      for (let block = 0; block < this.blockCount; block++) {
+        if (node.disk.blocks[block] === primary.disk.blocks[block]) continue;
+        this.violate(
+          'equality',
+          `${node.name} has ${node.disk.blocks[block]} in block ${block}, the primary ${primary.name} has ${primary.disk.blocks[block]}`,
+        );
+        return;
+      }
+    }
+    const nowMs = this.schedule.nowMs;
+    for (const block of this.history.blocks()) {
+      const problem = this.history.read(block, primary.disk.blocks[block] as number, nowMs, nowMs);
+      if (problem !== undefined) this.violate('history', `at rest, ${primary.name}: ${problem}`);
+    }
+    void memberOf;
+  }
+}

@@ -271,7 +271,7 @@ describe('a network that stalls and cuts', () => {
   test('a swap whose answer is lost is unknown, and settling shows the revision that it had got', async () => {
     const proxy = await startProxy();
     const prefix = `/faults/${randomUUID()}`;
-    const store = await openStore([proxy.address, server.address], prefix, 600);
+    const store = await openStore([proxy.address, server.address], prefix, 1200);
     const other = await openStore([server.address], prefix);
     await store.get('a');
     proxy.stall({ toClient: true });
@@ -285,7 +285,7 @@ describe('a network that stalls and cuts', () => {
   test('a swap whose answer is lost and that was overwritten since had been committed', async () => {
     const proxy = await startProxy();
     const prefix = `/faults/${randomUUID()}`;
-    const store = await openStore([proxy.address, server.address], prefix, 600);
+    const store = await openStore([proxy.address, server.address], prefix, 1200);
     const other = await openStore([server.address], prefix);
     const first = await other.compareAndSwap('a', 0, '0');
     invariant(first.swapped, 'nobody else writes');
@@ -304,7 +304,7 @@ describe('a network that stalls and cuts', () => {
   test('a swap that is stuck on the way never happens after it was settled, though it arrives', async () => {
     const proxy = await startProxy();
     const prefix = `/faults/${randomUUID()}`;
-    const store = await openStore([proxy.address, server.address], prefix, 600);
+    const store = await openStore([proxy.address, server.address], prefix, 1200);
     await store.get('a');
     proxy.stall({ toServer: true });
     const swap = await unknownSwapOf(store.compareAndSwap('a', 0, '1'));
@@ -319,7 +319,7 @@ describe('a network that stalls and cuts', () => {
   test('a swap that is stuck while another overtakes it is refused when it is settled', async () => {
     const proxy = await startProxy();
     const prefix = `/faults/${randomUUID()}`;
-    const store = await openStore([proxy.address, server.address], prefix, 600);
+    const store = await openStore([proxy.address, server.address], prefix, 1200);
     const other = await openStore([server.address], prefix);
     await store.get('a');
     proxy.stall({ toServer: true });
@@ -335,7 +335,7 @@ describe('a network that stalls and cuts', () => {
   test('a deletion by somebody cannot be told from ours, and is not done twice', async () => {
     const proxy = await startProxy();
     const prefix = `/faults/${randomUUID()}`;
-    const store = await openStore([proxy.address, server.address], prefix, 600);
+    const store = await openStore([proxy.address, server.address], prefix, 1200);
     const other = await openStore([server.address], prefix);
     const made = await other.compareAndSwap('a', 0, '1');
     invariant(made.swapped, 'nobody else writes');
@@ -359,7 +359,8 @@ describe('a network that stalls and cuts', () => {
     expect(error).toMatchObject({ code: 'UNAVAILABLE', message: expect.stringContaining('--store') });
     expect(error).not.toBeInstanceOf(UnknownSwapError);
     proxy.heal();
-    expect(await store.get('a')).toBeUndefined();
+    // Connections are tried again within a second, which is longer than this store's deadline.
+    await expect.poll(async () => await store.list('').catch(() => 'not yet'), { timeout: 5000 }).toEqual([]);
     expect(await store.compareAndSwap('a', 0, '1')).toMatchObject({ swapped: true });
   });
 
@@ -379,9 +380,9 @@ describe('a network that stalls and cuts', () => {
 describe('a kept lease', () => {
   test('lives on while it is kept, and its keys disappear when it is given back', async () => {
     const store = await openStore([server.address], `/faults/${randomUUID()}`);
-    const kept = await keepLease(store, 1000);
+    const kept = await keepLease(store, 2000);
     await store.compareAndSwap('l', 0, '1', kept.lease);
-    await sleep(2500);
+    await sleep(4000);
     expect((await store.get('l'))?.value).toBe('1');
     expect(kept.lost.aborted).toBe(false);
     await kept.giveBack();
@@ -400,6 +401,6 @@ describe('a kept lease', () => {
     const began = performance.now();
     proxy.cut();
     await expect.poll(() => cutOff.lost.aborted, { timeout: 3000, interval: 10 }).toBe(true);
-    expect(performance.now() - began).toBeLessThan(1500);
+    expect(performance.now() - began).toBeLessThan(2500);
   });
 });

@@ -160,7 +160,7 @@ export class Endpoint {
       if (!(error instanceof EtcdCallError) || error.status === status.DEADLINE_EXCEEDED) return 'no answer';
       return error.message
         .replace(/^No connection established\. Last error: (Error: )?/, '')
-        .replace(/\s*\(\d{4}-\d\d-\d\dT.*$/s, '');
+        .replace(/(\s*\(\d{4}-\d\d-\d\dT[^)]*\))?\.? Resolution note:.*$/s, '');
     }
   }
 }

@@ -17,7 +17,7 @@ import type { PoolStatus } from './node-storage.ts';
 export type IoMode = PoolStatus['ioMode'];
 
 const POOL_FILE = 'pool.json';
-const LOCK_FILE = 'lock';
+export const LOCK_FILE = 'lock';
 export const VOLUME_ID = /^[0-9a-f]{32}$/;
 export const CREATING = 'creating-';
 export const DELETING = 'deleting-';

@@ -14,7 +14,7 @@ import { type FileHandle, stat, statfs } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { HoldfastError } from '../core/errors.ts';
 import { BLOCK_BYTES, GIB, roundUp } from '../core/units.ts';
-import { storageError } from './durable-files.ts';
+import { hasErrno, storageError } from './durable-files.ts';
 import type { PoolStatus } from './node-storage.ts';
 import {
   CREATING,
@@ -22,6 +22,7 @@ import {
   DELETING,
   finishLeftovers,
   type IoMode,
+  LOCK_FILE,
   identify,
   lockPool,
   makeDirectory,
@@ -118,6 +119,32 @@ export class Pool {
 
   async volumeIds(): Promise<string[]> {
     return await replicaNames(this.directory);
+  }
+
+  /** UNAVAILABLE when it cannot be told, because the pool's disk was taken from under the daemon. */
+  async has(volumeId: string): Promise<boolean> {
+    try {
+      await stat(this.replicaDirectory(volumeId));
+      return true;
+    } catch (error) {
+      if (!hasErrno(error, 'ENOENT')) throw storageError(error, `looking for volume ${volumeId}`);
+      await this.requirePresent();
+      return false;
+    }
+  }
+
+  /** UNAVAILABLE unless the directory is still the one that was opened: what is not there may be elsewhere. */
+  async requirePresent(): Promise<void> {
+    const [ours, found] = await Promise.all([
+      this.#lock.stat(),
+      stat(join(this.directory, LOCK_FILE)).catch(() => undefined),
+    ]);
+    if (found?.ino === ours.ino && found.dev === ours.dev) return;
+    throw new HoldfastError(
+      'UNAVAILABLE',
+      `pool '${this.name}' is no longer at ${this.directory}: mount its disk there again and restart the daemon`,
+      { details: { pool: this.name } },
+    );
   }
 
   replicaDirectory(volumeId: string): string {

@@ -101,7 +101,10 @@ export class Storage implements NodeStorage {
         throw new HoldfastError('CONFLICT', `volume ${volumeId} is in use: detach it first`);
       }
       // Half-deleted ones have no name any more: every pool is asked.
-      for (const pool of this.#pools.opened()) await deleteReplica(pool, this.#windows, volumeId);
+      for (const pool of this.#pools.opened()) {
+        if (pool.name === poolName) await pool.requirePresent();
+        await deleteReplica(pool, this.#windows, volumeId);
+      }
       if (this.#pools.isClosed(poolName)) this.#pools.required(poolName);
       this.#failures.delete(volumeId);
     });
@@ -377,7 +380,15 @@ export class Storage implements NodeStorage {
   }
 
   async #poolOf(volumeId: string): Promise<Pool | undefined> {
-    for (const pool of this.#pools.opened()) if ((await pool.volumeIds()).includes(volumeId)) return pool;
+    let problem: unknown;
+    for (const pool of this.#pools.opened()) {
+      try {
+        if (await pool.has(volumeId)) return pool;
+      } catch (error) {
+        problem ??= error; // another pool may have it
+      }
+    }
+    if (problem !== undefined) throw problem;
     return undefined;
   }
 

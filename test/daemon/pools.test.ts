@@ -37,6 +37,7 @@ test('one pool that cannot be opened costs its own volumes, and they come back w
   expect((await daemon.run('volume', 'create', 'x', '--size', '8MiB', '--pool', 'b')).exitCode).toBe(69);
   const { stdout } = await daemon.run('volume', 'explain', 'on-b');
   expect(stdout).toContain('Its pool "b" is not open');
+  expect((await daemon.run('volume', 'show', 'on-b')).stdout).toContain('its pool is not open');
   expect((await daemon.run('volume', 'delete', 'on-b')).exitCode).toBe(69);
   const port = daemon.log.find(({ msg }) => msg === 'serving metrics')?.['port'] as number;
   expect(await (await fetch(`http://127.0.0.1:${port}/metrics`)).text()).toMatch(

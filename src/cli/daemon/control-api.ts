@@ -27,7 +27,7 @@ export function controlApi(context: ControlApiContext): ApiHandlers {
   const { volumes, storage, devices, exports } = context;
 
   const view = async (record: VolumeRecord): Promise<VolumeView> =>
-    volumeView(record, await storage.replica(record.id), devices.find(record.id));
+    volumeView(record, await storage.replica(record.id), devices.find(record.id), storage.closedPools());
 
   return {
     async GetStatus() {
@@ -74,9 +74,10 @@ export function controlApi(context: ControlApiContext): ApiHandlers {
 
     async ListVolumes() {
       const records = await volumes.list();
+      const closed = storage.closedPools();
       const replicas = new Map((await storage.replicas()).map((replica) => [replica.volumeId, replica]));
       const views = records.map((record) =>
-        volumeView(record, replicas.get(record.id), devices.find(record.id)),
+        volumeView(record, replicas.get(record.id), devices.find(record.id), closed),
       );
       return { volumes: views.sort((a, b) => (a.name < b.name ? -1 : Number(a.name > b.name))) };
     },

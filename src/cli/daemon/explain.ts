@@ -38,7 +38,7 @@ export async function explainVolume(context: ExplainContext, nameOrId: string): 
   ];
   if (record === undefined) return problems;
   const local = await storage.replica(volumeId);
-  const view = volumeView(record, local, devices.find(volumeId));
+  const view = volumeView(record, local, devices.find(volumeId), storage.closedPools());
   const pool = (await storage.pools()).find(({ name }) => name === local?.pool);
   return [
     ok(describe(view)),

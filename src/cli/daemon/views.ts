@@ -6,11 +6,12 @@ import type { ClosedPool, PoolStatus, ReplicaStatus } from '../../dataplane/node
 import type { AttachedDevice } from '../../host/device-service.ts';
 import type { PoolView, VolumeView } from '../api-schema.ts';
 
-/** `local`: this node's copy. `device`: this node's block device of it. */
+/** `local`: this node's copy. `device`: this node's block device of it. `closed`: this node's pools that are not open. */
 export function volumeView(
   record: VolumeRecord,
   local: ReplicaStatus | undefined,
   device: AttachedDevice | undefined,
+  closed: readonly ClosedPool[],
 ): VolumeView {
   const { attachment } = record;
   return {
@@ -31,13 +32,19 @@ export function volumeView(
         pool,
         state,
         allocatedBytes: isHere ? (local?.allocatedBytes ?? 0) : 0,
-        problem: isHere ? (local?.problem ?? '') : '',
+        problem: isHere ? problemOf(pool, local, closed) : '',
       };
     }),
     device: device?.path ?? '',
     serving: local?.isOpen ?? false,
     labels: { ...record.labels },
   };
+}
+
+function problemOf(pool: string, local: ReplicaStatus | undefined, closed: readonly ClosedPool[]): string {
+  if (local !== undefined) return local.problem ?? '';
+  const found = closed.find(({ name }) => name === pool);
+  return found === undefined ? '' : `its pool is not open: ${found.problem}`;
 }
 
 export function poolView(

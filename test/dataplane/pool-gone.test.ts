@@ -1,0 +1,60 @@
+// A pool whose disk is taken from under a running daemon: what it holds is not there, and not gone either.
+
+import { mkdir, mkdtemp, readdir, rename, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { createNodeStorage } from '../../src/dataplane/create-storage.ts';
+import type { Storage } from '../../src/dataplane/storage.ts';
+import { OTHER_VOLUME, specOf, VOLUME } from './pool-support.ts';
+
+const MIB = 1024 * 1024;
+let directory: string;
+let storage: Storage;
+const path = (name: string): string => join(directory, name);
+
+beforeEach(async () => {
+  directory = await mkdtemp(join(tmpdir(), 'holdfast-gone-'));
+  storage = await createNodeStorage({
+    nodeName: 'node',
+    pools: ['a', 'b'].map((name) => ({ name, directory: path(name), reserveBytes: 0, overcommitRatio: 10 })),
+    threadCount: 1,
+    busyPollMicros: 0,
+    testFaults: new Set(),
+    onEvent: () => undefined,
+    onDeath: (error) => {
+      throw error;
+    },
+  });
+  await storage.createReplica({ ...specOf(VOLUME, 8 * MIB), pool: 'a' });
+  await storage.createReplica({ ...specOf(OTHER_VOLUME, 8 * MIB), pool: 'b' });
+});
+afterEach(async () => {
+  await storage.close();
+  await rm(directory, { recursive: true });
+});
+
+test.each([
+  ['its mount point is left', true],
+  ['nothing is left', false],
+])(
+  'where %s its volumes are neither missing nor deleted, and those of other pools are served',
+  async (_, isLeft) => {
+    await rename(path('a'), path('disk'));
+    if (isLeft) await mkdir(path('a'));
+    const gone = { code: 'UNAVAILABLE', message: expect.stringContaining('mount its disk there again') };
+    await expect(storage.replica(VOLUME)).rejects.toMatchObject(gone);
+    await expect(storage.deleteReplica(VOLUME, 'a')).rejects.toMatchObject(gone);
+    expect(await storage.replica(OTHER_VOLUME)).toMatchObject({ pool: 'b' });
+    const opening = { epoch: 2, opening: 'ab'.repeat(16), attachmentNumber: 0 };
+    await storage.openVolume({ volumeId: OTHER_VOLUME, ...opening });
+    await storage.closeVolume(OTHER_VOLUME);
+    expect(await readdir(path('disk'))).toContain(VOLUME);
+
+    if (isLeft) await rm(path('a'), { recursive: true });
+    await rename(path('disk'), path('a'));
+    expect(await storage.replica(VOLUME)).toMatchObject({ pool: 'a' });
+    await storage.deleteReplica(VOLUME, 'a');
+    expect(await storage.replica(VOLUME)).toBeUndefined();
+  },
+);

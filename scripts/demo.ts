@@ -46,12 +46,13 @@ class Demo {
   }
 
   async startDaemon(): Promise<void> {
-    const { dir } = this.#lab;
+    const { dir, runDir } = this.#lab;
     this.#daemon = await LabDaemon.start(this.#machine, {
       dataDir: `${dir}/daemon`,
       poolDir: `${dir}/pool`,
       apiPath: `${dir}/api.sock`,
       csiPath: `${dir}/csi.sock`,
+      flags: runDir === undefined ? [] : ['--run-dir', runDir],
     });
   }
 
@@ -229,17 +230,38 @@ function printFigures(demo: Demo, lab: DemoLab): void {
   );
 }
 
+/** One that is told to end takes everything away first, at whatever step it is; told again, it goes on with that. */
+function cleanUpOnSignals(opening: Promise<DemoLab>): { isInterrupted: boolean } {
+  const state = { isInterrupted: false };
+  const cleanUp = async (exitCode: number): Promise<void> => {
+    if (state.isInterrupted) return;
+    state.isInterrupted = true;
+    console.error('\nInterrupted: taking everything away.');
+    try {
+      const lab = await opening;
+      await lab[Symbol.asyncDispose]();
+    } catch (error) {
+      console.error(`That failed: ${errorText(error)}`);
+    }
+    process.exit(exitCode);
+  };
+  process.on('SIGINT', () => void cleanUp(130)).on('SIGTERM', () => void cleanUp(143));
+  process.on('SIGHUP', () => void cleanUp(129));
+  return state;
+}
+
 async function main(): Promise<void> {
   const started = performance.now();
-  await using lab = await openDemoLab();
-  const interrupted = () => void Promise.resolve(lab[Symbol.asyncDispose]()).finally(() => process.exit(130));
-  process.once('SIGINT', interrupted).once('SIGTERM', interrupted);
+  const opening = openDemoLab();
+  const signals = cleanUpOnSignals(opening);
+  await using lab = await opening;
   const demo = new Demo(lab);
   try {
     await tasks(demo).run();
     printFigures(demo, lab);
     console.log(`Done in ${Math.round((performance.now() - started) / 1000)} s; nothing is left behind.`);
   } catch (error) {
+    if (signals.isInterrupted) return await new Promise(() => undefined); // the clean-up ends the process
     console.error(
       `\nThe demo failed: ${errorText(error)}\n\nThe daemon's log ends with:\n${await demo.daemonLog()}`,
     );

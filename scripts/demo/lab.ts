@@ -2,11 +2,13 @@
 // Either way there is an ext4 file system of the demo's own for the pool.
 
 import { execFileSync } from 'node:child_process';
-import { mkdtemp, open, rm } from 'node:fs/promises';
+import { mkdtemp, open, readdir, rm } from 'node:fs/promises';
 import { existsSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { GIB } from '../../src/core/units.ts';
+import { disconnectDevice } from '../../src/host/nbd-kernel.ts';
+import { NbdSysfs } from '../../src/host/nbd-sysfs.ts';
 import { Guest } from '../../test/lab/guest.ts';
 import { HostMachine } from '../../test/lab/host-machine.ts';
 import { type Machine, mustRun } from '../../test/lab/machine.ts';
@@ -19,10 +21,15 @@ export interface DemoLab extends AsyncDisposable {
   readonly isGuest: boolean;
   /** A directory on the machine for the pool, the store, sockets and mount points. */
   readonly dir: string;
+  /** For the daemon's run directory, where the machine outlives the demo; it has its own then. */
+  readonly runDir?: string;
+  /** Takes everything away, whatever state it is in. Any number of times. */
+  [Symbol.asyncDispose](): Promise<void>;
 }
 
 export async function openDemoLab(): Promise<DemoLab> {
-  if (hostHasNbd()) return await hostLab();
+  const isLoaded = existsSync('/sys/module/nbd');
+  if (hostHasNbd()) return await hostLab(!isLoaded);
   console.log(
     'The kernel of this host offers no nbd (or this is not root): booting a lab guest, which has it.',
   );
@@ -40,19 +47,39 @@ function hostHasNbd(): boolean {
   }
 }
 
-async function hostLab(): Promise<DemoLab> {
+async function hostLab(unloadsModule: boolean): Promise<DemoLab> {
   const machine = await HostMachine.create();
   const dir = await mkdtemp('/var/tmp/holdfast-demo-');
+  const runDir = await mkdtemp('/dev/shm/holdfast-demo-');
+  const takeAway = async (): Promise<void> => {
+    // The daemon and whoever used its device, then the device: what still waits for it fails and ends. Only then can
+    // its file system be unmounted. Whether jobs have ended is seen after that: a process may wait for the device.
+    machine.killJobs();
+    await removeDevices(join(dir, 'daemon/devices'));
+    await machine.run(`findmnt -rno TARGET | grep ^${dir}/ | tac | xargs -r -n 1 umount`);
+    await machine.run(`findmnt -rno TARGET | grep ^${dir}/ | tac | xargs -r umount -l`);
+    if (unloadsModule) await machine.run(['modprobe', '-r', 'nbd']);
+    await machine[Symbol.asyncDispose]();
+    for (const path of [dir, runDir]) await rm(path, { recursive: true, force: true });
+  };
+  let takenAway: Promise<void> | undefined;
   return {
     machine,
     isGuest: false,
     dir,
+    runDir,
     async [Symbol.asyncDispose]() {
-      await machine.run(`findmnt -rno TARGET | grep ^${dir}/ | tac | xargs -r umount -l`);
-      await machine[Symbol.asyncDispose]();
-      await rm(dir, { recursive: true, force: true });
+      takenAway ??= takeAway();
+      await takenAway;
     },
   };
+}
+
+/** Those of the demo's daemon only, by its own records. It is no more, or about to end. */
+async function removeDevices(recordDirectory: string): Promise<void> {
+  const volumeIds = await readdir(recordDirectory).catch((): string[] => []);
+  const ours = new NbdSysfs().devices().filter(({ volumeId }) => volumeIds.includes(volumeId));
+  for (const { index } of ours) await disconnectDevice(index, undefined);
 }
 
 async function guestLab(): Promise<DemoLab> {

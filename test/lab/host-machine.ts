@@ -95,8 +95,13 @@ export class HostMachine implements Machine, AsyncDisposable {
     return log.startsWith(this.#logAtStart) ? log.slice(this.#logAtStart.length) : log;
   }
 
-  async [Symbol.asyncDispose](): Promise<void> {
+  /** Without waiting: a job may need something else to go before it can end. */
+  killJobs(): void {
     for (const job of this.#running) job.kill('KILL');
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.killJobs();
     await Promise.allSettled([...this.#running].map((job) => job.ended));
     await rm(this.exchangeDir, { recursive: true, force: true });
   }

@@ -31,10 +31,10 @@ function refused(code: string, text: string): unknown {
 }
 
 beforeAll(async () => {
-  await using guest = await Guest.start({ modules: ['loop', 'dm-mod'], memoryMib: 768, timeoutMs: 240_000 });
-  seen = JSON.parse(await mustRun(guest, [process.execPath, SEQUENCE], { timeoutMs: 180_000 }));
+  await using guest = await Guest.start({ modules: ['loop', 'dm-mod'], memoryMib: 768, timeoutMs: 360_000 });
+  seen = JSON.parse(await mustRun(guest, [process.execPath, SEQUENCE], { timeoutMs: 300_000 }));
   kernelLog = await guest.kernelLog();
-}, 240_000);
+}, 360_000);
 
 describe('a device', () => {
   test('is attached with its queue settings, and the module loaded without partitions', () => {

@@ -27,6 +27,10 @@ constexpr int64_t kSliceNs = 250'000'000;
 
 constexpr int64_t kCancelSeconds = 5;
 
+// After a look that found nothing this many waits sleep at once, doubled with every further failure: a client
+// that waits for this very processor cannot answer while the thread looks.
+constexpr uint32_t kMostWaitsWithoutLooking = 64;
+
 int64_t nowNs() {
   timespec now = {};
   clock_gettime(CLOCK_MONOTONIC, &now);
@@ -162,7 +166,7 @@ bool IoRing::spin(uint32_t waitCount, int64_t endNs) const {
   }
 }
 
-int IoRing::enter(const EnterRequest& request, bool (*isStopping)(void*), void* context) const {
+int IoRing::enter(const EnterRequest& request, bool (*isStopping)(void*), void* context) {
   const uint32_t waitCount = request.waitCount;
   uint32_t toSubmit = request.submitCount;
   if (waitCount == 0) return call(toSubmit, 0, -1);
@@ -171,14 +175,21 @@ int IoRing::enter(const EnterRequest& request, bool (*isStopping)(void*), void* 
   const bool isTimed = request.timeoutMicros >= 0;
   const int64_t startNs = isTimed || request.spinMicros > 0 ? nowNs() : 0;
   int submitted = 0;
-  if (request.spinMicros > 0) {
+  const bool isLooking = request.spinMicros > 0 && waitsWithoutLooking_ == 0;
+  if (waitsWithoutLooking_ > 0) waitsWithoutLooking_--;
+  if (isLooking) {
     if (toSubmit > 0) {
       submitted = call(toSubmit, 0, -1);
       if (submitted != static_cast<int>(toSubmit)) return submitted;
       toSubmit = 0;
     }
     const int64_t spinMicros = isTimed ? std::min(request.spinMicros, request.timeoutMicros) : request.spinMicros;
-    if (spin(waitCount, startNs + spinMicros * 1000)) return submitted;
+    if (spin(waitCount, startNs + spinMicros * 1000)) {
+      waitsAfterFailure_ = 0;
+      return submitted;
+    }
+    waitsAfterFailure_ = std::clamp<uint32_t>(waitsAfterFailure_ * 2, 1, kMostWaitsWithoutLooking);
+    waitsWithoutLooking_ = waitsAfterFailure_;
   }
 
   for (;;) {

@@ -48,7 +48,7 @@ class IoRing {
    * lasts; once it says yes the call returns -EINTR. A signal that arrives during the one system call that
    * also submitted goes unnoticed, since the kernel reports the submissions instead.
    */
-  int enter(const EnterRequest& request, bool (*isStopping)(void*), void* context) const;
+  int enter(const EnterRequest& request, bool (*isStopping)(void*), void* context);
 
   Failure registerFiles(uint32_t count) const;
   Failure updateFile(uint32_t slot, int fd) const;
@@ -76,6 +76,9 @@ class IoRing {
   /** What enter passes instead of fd_: an index of the registered ring descriptors, or -1. */
   int registeredIndex_ = -1;
   io_uring_params params_ = {};
+  /** Waits that will not spin, and how many there were after the last spin that failed. */
+  uint32_t waitsWithoutLooking_ = 0;
+  uint32_t waitsAfterFailure_ = 0;
   uint8_t* memory_ = nullptr;
   size_t memoryBytes_ = 0;
   uint8_t* entries_ = nullptr;

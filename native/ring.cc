@@ -35,7 +35,7 @@ napi_value enter(napi_env env, napi_callback_info info) {
   napi_value arguments[5];
   size_t count = 5;
   napi_get_cb_info(env, info, &count, arguments, nullptr, nullptr);
-  const OwnedRing* owned = count == 5 ? Environment::of(env).findRing(env, arguments[0]) : nullptr;
+  OwnedRing* owned = count == 5 ? Environment::of(env).findRing(env, arguments[0]) : nullptr;
   if (owned == nullptr) {
     napi_throw_type_error(env, nullptr, count == 5 ? refusal(env, arguments[0]) : "enter takes five arguments");
     return nullptr;

@@ -4,7 +4,8 @@
 // to a kernel worker thread, one at a time per file; copying 4 KiB into the page cache costs less than waking
 // that thread. See docs/adr/0002-buffered-writes.md for the figures.
 // Why not always: the call blocks when the kernel makes writers wait (dirty pages, a journal commit), and the
-// whole thread with it. So a batch that took long sends the writes of the next second through the ring.
+// whole thread with it. So after a batch that took long, writes go through the ring for twenty times as long:
+// the thread spends at most a twentieth of its time blocked.
 
 import { native } from './native.ts';
 import type { Slots } from './slots.ts';
@@ -12,7 +13,7 @@ import { TransferBatch } from './transfer-batch.ts';
 
 /** Slept longer than this in a batch, and the kernel makes writers wait. */
 const STALL_MICROS = 2000;
-const DETOUR_MS = 1000;
+const DETOUR_PER_STALL = 20;
 
 export class WriteBatch extends TransferBatch {
   readonly #memory: Uint8Array;
@@ -33,7 +34,9 @@ export class WriteBatch extends TransferBatch {
   run(clockMs: Float64Array): number {
     const count = this.take();
     const micros = native.writeBatch(this.#memory, this.entries, count);
-    if (micros > STALL_MICROS) this.#detourUntilMs[0] = (clockMs[0] as number) + DETOUR_MS;
+    if (micros > STALL_MICROS) {
+      this.#detourUntilMs[0] = (clockMs[0] as number) + (micros / 1000) * (1 + DETOUR_PER_STALL);
+    }
     return count;
   }
 }

@@ -6,7 +6,7 @@
 // and at nothing else.
 
 import { invariant } from '../core/invariant.ts';
-import type { Durability } from './layout/superblock.ts';
+import type { Durability, Superblock } from './layout/superblock.ts';
 
 /** 'hard': all copies wanted; 'soft': one may be missing; a number: that many beside the primary; 'alwayson': one is enough. */
 export type FailureMode = 'hard' | 'soft' | 'alwayson' | number;
@@ -57,6 +57,15 @@ export interface VolumeConfig {
 export interface StoredConfig {
   readonly config: VolumeConfig;
   readonly revision: number;
+}
+
+/** The in-sync set as a superblock keeps it, so that the store could be rebuilt from the disks. */
+export function knownSet(config: VolumeConfig): Superblock['inSync'] {
+  const members = config.inSync.map((member) => ({
+    ...member,
+    node: config.replicas.find(({ id }) => id === member.replicaId)?.node ?? '',
+  }));
+  return { epoch: config.epoch, members };
 }
 
 /** How many copies must be in sync for requests to be served. */
@@ -117,7 +126,8 @@ export function addMember(
   insteadOf: readonly string[] = [],
 ): VolumeConfig {
   const epoch = config.epoch + 1;
-  const left = without(config, insteadOf, epoch);
+  // A member that was lost and has caught up takes its own place.
+  const left = without(config, [...insteadOf, member.replicaId], epoch);
   return {
     ...config,
     epoch,

@@ -204,6 +204,12 @@ export class Copy implements ExtentPorts {
     this.extents.settleInherited(epoch);
   }
 
+  /** The disk failed: whoever opens it next takes all hot extents for suspect. */
+  doubt(): void {
+    this.#window.doubt();
+    this.#isUnknown = true;
+  }
+
   // ---- writes
 
   /** The highest sequence that may start now. */

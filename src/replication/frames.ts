@@ -113,6 +113,8 @@ export interface StreamWelcome {
   /** Of the process that answers: named when the primary hands over to it. */
   readonly opening: string;
   readonly bootId: string;
+  /** The newest epoch in which it was a member, as far as it knows: what was settled by then, it has. */
+  readonly lastInSyncEpoch: number;
   /** Writes that may have reached this copy and not the others; 'hot': all of `hotExtents`. */
   readonly suspects: readonly SuspectRange[] | 'hot';
   readonly hotExtents: readonly number[];

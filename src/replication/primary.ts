@@ -14,6 +14,7 @@ import {
   canDrop,
   dropMembers,
   handOver,
+  knownSet,
   memberOf,
   minimumInSync,
   replicaOf,
@@ -88,7 +89,7 @@ export interface PrimaryHost {
   primaryEnded(): void;
 }
 
-type Phase = 'adopting' | 'serving' | 'draining' | 'ended';
+export type Phase = 'adopting' | 'serving' | 'draining' | 'ended';
 
 export class Primary {
   readonly opening: string;
@@ -117,7 +118,6 @@ export class Primary {
   readonly #held: RequestQueue;
   /** Done, but no reply may leave now. */
   readonly #unreplied: RequestQueue;
-  /** Reads that have ended, in #unreplied: their ranges are locked. */
   readonly #flushing: RequestQueue;
   readonly #flushNext: RequestQueue;
   #flushRound = 0;
@@ -155,6 +155,24 @@ export class Primary {
     this.#hasFailed = hub.copy.hasFailed;
     this.#seat();
     this.#promise();
+  }
+
+  /** For people. */
+  describe(): string {
+    const { table } = this.#hub;
+    const ring = [...this.#ring].filter((request) => request !== NONE);
+    const masks = ring.slice(0, 4).map((r) => `${r}:${table.sequence[r]} mask ${table.waitMask[r]} errno ${table.error[r]} kind ${table.kind[r]}`);
+    return (
+      `${this.#phase} inFlight ${this.#inFlightCount} sequences ${this.#sequences.join('/')} ring ${ring.length} [${masks.join('; ')}] ` +
+      `locks ${this.#locks.heldCount} idle ${this.#locks.isIdle} unreplied ${[...this.#unreplied.requests()].length} room ${[...this.#waitingForRoom.requests()].length} ` +
+      `reconcile ${this.#reconcile.isOver} waiting ${[...this.#waitingForReconcile.requests()].length} flushRunning ${this.#isFlushRunning} mask ${this.#flushMask} ` +
+      `mayReply ${this.#mayReply()} kept ${this.#isEpochKept()} failed ${this.#hasFailed} pending ${this.#hub.pending !== undefined} ` +
+      this.#seats.map((seat) => `${seat.replicaId} unanswered ${seat.unansweredCount} older ${seat.olderUnansweredCount} gating ${seat.isGating} round ${seat.joinRound} lease ${Math.round(seat.leaseUntilMs - this.#hub.ports.nowMs())} resync ${seat.resync?.describe()}`).join(', ')
+    );
+  }
+
+  get phase(): Phase {
+    return this.#phase;
   }
 
   get isServing(): boolean {
@@ -276,12 +294,15 @@ export class Primary {
     this.#ring[sequence % WINDOW_SPAN] = request;
     const epoch = this.#config.epoch;
     let mask = LOCAL;
-    for (const seat of this.#seats) if (this.#counts(seat)) mask |= seat.bit;
+    const isRewrite = table.kind[request] === REWRITE;
+    for (const seat of this.#seats) if (this.#counts(seat) && !(isRewrite && seat.isLost)) mask |= seat.bit;
     table.waitMask[request] = mask;
     table.error[request] = 0;
     copy.start(request, epoch);
     for (const seat of this.#seats) {
-      const isWanted = seat.role === 'member' || !this.#hub.broken.joiningStreamSendsWrites;
+      // A rewrite has its bytes only where a member needs them; a joining replica gets them by its delta.
+      const isJoiner = table.kind[request] !== REWRITE && !this.#hub.broken.joiningStreamSendsWrites;
+      const isWanted = (seat.role === 'member' && !seat.isLost) || isJoiner;
       if (seat.isOpen && isWanted) this.#forward(seat, request);
     }
   }
@@ -358,7 +379,7 @@ export class Primary {
   /** Every copy that counts has it: it is settled, unless a higher epoch still waits for its promises. */
   #settleIfKept(request: number): void {
     const { table, copy } = this.#hub;
-    if (!this.#isEpochKept() && !this.#hub.broken.epochKeptBeforeAck) return;
+    if (!this.#isEpochKept(true) && !this.#hub.broken.epochKeptBeforeAck) return;
     // A copy that failed it is on its way out of the set, or this one hands over: nobody is told before.
     if ((table.error[request] as number) !== 0 && !this.#isAlone()) return;
     const sequence = table.sequence[request] as number;
@@ -395,10 +416,14 @@ export class Primary {
       this.#reconciled();
       return;
     }
-    if (this.#phase === 'ended') {
-      this.#unlock(request);
-      this.#giveBack(request);
-    } else if (this.#mayReply()) this.#reply(request);
+    // The range is free before the reply may leave: what is settled may be overwritten, and resyncs go on meanwhile.
+    this.#unlock(request);
+    this.#replyOrWait(request);
+  }
+
+  #replyOrWait(request: number): void {
+    if (this.#phase === 'ended') this.#giveBack(request);
+    else if (this.#mayReply()) this.#reply(request);
     else {
       this.#unreplied.push(request);
       this.#lookSoon();
@@ -407,7 +432,6 @@ export class Primary {
 
   #reply(request: number): void {
     const { table } = this.#hub;
-    if (table.kind[request] !== FLUSH) this.#unlock(request);
     this.#inFlightCount -= 1;
     this.#host.answer(request, table.error[request] as number);
     if (this.#phase === 'draining') this.#drained();
@@ -429,7 +453,7 @@ export class Primary {
     if (this.#unreplied.isEmpty || !this.#mayReply()) return;
     const waiting = new RequestQueue(this.#hub.table);
     this.#unreplied.moveTo(waiting);
-    for (let request = waiting.shift(); request !== NONE; request = waiting.shift()) this.#finish(request);
+    for (let request = waiting.shift(); request !== NONE; request = waiting.shift()) this.#replyOrWait(request);
   }
 
   // ---- flushes
@@ -483,13 +507,7 @@ export class Primary {
     this.#flushing.moveTo(done);
     this.#isFlushRunning = false;
     if (!this.#flushNext.isEmpty && this.#phase !== 'ended') this.#startFlush();
-    for (let request = done.shift(); request !== NONE; request = done.shift()) this.#finishFlush(request);
-  }
-
-  #finishFlush(request: number): void {
-    if (this.#phase === 'ended') this.#giveBack(request);
-    else if (this.#mayReply()) this.#reply(request);
-    else this.#unreplied.push(request);
+    for (let request = done.shift(); request !== NONE; request = done.shift()) this.#replyOrWait(request);
   }
 
   // ---- who counts
@@ -511,11 +529,15 @@ export class Primary {
     return true;
   }
 
-  /** The promise of the epoch is durable here and on every member. */
-  #isEpochKept(): boolean {
+  /** The promise of the epoch is durable here and on every member. `isInternal`: those that are lost do not count. */
+  #isEpochKept(isInternal = false): boolean {
     if (!this.#isPromised) return false;
     for (const seat of this.#seats) {
       if (memberOf(this.#config, seat.replicaId) === undefined) continue;
+      if (seat.isLost) {
+        if (isInternal) continue;
+        return false;
+      }
       if (seat.keptEpoch < this.#config.epoch) return false;
     }
     return true;
@@ -574,6 +596,7 @@ export class Primary {
     seat.heldOutMs = isFlapping ? Math.min(seat.heldOutMs * 2, HELD_OUT_LIMIT_MS) : HELD_OUT_MS;
     seat.droppedMs = nowMs;
     seat.nextAttemptMs = nowMs + seat.heldOutMs;
+    seat.isLost = false;
     this.#closeSeat(seat);
     this.#clearBit(seat);
     this.#hub.ports.event({ type: 'memberDropped', replicaId: seat.replicaId, epoch: this.#config.epoch });
@@ -620,7 +643,7 @@ export class Primary {
       replicaId: seat.replicaId,
       stream: this.#streamCount,
       watermark: this.#sequences[1] as number,
-      role: seat.role,
+      role: seat.isLost ? 'joining' : seat.role,
     });
   }
 
@@ -659,7 +682,7 @@ export class Primary {
   }
 
   #welcomed(seat: Seat, welcome: StreamWelcome): void {
-    const { broken, table } = this.#hub;
+    const { broken } = this.#hub;
     seat.isOpen = true;
     seat.welcome = welcome;
     seat.hasFailed = false;
@@ -667,24 +690,24 @@ export class Primary {
     seat.keptEpoch = seat.helloEpoch;
     const member = memberOf(this.#config, seat.replicaId);
     const isSame = member !== undefined && (member.incarnation === null || member.incarnation === welcome.incarnation);
-    if (seat.role === 'member' && !isSame && !broken.incarnationCheckedAtJoin) {
-      // Another incarnation: it may have lost what it acknowledged. It is out, however well it looks.
-      seat.hasFailed = true;
+    // In another incarnation it may have lost what it acknowledged; a window that nobody can read, in the middle of
+    // an opening, says the same. It is out, however well it looks; where the set cannot do without it, it is filled again.
+    const isDoubtful = this.#phase !== 'adopting' && welcome.suspects === 'hot' && welcome.hotExtents.length > 0;
+    if (seat.role === 'member' && !seat.isLost && (!isSame || isDoubtful) && !broken.incarnationCheckedAtJoin) {
+      seat.isLost = true;
       this.#closeSeat(seat);
+      this.#considerDrops();
+      this.#startServing();
       return;
     }
     if (seat.helloEpoch < this.#config.epoch) this.#sendEpoch(seat);
-    if (seat.role === 'joining') {
+    if (seat.isLost || seat.role === 'joining') {
+      this.#sendUnanswered(seat);
       if (this.#phase === 'serving' && this.#reconcile.isOver) this.#startResync(seat, welcome);
       return;
     }
     this.#gather(seat.replicaId, welcome.suspects, welcome.hotExtents);
-    // What it has not answered goes again, in order; its own bytes of an older stream have settled by now.
-    for (let sequence = (this.#sequences[1] as number) + 1; sequence <= (this.#sequences[0] as number); sequence++) {
-      const request = this.#ring[sequence % WINDOW_SPAN] as number;
-      if (request === NONE || ((table.waitMask[request] as number) & seat.bit) === 0) continue;
-      this.#forward(seat, request);
-    }
+    this.#sendUnanswered(seat);
     if (this.#isFlushRunning && (this.#flushMask & seat.bit) !== 0) this.#sendFlush(seat, this.#flushRound);
     seat.settledAtSequence = (this.#sequences[0] as number) + 1;
     this.#beat(seat);
@@ -692,12 +715,22 @@ export class Primary {
     this.#promisesChanged();
   }
 
+  /** What it has not answered goes again, in order; what its older stream brought has come to rest by now. */
+  #sendUnanswered(seat: Seat): void {
+    const { table } = this.#hub;
+    for (let sequence = (this.#sequences[1] as number) + 1; sequence <= (this.#sequences[0] as number); sequence++) {
+      const request = this.#ring[sequence % WINDOW_SPAN] as number;
+      if (request === NONE || ((table.waitMask[request] as number) & seat.bit) === 0) continue;
+      this.#forward(seat, request);
+    }
+  }
+
   #sendEpoch(seat: Seat): void {
     const { ports, known } = this.#hub;
     ports.sendControl(seat.link, FRAME_EPOCH, {
       config: this.#config,
       revision: known.revision,
-      role: seat.role,
+      role: seat.isLost ? 'joining' : seat.role,
     });
   }
 
@@ -713,7 +746,7 @@ export class Primary {
 
   /** Everything that was in flight or suspect when its stream began is settled. */
   #tellSettled(seat: Seat): void {
-    if (seat.settledAtSequence === 0 || !seat.isOpen || seat.role !== 'member') return;
+    if (seat.settledAtSequence === 0 || !seat.isOpen || seat.role !== 'member' || seat.isLost) return;
     if (!this.#reconcile.isOver || (this.#sequences[1] as number) < seat.settledAtSequence - 1) return;
     seat.settledAtSequence = 0;
     const { out, ports } = this.#hub;
@@ -794,7 +827,8 @@ export class Primary {
     copy.restampUnsettled(next.epoch);
     for (const seat of this.#seats) {
       if (!seat.isOpen) continue;
-      if (seat.role === 'member' && seat.isGating) this.#joined(seat);
+      const named = memberOf(next, seat.replicaId)?.incarnation;
+      if (seat.role === 'member' && seat.isGating && named === seat.welcome?.incarnation) this.#joined(seat);
       this.#sendEpoch(seat);
     }
     this.#promise();
@@ -810,13 +844,7 @@ export class Primary {
         attachmentNumber: config.attachment.number,
         durability: config.durability,
             lastInSyncIncarnation: hub.incarnation,
-        inSync: {
-          epoch: config.epoch,
-          members: config.inSync.map((member) => ({
-            ...member,
-            node: replicaOf(config, member.replicaId).node,
-          })),
-        },
+        inSync: knownSet(config),
       },
       () => {
         if (this.#phase === 'ended' || this.#config.epoch !== config.epoch) return;
@@ -830,8 +858,8 @@ export class Primary {
   /** A promise became durable, or a member left: what waited for it may go on. */
   #promisesChanged(): void {
     this.#startServing();
-    if (!this.#isEpochKept()) return;
     this.#settleWaiting();
+    if (!this.#isEpochKept()) return;
     this.#endFlush();
     this.#replyWaiting();
   }
@@ -862,8 +890,9 @@ export class Primary {
 
   #startServing(): void {
     if (this.#phase !== 'adopting' || !this.#isPromised) return;
-    if (this.#config.inSync.some(({ replicaId }) => !this.#gathered.has(replicaId))) return;
-    if (!this.#isEpochKept()) return;
+    const isMissing = ({ replicaId }: { replicaId: string }): boolean =>
+      !this.#gathered.has(replicaId) && this.#seatOf(replicaId)?.isLost !== true;
+    if (this.#config.inSync.some(isMissing) || !this.#isEpochKept(true)) return;
     this.#phase = 'serving';
     this.#hub.ports.event({ type: 'role', role: 'primary', epoch: this.#config.epoch });
     this.#reconcile.start(this.#isAlone(), (request) => this.#locks.acquire(request));
@@ -889,7 +918,7 @@ export class Primary {
       hub.ports.event({ type: 'reconciled', epoch: this.#config.epoch, bytes: this.#reconcile.bytes });
       for (const seat of this.#seats) {
         this.#tellSettled(seat);
-        if (seat.isOpen && seat.role === 'joining' && seat.welcome !== undefined)
+        if (seat.isOpen && (seat.isLost || seat.role === 'joining') && seat.welcome !== undefined)
           this.#startResync(seat, seat.welcome);
       }
     }
@@ -899,13 +928,14 @@ export class Primary {
 
   #startResync(seat: Seat, welcome: StreamWelcome): void {
     const { outSince, needsFullCopy } = replicaOf(this.#config, seat.replicaId);
-    const isFull = needsFullCopy || outSince === null || !welcome.isDeltaBase;
+    const lacksFrom = seat.isLost ? welcome.lastInSyncEpoch : outSince;
+    const isFull = needsFullCopy || lacksFrom === null || !welcome.isDeltaBase;
     const hotExtents = welcome.suspects === 'hot' || !this.#hub.broken.suspectsInDelta ? welcome.hotExtents : [];
     seat.resync = new Resync(this.#hub, this.#locks, {
       link: seat.link,
       suspects: welcome.suspects === 'hot' ? [] : welcome.suspects,
       hotExtents,
-      since: isFull ? 0 : this.#hub.broken.outSinceIsRecorded ? outSince + 1 : outSince,
+      since: isFull ? 0 : this.#hub.broken.outSinceIsRecorded ? lacksFrom + 1 : lacksFrom,
       isFull,
     });
     seat.resync.step();
@@ -916,7 +946,7 @@ export class Primary {
   #joinIfReady(seat: Seat): void {
     const { broken } = this.#hub;
     const { resync } = seat;
-    if (resync === undefined || seat.role !== 'joining' || !seat.isOpen) return;
+    if (resync === undefined || !seat.isOpen) return;
     if (!resync.isDone && !broken.deltaIsCompleteBeforeJoin) return;
     if (!seat.isGating) {
       seat.isGating = true;
@@ -941,14 +971,15 @@ export class Primary {
     const hub = this.#hub;
     if (hub.pending !== undefined || !seat.isReadyToJoin || seat.welcome === undefined || !this.#mayPropose()) return;
     const member = { replicaId: seat.replicaId, incarnation: seat.welcome.incarnation };
-    const silent = [...this.#seats]
-      .filter((other) => other.role === 'member' && this.#isSilent(other))
-      .map(({ replicaId }) => replicaId);
-    hub.submit(addMember(this.#config, member, silent));
+    // It takes the place of one that the set could not do without so far.
+    const silent = this.#seats.find((other) => other !== seat && other.role === 'member' && this.#isSilent(other));
+    const insteadOf = seat.isLost || silent === undefined ? [] : [silent.replicaId];
+    hub.submit(addMember(this.#config, member, insteadOf));
   }
 
   #joined(seat: Seat): void {
     seat.isGating = false;
+    seat.isLost = false;
     seat.isReadyToJoin = false;
     seat.joinRound = 0;
     seat.resync?.stop();
@@ -962,7 +993,7 @@ export class Primary {
 
   #isSilent(seat: Seat): boolean {
     const nowMs = this.#hub.ports.nowMs();
-    if (seat.hasFailed) return true;
+    if (seat.hasFailed || seat.isLost) return true;
     if (!seat.isOpen) return nowMs - seat.closedSinceMs >= DROP_AFTER_MS;
     if (nowMs - seat.heardMs >= DROP_AFTER_MS) return true;
     const oldest = this.#ring[((this.#sequences[1] as number) + 1) % WINDOW_SPAN] as number;
@@ -1086,12 +1117,9 @@ export class Primary {
     if (this.#phase === 'ended') return;
     this.#phase = 'ended';
     for (const seat of this.#seats) this.#closeSeat(seat);
-    for (const queue of [this.#held, this.#waitingForReconcile, this.#flushing, this.#flushNext]) {
+    const waiting = [this.#held, this.#waitingForReconcile, this.#flushing, this.#flushNext, this.#unreplied];
+    for (const queue of waiting) {
       for (let request = queue.shift(); request !== NONE; request = queue.shift()) this.#giveBack(request);
-    }
-    for (let r = this.#unreplied.shift(); r !== NONE; r = this.#unreplied.shift()) {
-      if (this.#hub.table.kind[r] !== FLUSH) this.#unlock(r);
-      this.#giveBack(r);
     }
     for (let r = this.#waitingForRoom.shift(); r !== NONE; r = this.#waitingForRoom.shift()) this.prepared(r);
     for (let at = 0; at < WINDOW_SPAN; at++) {
@@ -1137,7 +1165,7 @@ export class Primary {
       else if (seat.link !== NONE && nowMs - Math.max(seat.heardMs, seat.nextAttemptMs) >= DROP_AFTER_MS)
         this.#closeSeat(seat);
       seat.resync?.step();
-      if (seat.role === 'joining') this.#joinIfReady(seat);
+      this.#joinIfReady(seat);
       if (seat.isReadyToJoin) this.#proposeJoin(seat);
     }
     if (nowMs >= this.#beatAtMs) {

@@ -347,7 +347,9 @@ export class Replica implements Hub, CopyHost, PrimaryHost {
 
   copyFailed(what: string, errno: number): void {
     this.ports.event({ type: 'failed', what, errno });
+    this.#secondary?.copyFailed();
     this.#primary?.copyHasFailed();
+    if (what !== 'superblock') this.copy.doubt();
   }
 
   answer(request: number, errno: number): void {

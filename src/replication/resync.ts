@@ -62,6 +62,11 @@ export class Resync {
     );
   }
 
+  /** For people. */
+  describe(): string {
+    return `extent ${this.#extent} block ${this.#nextBlock} stamps ${this.#isReadingStamps} reading ${this.#readingCount} unanswered ${this.#unansweredCount}`;
+  }
+
   get bytesLeft(): number {
     return Math.max(0, this.#hub.copy.extents.extentCount - Math.max(0, this.#extent)) * EXTENT_BYTES;
   }

@@ -43,6 +43,8 @@ export class Seat {
   resync: Resync | undefined;
   /** Its disk failed: it said so. */
   hasFailed = false;
+  /** The set names it, but not in the incarnation that it has, and cannot do without it: it is filled again. */
+  isLost = false;
 
   constructor(replica: ReplicaConfig, bit: number, nowMs: number) {
     this.replicaId = replica.id;

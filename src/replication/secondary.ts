@@ -7,7 +7,7 @@
 
 import { invariant } from '../core/invariant.ts';
 import { canPromote } from './eligibility.ts';
-import { memberOf, promote } from './config.ts';
+import { knownSet, memberOf, promote } from './config.ts';
 import {
   type EpochMessage,
   FRAME_BEAT,
@@ -88,9 +88,14 @@ export class Secondary {
     this.#locks = new RangeLocks(hub.table, (request) => this.#locked(request));
   }
 
-  /** Whose stream it follows, if any. */
-  get primaryOpening(): string | undefined {
-    return this.#stream?.isOpen === true ? this.#stream.opening : undefined;
+  get #isPromoting(): boolean {
+    const { pending, known, replicaId } = this.#hub;
+    return pending !== undefined && pending.epoch > known.config.epoch && pending.primary.replicaId === replicaId;
+  }
+
+  /** The disk of this copy failed: whoever sends to it finds out at once. */
+  copyFailed(): void {
+    this.#endStream();
   }
 
   get isFollowing(): boolean {
@@ -124,7 +129,7 @@ export class Secondary {
     if (copy.hasFailed) return 'failed';
     if (config.epoch < superblock.promisedEpoch && !broken.lowerEpochRefused) return 'epoch';
     // From the submission of its own promotion on, it answers nothing of the epoch that it wants to end.
-    if (pending !== undefined && config.epoch < pending.epoch && !broken.noGrantWhilePromoting) return 'busy';
+    if (this.#isPromoting && config.epoch < (pending?.epoch ?? 0) && !broken.noGrantWhilePromoting) return 'busy';
     const isOld = config.primary.opening === this.#lastOpening && stream <= this.#lastStream;
     return isOld && !broken.lowerStreamRefused ? 'number' : undefined;
   }
@@ -150,6 +155,7 @@ export class Secondary {
     // Suspects are what stood here before this stream: asked for before its opening takes the window over.
     const suspects = hub.copy.suspects();
     const hotExtents = hub.copy.extents.hotExtents();
+    const lastInSyncEpoch = hub.superblock.inSync.epoch;
     hub.copy.beginOpening(opening, hello.watermark, hello.role === 'member');
     hub.copy.settleUpTo(hello.watermark);
     hub.copy.durability = config.durability;
@@ -161,6 +167,7 @@ export class Secondary {
         incarnation: hub.incarnation,
         opening: hub.offeredOpening,
         bootId: hub.bootId,
+        lastInSyncEpoch,
         suspects,
         hotExtents,
         isDeltaBase: hub.isDeltaBase,
@@ -177,14 +184,7 @@ export class Secondary {
         promisedEpoch: Math.max(config.epoch, hub.superblock.promisedEpoch),
         attachmentNumber: Math.max(config.attachment.number, hub.superblock.attachmentNumber),
         durability: config.durability,
-        inSync: {
-          epoch: config.epoch,
-          members: config.inSync.map((member) => ({
-            ...member,
-            node: config.replicas.find(({ id }) => id === member.replicaId)?.node ?? '',
-          })),
-        },
-        ...(role === 'member' ? { lastInSyncIncarnation: hub.incarnation } : {}),
+        ...(role === 'member' ? { lastInSyncIncarnation: hub.incarnation, inSync: knownSet(config) } : {}),
       },
       () => {
         this.#promiseCount -= 1;
@@ -312,7 +312,6 @@ export class Secondary {
   #grant(link: number, timeMs: number): void {
     const hub = this.#hub;
     if (this.#promiseCount > 0) return;
-    if (hub.pending !== undefined && !hub.broken.noGrantWhilePromoting) return;
     this.#grantedUntilMs = hub.ports.nowMs() + LEASE_MS;
     const { out } = hub;
     out.type = FRAME_GRANT;
@@ -352,8 +351,7 @@ export class Secondary {
     const { table, out } = hub;
     const stream = this.#stream;
     const isOfStream = stream?.isOpen === true && stream.link === table.origin[request];
-    const isSilent = hub.pending !== undefined && !hub.broken.noGrantWhilePromoting;
-    if (isOfStream && !isSilent) {
+    if (isOfStream) {
       out.type = table.kind[request] === COPY ? FRAME_COPIED : FRAME_DONE;
       out.errno = table.error[request] as number;
       out.epoch = hub.superblock.promisedEpoch;
@@ -366,10 +364,9 @@ export class Secondary {
   }
 
   flushed(local: number, errno: number): void {
-    const { out, ports, pending, broken } = this.#hub;
+    const { out, ports } = this.#hub;
     while (this.#flushRounds[0] !== undefined && this.#flushRounds[0].local <= local) {
       const { link, round } = this.#flushRounds.shift() as { link: number; round: number };
-      if (pending !== undefined && !broken.noGrantWhilePromoting) continue;
       out.type = FRAME_FLUSHED;
       out.errno = errno;
       out.numbers[SEQUENCE] = round;
@@ -411,6 +408,8 @@ export class Secondary {
     const mayPromote = isSilent && (nowMs >= this.#grantedUntilMs || hub.broken.waitForOwnGrant);
     if (!mayPromote || !canPromote(hub)) return;
     hub.ports.event({ type: 'suspected', replicaId: hub.known.config.primary.replicaId });
+    // What the old primary still sends is void from here on; if the promotion fails, it is sent again.
+    if (!hub.broken.noGrantWhilePromoting) this.#endStream();
     const { config } = hub.known;
     const isNamed = memberOf(config, hub.replicaId) !== undefined;
     const self = { replicaId: hub.replicaId, incarnation: hub.incarnation };

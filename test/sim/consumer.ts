@@ -43,10 +43,10 @@ export class Consumer {
   }
 
   start(): void {
-    if (!this.node.isUp || this.isDead) return;
+    if (!this.node.isUp || this.isDead || this.frontend !== undefined) return;
     this.#session += 1000;
     this.frontend = new FrontendProcess(this.#world, this, this.#session);
-    for (const asked of this.asked) this.frontend.admit(asked);
+    for (const asked of [...this.asked]) this.frontend.admit(asked);
   }
 
   kill(): void {

@@ -65,6 +65,8 @@ export class Disk {
   window: ArrayBuffer;
   superblockSequence = 1;
   highestPromise = 0;
+  /** A flush or log write failed: the copy stays closed until a person decides. */
+  isMarked = false;
 
   constructor(superblock: Superblock) {
     this.blockCount = superblock.sizeBytes / BLOCK_BYTES;

@@ -51,8 +51,11 @@ export class SimProcess implements ReplicaPorts, Endpoint {
     const { disk } = home;
     // An earlier process marked these; its successor makes them durable before it relies on them.
     disk.intent.flush();
-    const { superblock, sequence } = decodeSuperblockSlots(disk.superblock.cache);
+    const { superblock: found, sequence } = decodeSuperblockSlots(disk.superblock.cache);
     disk.superblockSequence = sequence + 1;
+    // A person has taken the failed copy up again: as another incarnation, which has to be filled.
+    const superblock = disk.isMarked ? { ...found, incarnation: world.drawId() } : found;
+    disk.isMarked = false;
     const window = new WindowFile(disk.window);
     this.replica = new Replica(this.table, this, {
       replicaId: home.replicaId,

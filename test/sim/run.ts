@@ -219,6 +219,7 @@ export function runSeed(seed: number, broken: BrokenRules = NOTHING_BROKEN, isTr
     if (error instanceof Violation) violation = error;
     else if (error instanceof InvariantError) violation = new Violation('invariant', error.message, error);
     else violation = new Violation('invariant', `the core threw ${String(error)}`, error);
+    for (const line of world.describe()) world.trace(() => line);
     world.trace(() => `VIOLATION (${violation?.checker}): ${violation?.message}`);
   }
   return {

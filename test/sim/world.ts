@@ -200,6 +200,8 @@ export class World {
         () =>
           `store: epoch ${config.epoch} primary ${config.primary.replicaId} inSync ${config.inSync.map(({ replicaId }) => replicaId).join(' ')} attachment ${config.attachment.number}@${config.attachment.node}`,
       );
+      // The last ones that had everything came back from a reboot: what was not flushed may be gone.
+      if (config.attachment.node === null) this.history.allLost();
       if (this.random.faults.chance(0.7)) for (const node of this.nodes) node.process?.storeChanged();
     };
     for (const node of this.nodes.slice(0, shape.copies)) node.process = new SimProcess(this, node);
@@ -283,6 +285,7 @@ export class World {
 
   sendControl(by: SimProcess | FrontendProcess, link: number, type: number, message: ControlMessage): void {
     const text = JSON.stringify(message);
+    this.trace(() => `link ${link} from node${by.node}: ${type} ${text.slice(0, 80)}`);
     this.network.send(link, by, (at) => {
       (at as SimProcess | FrontendProcess).controlled(link, type, JSON.parse(text) as ControlMessage);
     });
@@ -296,6 +299,7 @@ export class World {
 
   event(node: SimNode, event: ReplicaEvent): void {
     this.trace(() => `${node.name}: ${JSON.stringify(event)}`);
+    if (event.type === 'failed' && event.what !== 'data') node.disk.isMarked = true;
   }
 
   fault(text: string): void {
@@ -351,6 +355,10 @@ export class World {
     const { bootId } = node;
     const attempt = (): void => {
       if (node.bootId !== bootId || !node.isUp || node.process !== undefined) return;
+      if (node.disk.isMarked && !this.isHealed) {
+        this.schedule.after(500, attempt);
+        return;
+      }
       if (old !== undefined && !old.hasLetGo) {
         this.schedule.after(5, attempt);
         return;
@@ -392,6 +400,24 @@ export class World {
         if (node.index < this.shape.copies) this.#restart(node, undefined, 50);
       });
     }
+  }
+
+  /** For people: where everybody stands. */
+  describe(): string[] {
+    const lines = this.nodes.map((node) => {
+      const replica = node.process?.replica;
+      const primary = replica?.primary;
+      const seats = [...(primary?.seats ?? [])].map(
+        (seat) => `${seat.replicaId}:${seat.role}${seat.isOpen ? ' open' : ''} kept ${seat.keptEpoch}${seat.hasFailed ? ' failed' : ''}`,
+      );
+      return `${node.name} up ${node.isUp} ${replica?.state} incarnation ${replica?.incarnation} promised ${replica?.superblock.promisedEpoch} following ${replica?.secondary?.isFollowing} quiet ${replica?.secondary?.isQuiet} ${primary?.describe() ?? ''} ${seats.join(', ')}`;
+    });
+    const consumer = this.consumers.at(-1);
+    return [
+      ...lines,
+      `consumer ${consumer?.attachment} on ${consumer?.node.name}: asked ${consumer?.asked.length} dead ${consumer?.isDead} open ${consumer?.frontend?.core.isOpen} revoked ${consumer?.frontend?.core.isRevoked}`,
+      JSON.stringify(this.current),
+    ];
   }
 
   get current(): VolumeConfig {

@@ -19,8 +19,13 @@ for (let index = 256; index < tables.length; index++) {
   tables[index] = (previous >>> 8) ^ (tables[previous & 0xff] ?? 0);
 }
 
-/** The CRC-32C of bytes [start, end), as an unsigned number. Allocates nothing. */
+/** The CRC-32C of bytes [start, end), as an unsigned number. */
 export function crc32c(bytes: Uint8Array, start: number, end: number): number {
+  return crc32cSigned(bytes, start, end) >>> 0;
+}
+
+/** The same as a signed number, which is never one on the heap: for paths that allocate nothing. */
+export function crc32cSigned(bytes: Uint8Array, start: number, end: number): number {
   let crc = -1;
   let position = start;
   for (; position + SLICES <= end; position += SLICES) {
@@ -40,7 +45,7 @@ export function crc32c(bytes: Uint8Array, start: number, end: number): number {
       entry(0, byteAt(bytes, position + 7));
   }
   for (; position < end; position++) crc = (crc >>> 8) ^ entry(0, (crc ^ byteAt(bytes, position)) & 0xff);
-  return ~crc >>> 0;
+  return ~crc;
 }
 
 // In range by construction; a `?? 0` would cost a branch for each of sixteen loads.

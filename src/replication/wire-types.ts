@@ -33,6 +33,7 @@ export const HEARER_PRIMARY = 4;
 export const HEARER_SERVER = 8;
 /** The frontend's end of a session. */
 export const HEARER_FRONTEND = 16;
+export const HEARER_ANY = 31;
 
 export interface FrameType {
   readonly type: number;
@@ -108,7 +109,7 @@ export function needsRequest(fields: FrameFields): boolean {
 
 /** Of a decoded frame that needs a request: how many bytes its payload, or the answer's, will fill. */
 export function bufferBytesOf(fields: FrameFields): number {
-  if (payloads[fields.type] === PAYLOAD_NONE) return 0;
+  if (payloadOf(fields.type) === PAYLOAD_NONE) return 0;
   // Of a REQUEST that is neither write nor read the length may exceed any buffer.
   return fields.type === frames.FRAME_REQUEST && fields.errno > WRITE ? 0 : fields.lengthBytes;
 }
@@ -127,7 +128,7 @@ export function faultOf(fields: FrameFields, payloadBytes: number): number {
 
 function isLengthRight(fields: FrameFields, payloadBytes: number): boolean {
   const length = fields.lengthBytes;
-  switch (payloads[fields.type]) {
+  switch (payloadOf(fields.type)) {
     case PAYLOAD_DATA:
       return payloadBytes === length && length > 0 && length <= MAX_DATA_BYTES;
     case PAYLOAD_CONTROL:

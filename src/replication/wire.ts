@@ -27,10 +27,10 @@
 // unsigned ones that may not fit (checksums, frame numbers) are kept as signed.
 // A frame that fails any check ends the link: nothing behind it can be trusted to begin where it seems to.
 
-import { crc32c } from '../core/crc32c.ts';
+import { crc32c, crc32cSigned } from '../core/crc32c.ts';
 import { invariant } from '../core/invariant.ts';
 import { FRAME_REFUSED, type FrameFields, OFFSET, SEQUENCE, TIME, WATERMARK } from './frames.ts';
-import { FIELDS_BAD_LENGTH, FIELDS_OK, faultOf, isHeardBy } from './wire-types.ts';
+import { FIELDS_BAD_LENGTH, FIELDS_OK, faultOf, HEARER_ANY, isHeardBy } from './wire-types.ts';
 
 export const HEADER_BYTES = 64;
 
@@ -53,7 +53,7 @@ export function chooseVersion(ours: VersionRange, theirs: VersionRange): number 
   return version >= Math.max(ours.min, theirs.min) ? version : undefined;
 }
 
-// ---- checksums
+// ---- checksums of payloads
 
 /** CRC-32C of bytes [offset, offset + length), continuing from `seed` (0 at the start). As the addon's. */
 export type Crc32c = (bytes: Uint8Array, offset: number, length: number, seed: number) => number;
@@ -106,11 +106,6 @@ export class FrameWriter {
   version = NOT_AGREED;
   /** Of the last frame, as a signed number. */
   #frameNumber = 0;
-  readonly #crc32c: Crc32c;
-
-  constructor(crc32cOf: Crc32c) {
-    this.#crc32c = crc32cOf;
-  }
 
   /** The header of a frame without payload. */
   encode(into: WireBuffer, at: number, fields: FrameFields): void {
@@ -118,7 +113,13 @@ export class FrameWriter {
   }
 
   /** `checksum`: the payload's, as a signed number. */
-  encodeSummed(into: WireBuffer, at: number, fields: FrameFields, payloadBytes: number, checksum: number): void {
+  encodeSummed(
+    into: WireBuffer,
+    at: number,
+    fields: FrameFields,
+    payloadBytes: number,
+    checksum: number,
+  ): void {
     this.#put(into, at, fields, payloadBytes, checksum, WIRE_FLAG_SUMMED);
   }
 
@@ -138,8 +139,12 @@ export class FrameWriter {
     const { bytes, view } = into;
     const { type, numbers } = fields;
     const version = versionOf(type, this.version);
+    invariant(isHeardBy(type, HEARER_ANY), 'a frame that is sent has a type');
     invariant(version !== NOT_AGREED, 'a version is agreed on before anything but the handshake is sent');
-    invariant(faultOf(fields, payloadBytes) === FIELDS_OK, 'a frame that is sent holds what its type asks for');
+    invariant(
+      faultOf(fields, payloadBytes) === FIELDS_OK,
+      'a frame that is sent holds what its type asks for',
+    );
     this.#frameNumber = (this.#frameNumber + 1) | 0;
 
     view.setUint16(at + MAGIC_AT, MAGIC, true);
@@ -157,7 +162,7 @@ export class FrameWriter {
     view.setFloat64(at + OFFSET_AT, numbers[OFFSET] as number, true);
     view.setFloat64(at + WATERMARK_AT, numbers[WATERMARK] as number, true);
     view.setFloat64(at + TIME_AT, numbers[TIME] as number, true);
-    view.setInt32(at, this.#crc32c(bytes, at + MAGIC_AT, HEADER_BYTES - MAGIC_AT, 0) | 0, true);
+    view.setInt32(at, crc32cSigned(bytes, at + MAGIC_AT, at + HEADER_BYTES), true);
   }
 }
 
@@ -198,8 +203,9 @@ export class FrameReader {
   #frameNumber = 0;
   readonly #crc32c: Crc32c;
 
-  constructor(crc32cOf: Crc32c, hearer: number) {
-    this.#crc32c = crc32cOf;
+  /** `payloadCrc32c`: headers are too short to be worth a call into the addon. */
+  constructor(payloadCrc32c: Crc32c, hearer: number) {
+    this.#crc32c = payloadCrc32c;
     this.hearer = hearer;
   }
 
@@ -208,7 +214,7 @@ export class FrameReader {
     const { bytes, view } = from;
     if (at + HEADER_BYTES > bytes.length) return TRUNCATED;
     if (view.getUint16(at + MAGIC_AT, true) !== MAGIC) return BAD_MAGIC;
-    const checksum = this.#crc32c(bytes, at + MAGIC_AT, HEADER_BYTES - MAGIC_AT, 0) | 0;
+    const checksum = crc32cSigned(bytes, at + MAGIC_AT, at + HEADER_BYTES);
     if (view.getInt32(at, true) !== checksum) return BAD_CHECKSUM;
     const type = bytes[at + TYPE_AT] as number;
     const version = bytes[at + VERSION_AT] as number;

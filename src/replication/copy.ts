@@ -99,6 +99,8 @@ export class Copy implements ExtentPorts {
     this.#broken = options.broken;
     this.#inherited = options.inherited === 'unknown' ? [] : options.inherited;
     this.#isUnknown = options.inherited === 'unknown';
+    // What stands in a window that is not believed is hot in the intent log as well.
+    if (this.#isUnknown) for (let entry = 0; entry < WINDOW_ENTRY_COUNT; entry++) options.window.clear(entry);
     this.extents = new Extents(options.sizeBytes, options.intentBits, this);
     this.#waitingForMarks = new RequestQueue(table);
     this.#flushing = new RequestQueue(table);

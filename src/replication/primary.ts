@@ -708,7 +708,6 @@ export class Primary {
     }
     this.#gather(seat.replicaId, welcome.suspects, welcome.hotExtents);
     this.#sendUnanswered(seat);
-    if (this.#isFlushRunning && (this.#flushMask & seat.bit) !== 0) this.#sendFlush(seat, this.#flushRound);
     seat.settledAtSequence = (this.#sequences[0] as number) + 1;
     this.#beat(seat);
     this.#tellSettled(seat);
@@ -723,6 +722,7 @@ export class Primary {
       if (request === NONE || ((table.waitMask[request] as number) & seat.bit) === 0) continue;
       this.#forward(seat, request);
     }
+    if (this.#isFlushRunning && (this.#flushMask & seat.bit) !== 0) this.#sendFlush(seat, this.#flushRound);
   }
 
   #sendEpoch(seat: Seat): void {
@@ -1004,6 +1004,17 @@ export class Primary {
     return nowMs - (table.sentMs[oldest] as number) >= SLOW_AFTER_MS;
   }
 
+  /** Its own disk hangs: the others are not held up by it. */
+  #isLocalSlow(): boolean {
+    const nowMs = this.#hub.ports.nowMs();
+    const { table } = this.#hub;
+    if (this.#isFlushRunning && (this.#flushMask & LOCAL) !== 0 && nowMs - this.#flushSinceMs >= SLOW_AFTER_MS)
+      return true;
+    const oldest = this.#ring[((this.#sequences[1] as number) + 1) % WINDOW_SPAN] as number;
+    if (oldest === NONE || ((table.waitMask[oldest] as number) & LOCAL) === 0) return false;
+    return nowMs - (table.sentMs[oldest] as number) >= SLOW_AFTER_MS;
+  }
+
   #mayPropose(): boolean {
     return this.#phase === 'adopting' || this.#phase === 'serving';
   }
@@ -1173,6 +1184,7 @@ export class Primary {
       for (const seat of this.#seats) if (seat.isOpen) this.#beat(seat);
     }
     this.#considerDrops();
+    if (this.#isLocalSlow()) this.#localFailed(EIO);
     if (this.#hasFailed) this.#leave();
     this.#reconcile.step();
     if (!this.#mayReply()) this.#lookSoon();

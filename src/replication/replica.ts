@@ -388,12 +388,15 @@ export class Replica implements Hub, CopyHost, PrimaryHost {
     const verdict = judge(this.#found, config, this.replicaId, this.bootId, this.broken);
     if (verdict.isRedrawn) this.incarnation = this.ports.drawId();
     this.#descends = verdict.descends;
+    // The store may have named it before its superblock could say so.
+    const isNamed = memberOf(config, this.replicaId)?.incarnation === this.#found.incarnation;
+    const last = isNamed ? this.#found.incarnation : this.#found.lastInSyncIncarnation;
     this.#keeper.keep(
       {
         incarnation: this.incarnation,
         bootId: this.bootId,
         ...(this.broken.cleanMarkErasedFirst ? {} : { cleanMark: null }),
-        ...(verdict.descends ? {} : { lastInSyncIncarnation: null }),
+        lastInSyncIncarnation: verdict.descends ? last : null,
       },
       () => {
         this.#state = 'following';

@@ -47,6 +47,7 @@ export class Consumer {
     this.#session += 1000;
     this.frontend = new FrontendProcess(this.#world, this, this.#session);
     for (const asked of [...this.asked]) this.frontend.admit(asked);
+    if (this.isGranted) this.#world.schedule.after(0, () => this.fill());
   }
 
   kill(): void {

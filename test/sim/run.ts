@@ -193,9 +193,12 @@ function heal(world: World): void {
     node.slowFactor = 1;
     node.errorsLeft = 0;
     if (node.isPaused) node.resume();
-    // A copy whose disk failed is closed by its daemon; a person has replaced the disk's cable.
-    if (node.process?.replica.copy.hasFailed === true) world.kill(node);
   }
+  const repair = (): void => {
+    world.restartFailed();
+    world.schedule.after(500, repair);
+  };
+  repair();
 }
 
 /** A volume whose attachment is over gets another one. */

@@ -128,11 +128,14 @@ export class SimNode {
   diskDelay(what: 'data' | 'meta' | 'flush'): number {
     const { shape, random } = this.#world;
     const base = what === 'flush' ? 4 : what === 'meta' ? 3 : 1;
-    return random.disk.wait(shape.diskDelayMs * base) * this.slowFactor + 0.01;
+    return Math.min(random.disk.wait(shape.diskDelayMs * base) * this.slowFactor, 9000) + 0.01;
   }
 
   diskErrno(what: 'data' | 'meta' | 'flush'): number {
     if (this.errorsLeft === 0 || this.errorKind !== what) return 0;
+    // The last good copy is spared: without one there is nothing to judge.
+    const others = this.#world.inSyncNodes().filter((node) => node !== this && node.isUp && !node.disk.isMarked);
+    if (others.length === 0) return 0;
     this.errorsLeft -= 1;
     return 5;
   }
@@ -400,6 +403,11 @@ export class World {
         if (node.index < this.shape.copies) this.#restart(node, undefined, 50);
       });
     }
+  }
+
+  /** People take up again what its daemon closed. */
+  restartFailed(): void {
+    for (const node of this.nodes) if (node.process?.replica.copy.hasFailed === true) this.kill(node);
   }
 
   /** For people: where everybody stands. */

@@ -4,8 +4,8 @@
 // to a kernel worker thread, one at a time per file; copying 4 KiB into the page cache costs less than waking
 // that thread. See docs/adr/0002-buffered-writes.md for the figures.
 // Why not always: the call blocks when the kernel makes writers wait (dirty pages, a journal commit), and the
-// whole thread with it. So after a batch that took long, writes go through the ring for twenty times as long:
-// the thread spends at most a twentieth of its time blocked.
+// whole thread with it. So after a batch that took long, writes go through the ring for twenty times as long,
+// a second at most: there they are slower.
 
 import { native } from './native.ts';
 import type { Slots } from './slots.ts';
@@ -14,6 +14,7 @@ import { TransferBatch } from './transfer-batch.ts';
 /** Slept longer than this in a batch, and the kernel makes writers wait. */
 const STALL_MICROS = 2000;
 const DETOUR_PER_STALL = 20;
+const LONGEST_DETOUR_MS = 1000;
 
 export class WriteBatch extends TransferBatch {
   readonly #memory: Uint8Array;
@@ -35,7 +36,9 @@ export class WriteBatch extends TransferBatch {
     const count = this.take();
     const micros = native.writeBatch(this.#memory, this.entries, count);
     if (micros > STALL_MICROS) {
-      this.#detourUntilMs[0] = (clockMs[0] as number) + (micros / 1000) * (1 + DETOUR_PER_STALL);
+      const stallMs = micros / 1000;
+      const detourMs = Math.min(stallMs * DETOUR_PER_STALL, LONGEST_DETOUR_MS);
+      this.#detourUntilMs[0] = (clockMs[0] as number) + stallMs + detourMs;
     }
     return count;
   }

@@ -229,6 +229,7 @@ function newSuperblock(spec: ReplicaSpec): Superblock {
     lastInSyncIncarnation: null,
     inSync: { epoch: 0, members: [] },
     bootId: null,
+    storedBootId: null,
     cleanMark: null,
     attachmentNumber: 0,
     durability: spec.durability,

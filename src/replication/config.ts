@@ -211,7 +211,9 @@ export function mayReviveAfterReboot(
   const own = memberOf(config, replicaId);
   if (own === undefined || own.incarnation === null) return false;
   if (replicaOf(config, replicaId).report?.descendsFrom !== own.incarnation) return false;
-  return !needsEveryReport || config.inSync.every(({ replicaId: id }) => replicaOf(config, id).report !== null);
+  return (
+    !needsEveryReport || config.inSync.every(({ replicaId: id }) => replicaOf(config, id).report !== null)
+  );
 }
 
 /** The set shrinks to the one that revives it; in writeback the attachment is revoked: what was not flushed may be gone. */

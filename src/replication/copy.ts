@@ -77,6 +77,8 @@ export class Copy implements ExtentPorts {
   readonly #settled = new Float64Array(1);
 
   readonly #waitingForMarks: RequestQueue;
+  /** Rarely anything: see #enter. */
+  #waitingForEntry: { readonly request: number; readonly epoch: number }[] = [];
   readonly #flushing: RequestQueue;
   readonly #flushNext: RequestQueue;
   #flushRound = 0;
@@ -118,7 +120,7 @@ export class Copy implements ExtentPorts {
 
   /** No data operation is on its way: what an older stream started has ended. */
   get isDataQuiet(): boolean {
-    return this.#runningCount === 0 && this.#waitingForMarks.isEmpty;
+    return this.#runningCount === 0 && this.#waitingForMarks.isEmpty && this.#waitingForEntry.length === 0;
   }
 
   get flushDoneRound(): number {
@@ -225,7 +227,8 @@ export class Copy implements ExtentPorts {
     const length = this.#table.lengthBytes[request] as number;
     if (this.#errno !== 0 || this.extents.ensureHot(firstExtentOf(offset), lastExtentOf(offset, length)))
       return true;
-    if (this.#broken.markBeforeWrite) return this.extents.ensureHot(firstExtentOf(offset), lastExtentOf(offset, length));
+    if (this.#broken.markBeforeWrite)
+      return this.extents.ensureHot(firstExtentOf(offset), lastExtentOf(offset, length));
     this.#waitingForMarks.push(request);
     return false;
   }
@@ -245,8 +248,9 @@ export class Copy implements ExtentPorts {
     const length = table.lengthBytes[request] as number;
     if (kind === COPY) {
       this.extents.copyStarted(firstExtentOf(offset), lastExtentOf(offset, length));
-    } else {
-      this.#enter(request, offset, length, epoch);
+    } else if (!this.#enter(request, offset, length, epoch)) {
+      this.#waitingForEntry.push({ request, epoch });
+      return;
     }
     if (kind === REWRITE) {
       // The bytes are here already: they are only stamped, and sent to the others.
@@ -259,24 +263,21 @@ export class Copy implements ExtentPorts {
     else this.#disk.startWrite(request);
   }
 
-  #enter(request: number, offset: number, length: number, epoch: number): void {
+  /** False: another write holds the entry. That is one which a joining replica has still to end: the primary has not waited for it. */
+  #enter(request: number, offset: number, length: number, epoch: number): boolean {
     const sequence = this.#table.sequence[request] as number;
     const at = sequence % WINDOW_SPAN;
-    if (this.#ringSequence[at] === sequence) return;
-    invariant(this.#ringSequence[at] === 0, 'the window has room for every write that may start');
+    const holder = this.#ringSequence[at] as number;
+    if (holder === sequence) return true;
+    if (holder !== 0) {
+      invariant(holder <= (this.#settled[0] as number), 'the window has room for every write that may start');
+      return false;
+    }
     this.#ringSequence[at] = sequence;
     this.#ringOffset[at] = offset;
     this.#ringLength[at] = length;
     if (!this.#broken.windowBeforeWrite) {
-      this.#window.put(
-        this.#bank + at,
-        epoch,
-        this.#openingLow,
-        this.#openingHigh,
-        sequence,
-        offset,
-        length,
-      );
+      this.#window.put(this.#bank + at, epoch, this.#openingLow, this.#openingHigh, sequence, offset, length);
     }
     this.extents.writeStarted(
       firstExtentOf(offset),
@@ -285,6 +286,7 @@ export class Copy implements ExtentPorts {
       lastGenerationBlockOf(offset, length),
       epoch,
     );
+    return true;
   }
 
   /** This write is on every copy: its window entry is free. */
@@ -295,6 +297,10 @@ export class Copy implements ExtentPorts {
     if (!this.#broken.windowBeforeWrite) this.#window.clear(this.#bank + at);
     const offset = this.#ringOffset[at] as number;
     this.extents.writeEnded(firstExtentOf(offset), lastExtentOf(offset, this.#ringLength[at] as number));
+    if (this.#waitingForEntry.length === 0) return;
+    const waiting = this.#waitingForEntry;
+    this.#waitingForEntry = [];
+    for (const { request, epoch } of waiting) this.start(request, epoch);
   }
 
   /** Everything up to this sequence is on every copy. */
@@ -326,7 +332,8 @@ export class Copy implements ExtentPorts {
         firstExtentOf(offset),
         lastExtentOf(offset, table.lengthBytes[request] as number),
       );
-    }
+    } else if ((table.sequence[request] as number) <= (this.#settled[0] as number))
+      this.settle(table.sequence[request] as number);
     const outcome = errno === 0 ? this.#errno : errno;
     const isFua = ((table.flags[request] as number) & FLAG_FUA) !== 0 && !this.#broken.fuaIsFlushed;
     if (outcome === 0 && table.kind[request] !== COPY && (isFua || this.durability === 'writethrough')) {

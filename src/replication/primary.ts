@@ -50,20 +50,13 @@ import {
 import type { Hub } from './hub.ts';
 import { RangeLocks } from './range-locks.ts';
 import { Reconcile } from './reconcile.ts';
-import {
-  COPY_READ,
-  FLUSH,
-  NONE,
-  READ,
-  RequestQueue,
-  REWRITE,
-  ZERO,
-} from './requests.ts';
+import { COPY_READ, FLUSH, NONE, READ, RequestQueue, REWRITE, ZERO } from './requests.ts';
 import { Resync } from './resync.ts';
 import { Seat } from './seat.ts';
 import {
   BEAT_MS,
   DROP_AFTER_MS,
+  FAILED_RETRY_MS,
   HELD_OUT_LIMIT_MS,
   HELD_OUT_MS,
   LEASE_HELD_MS,
@@ -73,6 +66,8 @@ import {
 } from './timing.ts';
 
 const EIO = 5;
+/** Writes that a stream may be behind: what it is sent waits in buffers. */
+const UNANSWERED_LIMIT = WINDOW_SPAN / 2;
 /** The local copy's bit in a waitMask. */
 const LOCAL = 1;
 /** Flush rounds of one joining replica are told from the volume's by their range. */
@@ -118,6 +113,8 @@ export class Primary {
   readonly #held: RequestQueue;
   /** Done, but no reply may leave now. */
   readonly #unreplied: RequestQueue;
+  /** Reads that failed here and not elsewhere. */
+  readonly #unreadable: RequestQueue;
   readonly #flushing: RequestQueue;
   readonly #flushNext: RequestQueue;
   #flushRound = 0;
@@ -147,6 +144,7 @@ export class Primary {
     this.#held = new RequestQueue(table);
     this.#unreplied = new RequestQueue(table);
     this.#flushing = new RequestQueue(table);
+    this.#unreadable = new RequestQueue(table);
     this.#flushNext = new RequestQueue(table);
     this.#ownSuspects = hub.copy.suspects();
     this.#reconcile = new Reconcile(hub, (request) => this.#rewrite(request));
@@ -161,13 +159,23 @@ export class Primary {
   describe(): string {
     const { table } = this.#hub;
     const ring = [...this.#ring].filter((request) => request !== NONE);
-    const masks = ring.slice(0, 4).map((r) => `${r}:${table.sequence[r]} mask ${table.waitMask[r]} errno ${table.error[r]} kind ${table.kind[r]}`);
+    const masks = ring
+      .slice(0, 4)
+      .map(
+        (r) =>
+          `${r}:${table.sequence[r]} mask ${table.waitMask[r]} errno ${table.error[r]} kind ${table.kind[r]}`,
+      );
     return (
       `${this.#phase} inFlight ${this.#inFlightCount} sequences ${this.#sequences.join('/')} ring ${ring.length} [${masks.join('; ')}] ` +
       `locks ${this.#locks.heldCount} idle ${this.#locks.isIdle} unreplied ${[...this.#unreplied.requests()].length} room ${[...this.#waitingForRoom.requests()].length} ` +
       `reconcile ${this.#reconcile.isOver} waiting ${[...this.#waitingForReconcile.requests()].length} flushRunning ${this.#isFlushRunning} mask ${this.#flushMask} ` +
       `mayReply ${this.#mayReply()} kept ${this.#isEpochKept()} failed ${this.#hasFailed} pending ${this.#hub.pending !== undefined} ` +
-      this.#seats.map((seat) => `${seat.replicaId} unanswered ${seat.unansweredCount} older ${seat.olderUnansweredCount} gating ${seat.isGating} round ${seat.joinRound} lease ${Math.round(seat.leaseUntilMs - this.#hub.ports.nowMs())} resync ${seat.resync?.describe()}`).join(', ')
+      this.#seats
+        .map(
+          (seat) =>
+            `${seat.replicaId} unanswered ${seat.unansweredCount} older ${seat.olderUnansweredCount} gating ${seat.isGating} round ${seat.joinRound} lease ${Math.round(seat.leaseUntilMs - this.#hub.ports.nowMs())} resync ${seat.resync?.describe()}`,
+        )
+        .join(', ')
     );
   }
 
@@ -185,7 +193,9 @@ export class Primary {
 
   /** Nothing is in flight, and every member has been told so. */
   get isIdle(): boolean {
-    return this.#phase === 'serving' && this.#inFlightCount === 0 && this.#reconcile.isOver && this.#isEpochKept();
+    return (
+      this.#phase === 'serving' && this.#inFlightCount === 0 && this.#reconcile.isOver && this.#isEpochKept()
+    );
   }
 
   /** For people and checkers: requests may be answered now. */
@@ -267,7 +277,7 @@ export class Primary {
     else if (this.#host.isRevoked(request)) {
       this.#unlock(request);
       this.#fail(request, EIO);
-    } else if ((this.#sequences[0] as number) - (this.#sequences[1] as number) >= WINDOW_SPAN - 1) {
+    } else if (!this.#hasRoom()) {
       this.#waitingForRoom.push(request);
     } else this.#send(request);
   }
@@ -355,8 +365,14 @@ export class Primary {
       return;
     }
     table.error[request] = errno;
-    if (errno !== 0 && !this.#isAlone()) this.#localFailed(errno);
-    this.#finish(request);
+    if (errno === 0 || this.#isAlone() || this.#phase === 'ended') {
+      this.#finish(request);
+      return;
+    }
+    // Another copy has these bytes: it takes over, and the frontend asks it.
+    this.#unlock(request);
+    this.#unreadable.push(request);
+    this.#localFailed(errno);
   }
 
   /** A resync's copy whose stream is gone. */
@@ -373,7 +389,8 @@ export class Primary {
       if (bit === LOCAL) this.#abandon(request);
       return;
     }
-    if (mask === 0 || (this.#hub.broken.ackWaitsForEveryMember && (mask & LOCAL) === 0)) this.#settleIfKept(request);
+    if (mask === 0 || (this.#hub.broken.ackWaitsForEveryMember && (mask & LOCAL) === 0))
+      this.#settleIfKept(request);
   }
 
   /** Every copy that counts has it: it is settled, unless a higher epoch still waits for its promises. */
@@ -400,11 +417,14 @@ export class Primary {
   }
 
   #useRoom(): void {
-    while (
-      !this.#waitingForRoom.isEmpty &&
-      (this.#sequences[0] as number) - (this.#sequences[1] as number) < WINDOW_SPAN - 1
-    )
-      this.prepared(this.#waitingForRoom.shift());
+    while (!this.#waitingForRoom.isEmpty && this.#hasRoom()) this.prepared(this.#waitingForRoom.shift());
+  }
+
+  /** The window takes another write, and no stream is too far behind. */
+  #hasRoom(): boolean {
+    if ((this.#sequences[0] as number) - (this.#sequences[1] as number) >= WINDOW_SPAN - 1) return false;
+    for (const seat of this.#seats) if (seat.unansweredCount >= UNANSWERED_LIMIT) return false;
+    return true;
   }
 
   /** Settled, or read: the reply leaves now or when it may. */
@@ -450,10 +470,13 @@ export class Primary {
 
   /** Replies that waited for a lease, for promises or for the minimum. */
   #replyWaiting(): void {
+    if (this.#isAlone() && this.#mayReply())
+      for (let r = this.#unreadable.shift(); r !== NONE; r = this.#unreadable.shift()) this.#reply(r);
     if (this.#unreplied.isEmpty || !this.#mayReply()) return;
     const waiting = new RequestQueue(this.#hub.table);
     this.#unreplied.moveTo(waiting);
-    for (let request = waiting.shift(); request !== NONE; request = waiting.shift()) this.#replyOrWait(request);
+    for (let request = waiting.shift(); request !== NONE; request = waiting.shift())
+      this.#replyOrWait(request);
   }
 
   // ---- flushes
@@ -496,8 +519,7 @@ export class Primary {
 
   #flushAnswered(bit: number, errno: number): void {
     this.#flushMask &= ~bit;
-    if (errno !== 0)
-      for (const request of this.#flushing.requests()) this.#hub.table.error[request] = errno;
+    if (errno !== 0) for (const request of this.#flushing.requests()) this.#hub.table.error[request] = errno;
     this.#endFlush();
   }
 
@@ -546,7 +568,8 @@ export class Primary {
   #mayReply(): boolean {
     const { broken, ports, known } = this.#hub;
     if (this.#phase === 'adopting' || this.#phase === 'ended' || this.#isRenounced) return false;
-    if (this.#config.inSync.length < minimumInSync(this.#config) && !broken.minimumHoldsRequests) return false;
+    if (this.#config.inSync.length < minimumInSync(this.#config) && !broken.minimumHoldsRequests)
+      return false;
     if (known.config.primary.opening !== this.opening) return false;
     if (!this.#isEpochKept() && !broken.epochKeptBeforeAck) return false;
     if (broken.leaseCheckedAtReply) return true;
@@ -619,6 +642,7 @@ export class Primary {
   #seatClosed(seat: Seat): void {
     seat.closed(this.#hub.ports.nowMs());
     this.#recount();
+    this.#useRoom();
   }
 
   /** Nobody waits for an answer that does not count any more. */
@@ -677,7 +701,8 @@ export class Primary {
     const { ports } = this.#hub;
     this.#closeSeat(seat);
     if (reason === 'failed' || reason === 'lineage') seat.hasFailed = true;
-    seat.nextAttemptMs = ports.nowMs() + (seat.hasFailed ? HELD_OUT_LIMIT_MS : RECONNECT_MS);
+    const isUrgent = !seat.hasFailed || seat.role === 'member';
+    seat.nextAttemptMs = ports.nowMs() + (isUrgent ? RECONNECT_MS : FAILED_RETRY_MS);
     if (reason === 'epoch' || epoch > this.#config.epoch) this.#hub.look();
   }
 
@@ -689,11 +714,18 @@ export class Primary {
     // It answers after its promise of the configuration that its stream began with is durable.
     seat.keptEpoch = seat.helloEpoch;
     const member = memberOf(this.#config, seat.replicaId);
-    const isSame = member !== undefined && (member.incarnation === null || member.incarnation === welcome.incarnation);
+    const isSame =
+      member !== undefined && (member.incarnation === null || member.incarnation === welcome.incarnation);
     // In another incarnation it may have lost what it acknowledged; a window that nobody can read, in the middle of
     // an opening, says the same. It is out, however well it looks; where the set cannot do without it, it is filled again.
-    const isDoubtful = this.#phase !== 'adopting' && welcome.suspects === 'hot' && welcome.hotExtents.length > 0;
-    if (seat.role === 'member' && !seat.isLost && (!isSame || isDoubtful) && !broken.incarnationCheckedAtJoin) {
+    const isDoubtful =
+      this.#phase !== 'adopting' && welcome.suspects === 'hot' && welcome.hotExtents.length > 0;
+    if (
+      seat.role === 'member' &&
+      !seat.isLost &&
+      (!isSame || isDoubtful) &&
+      !broken.incarnationCheckedAtJoin
+    ) {
       seat.isLost = true;
       this.#closeSeat(seat);
       this.#considerDrops();
@@ -717,7 +749,11 @@ export class Primary {
   /** What it has not answered goes again, in order; what its older stream brought has come to rest by now. */
   #sendUnanswered(seat: Seat): void {
     const { table } = this.#hub;
-    for (let sequence = (this.#sequences[1] as number) + 1; sequence <= (this.#sequences[0] as number); sequence++) {
+    for (
+      let sequence = (this.#sequences[1] as number) + 1;
+      sequence <= (this.#sequences[0] as number);
+      sequence++
+    ) {
       const request = this.#ring[sequence % WINDOW_SPAN] as number;
       if (request === NONE || ((table.waitMask[request] as number) & seat.bit) === 0) continue;
       this.#forward(seat, request);
@@ -772,6 +808,7 @@ export class Primary {
         }
         const request = this.#ring[sequence % WINDOW_SPAN] as number;
         if (request !== NONE && table.sequence[request] === sequence) this.#answered(request, seat.bit);
+        this.#useRoom();
         this.#joinIfReady(seat);
         return;
       }
@@ -843,7 +880,7 @@ export class Primary {
         promisedEpoch: config.epoch,
         attachmentNumber: config.attachment.number,
         durability: config.durability,
-            lastInSyncIncarnation: hub.incarnation,
+        lastInSyncIncarnation: hub.incarnation,
         inSync: knownSet(config),
       },
       () => {
@@ -884,7 +921,8 @@ export class Primary {
     if (broken.suspectsOfEveryMember && replicaId !== this.#hub.replicaId) return;
     if (suspects === 'hot')
       for (const extent of hotExtents) this.#reconcile.suspect(extent * EXTENT_BYTES, EXTENT_BYTES);
-    else for (const { offsetBytes, lengthBytes } of suspects) this.#reconcile.suspect(offsetBytes, lengthBytes);
+    else
+      for (const { offsetBytes, lengthBytes } of suspects) this.#reconcile.suspect(offsetBytes, lengthBytes);
     this.#startServing();
   }
 
@@ -930,7 +968,8 @@ export class Primary {
     const { outSince, needsFullCopy } = replicaOf(this.#config, seat.replicaId);
     const lacksFrom = seat.isLost ? welcome.lastInSyncEpoch : outSince;
     const isFull = needsFullCopy || lacksFrom === null || !welcome.isDeltaBase;
-    const hotExtents = welcome.suspects === 'hot' || !this.#hub.broken.suspectsInDelta ? welcome.hotExtents : [];
+    const hotExtents =
+      welcome.suspects === 'hot' || !this.#hub.broken.suspectsInDelta ? welcome.hotExtents : [];
     seat.resync = new Resync(this.#hub, this.#locks, {
       link: seat.link,
       suspects: welcome.suspects === 'hot' ? [] : welcome.suspects,
@@ -969,10 +1008,13 @@ export class Primary {
 
   #proposeJoin(seat: Seat): void {
     const hub = this.#hub;
-    if (hub.pending !== undefined || !seat.isReadyToJoin || seat.welcome === undefined || !this.#mayPropose()) return;
+    if (hub.pending !== undefined || !seat.isReadyToJoin || seat.welcome === undefined || !this.#mayPropose())
+      return;
     const member = { replicaId: seat.replicaId, incarnation: seat.welcome.incarnation };
     // It takes the place of one that the set could not do without so far.
-    const silent = this.#seats.find((other) => other !== seat && other.role === 'member' && this.#isSilent(other));
+    const silent = this.#seats.find(
+      (other) => other !== seat && other.role === 'member' && this.#isSilent(other),
+    );
     const insteadOf = seat.isLost || silent === undefined ? [] : [silent.replicaId];
     hub.submit(addMember(this.#config, member, insteadOf));
   }
@@ -998,7 +1040,11 @@ export class Primary {
     if (nowMs - seat.heardMs >= DROP_AFTER_MS) return true;
     const oldest = this.#ring[((this.#sequences[1] as number) + 1) % WINDOW_SPAN] as number;
     const { table } = this.#hub;
-    if (this.#isFlushRunning && (this.#flushMask & seat.bit) !== 0 && nowMs - this.#flushSinceMs >= SLOW_AFTER_MS)
+    if (
+      this.#isFlushRunning &&
+      (this.#flushMask & seat.bit) !== 0 &&
+      nowMs - this.#flushSinceMs >= SLOW_AFTER_MS
+    )
       return true;
     if (oldest === NONE || ((table.waitMask[oldest] as number) & seat.bit) === 0) return false;
     return nowMs - (table.sentMs[oldest] as number) >= SLOW_AFTER_MS;
@@ -1008,7 +1054,11 @@ export class Primary {
   #isLocalSlow(): boolean {
     const nowMs = this.#hub.ports.nowMs();
     const { table } = this.#hub;
-    if (this.#isFlushRunning && (this.#flushMask & LOCAL) !== 0 && nowMs - this.#flushSinceMs >= SLOW_AFTER_MS)
+    if (
+      this.#isFlushRunning &&
+      (this.#flushMask & LOCAL) !== 0 &&
+      nowMs - this.#flushSinceMs >= SLOW_AFTER_MS
+    )
       return true;
     const oldest = this.#ring[((this.#sequences[1] as number) + 1) % WINDOW_SPAN] as number;
     if (oldest === NONE || ((table.waitMask[oldest] as number) & LOCAL) === 0) return false;
@@ -1056,11 +1106,13 @@ export class Primary {
     const hub = this.#hub;
     if (hub.pending !== undefined || this.#phase === 'ended') return;
     for (const seat of this.#seats) {
-      if (seat.role !== 'member' || !seat.isOpen || seat.welcome === undefined || this.#isSilent(seat)) continue;
-      if (this.#config.inSync.length - 1 < minimumInSync(this.#config)) continue;
+      if (seat.role !== 'member' || !seat.isOpen || seat.welcome === undefined || this.#isSilent(seat))
+        continue;
+      // Where the set cannot do without this copy it stays, as a secondary that the new primary brings up to date.
+      const leaves = this.#config.inSync.length - 1 >= minimumInSync(this.#config);
       this.#phase = 'draining';
       this.#isRenounced = true;
-      hub.submit(handOver(this.#config, seat.replicaId, seat.welcome.opening, true));
+      hub.submit(handOver(this.#config, seat.replicaId, seat.welcome.opening, leaves));
       return;
     }
   }
@@ -1128,14 +1180,22 @@ export class Primary {
     if (this.#phase === 'ended') return;
     this.#phase = 'ended';
     for (const seat of this.#seats) this.#closeSeat(seat);
-    const waiting = [this.#held, this.#waitingForReconcile, this.#flushing, this.#flushNext, this.#unreplied];
+    const waiting = [
+      this.#held,
+      this.#waitingForReconcile,
+      this.#flushing,
+      this.#flushNext,
+      this.#unreplied,
+      this.#unreadable,
+    ];
     for (const queue of waiting) {
       for (let request = queue.shift(); request !== NONE; request = queue.shift()) this.#giveBack(request);
     }
     for (let r = this.#waitingForRoom.shift(); r !== NONE; r = this.#waitingForRoom.shift()) this.prepared(r);
     for (let at = 0; at < WINDOW_SPAN; at++) {
       const request = this.#ring[at] as number;
-      if (request !== NONE && ((this.#hub.table.waitMask[request] as number) & LOCAL) === 0) this.#abandon(request);
+      if (request !== NONE && ((this.#hub.table.waitMask[request] as number) & LOCAL) === 0)
+        this.#abandon(request);
     }
     this.#reconcile.stop();
     this.#endIfQuiet();

@@ -78,7 +78,8 @@ export class Reconcile {
     if (this.#left.size === 0) return false;
     const offset = this.#table.offsetBytes[request] as number;
     const last = lastExtentOf(offset, this.#table.lengthBytes[request] as number);
-    for (let extent = firstExtentOf(offset); extent <= last; extent++) if (this.#left.has(extent)) return true;
+    for (let extent = firstExtentOf(offset); extent <= last; extent++)
+      if (this.#left.has(extent)) return true;
     return false;
   }
 

@@ -21,10 +21,16 @@ export function judge(
 ): Verdict {
   const { bootId: recordedBootId } = replicaOf(config, replicaId);
   const isSameBoot = found.bootId === bootId || found.bootId === null;
-  // Another boot than the last one that the store knows: an image from before it was put back.
+  // The store knows a later boot than this image: it was put back. (A boot that the store had not learned of yet
+  // is no such case: the image then says which one the store knew.)
   const isOldImage =
-    !isSameBoot && recordedBootId !== null && found.bootId !== recordedBootId && !broken.bootIdChecked;
+    !isSameBoot &&
+    recordedBootId !== null &&
+    found.bootId !== recordedBootId &&
+    found.storedBootId !== recordedBootId &&
+    !broken.bootIdChecked;
   const isWeak = found.durability === 'writeback' || config.durability === 'writeback';
-  const mayHaveLost = !isSameBoot && isWeak && found.cleanMark === null && !broken.incarnationRedrawnAfterReboot;
+  const mayHaveLost =
+    !isSameBoot && isWeak && found.cleanMark === null && !broken.incarnationRedrawnAfterReboot;
   return { isRedrawn: isOldImage || mayHaveLost, descends: !isOldImage };
 }

@@ -395,6 +395,7 @@ export class Replica implements Hub, CopyHost, PrimaryHost {
       {
         incarnation: this.incarnation,
         bootId: this.bootId,
+        storedBootId: replicaOf(config, this.replicaId).bootId,
         ...(this.broken.cleanMarkErasedFirst ? {} : { cleanMark: null }),
         lastInSyncIncarnation: verdict.descends ? last : null,
       },
@@ -410,12 +411,18 @@ export class Replica implements Hub, CopyHost, PrimaryHost {
 
   /** The configuration, or what counts of it, has changed. */
   #react(): void {
-    if (this.#state === 'held' || this.#state === 'opening' || this.#state === 'gone' || this.#state === 'stopped')
+    if (
+      this.#state === 'held' ||
+      this.#state === 'opening' ||
+      this.#state === 'gone' ||
+      this.#state === 'stopped'
+    )
       return;
     const { config } = this.known;
     const primary = this.#primary;
     if (primary !== undefined && !primary.hasEnded) {
-      const isMine = config.primary.opening === primary.opening && config.primary.replicaId === this.replicaId;
+      const isMine =
+        config.primary.opening === primary.opening && config.primary.replicaId === this.replicaId;
       if (isMine && !(primary.isRenounced && this.pending === undefined)) {
         primary.configChanged();
         this.sessions.attachmentChanged();
@@ -436,7 +443,8 @@ export class Replica implements Hub, CopyHost, PrimaryHost {
     if (!this.#reportBoot()) return;
     if (config.primary.replicaId === this.replicaId && isMember(config, this.replicaId, this.incarnation)) {
       if (config.primary.opening === this.offeredOpening) this.#become(this.offeredOpening);
-      else if (this.#proposed !== undefined && config.primary.opening === this.#proposed) this.#become(this.#proposed);
+      else if (this.#proposed !== undefined && config.primary.opening === this.#proposed)
+        this.#become(this.#proposed);
       else if (this.pending === undefined) this.submit(openPrimary(config, this.opener(this.ports.drawId())));
     } else if (config.primary.replicaId === this.replicaId && this.broken.incarnationCheckedAtPromotion) {
       if (config.primary.opening === this.#proposed) this.#become(this.#proposed);

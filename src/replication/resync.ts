@@ -86,7 +86,11 @@ export class Resync {
   /** Goes on as far as slots and the limit allow. */
   step(): void {
     const extents = this.#hub.copy.extents;
-    while (!this.#isStopped && !this.#isReadingStamps && this.#readingCount + this.#unansweredCount < COPIES_IN_FLIGHT) {
+    while (
+      !this.#isStopped &&
+      !this.#isReadingStamps &&
+      this.#readingCount + this.#unansweredCount < COPIES_IN_FLIGHT
+    ) {
       if (this.#nextBlock < GENERATION_BLOCKS_PER_EXTENT) {
         if (!this.#copyNext()) return;
         continue;
@@ -110,7 +114,8 @@ export class Resync {
     for (let block = 0; block < GENERATION_BLOCKS_PER_EXTENT; block++) {
       const saved = errno === 0 ? (onDisk[block] as number) : STAMP_UNKNOWN;
       const live = base === NONE ? 0 : (extents.stampMemory[base + block] as number);
-      const newest = this.#hub.broken.unknownStampsAreNewest && live === STAMP_UNKNOWN ? saved : Math.max(saved, live);
+      const newest =
+        this.#hub.broken.unknownStampsAreNewest && live === STAMP_UNKNOWN ? saved : Math.max(saved, live);
       const stamp = newest === STAMP_UNKNOWN ? this.#epoch : newest;
       stamps.push(stamp);
       if (stamp > 0) isAny = true;
@@ -130,11 +135,7 @@ export class Resync {
       const from = Math.max(offsetBytes - start, 0);
       const to = Math.min(offsetBytes + lengthBytes - start, EXTENT_BYTES);
       if (from >= to) continue;
-      this.#needed.fill(
-        1,
-        Math.floor(from / GENERATION_BLOCK_BYTES),
-        Math.ceil(to / GENERATION_BLOCK_BYTES),
-      );
+      this.#needed.fill(1, Math.floor(from / GENERATION_BLOCK_BYTES), Math.ceil(to / GENERATION_BLOCK_BYTES));
     }
   }
 

@@ -90,7 +90,9 @@ export class Secondary {
 
   get #isPromoting(): boolean {
     const { pending, known, replicaId } = this.#hub;
-    return pending !== undefined && pending.epoch > known.config.epoch && pending.primary.replicaId === replicaId;
+    return (
+      pending !== undefined && pending.epoch > known.config.epoch && pending.primary.replicaId === replicaId
+    );
   }
 
   /** The disk of this copy failed: whoever sends to it finds out at once. */
@@ -129,7 +131,8 @@ export class Secondary {
     if (copy.hasFailed) return 'failed';
     if (config.epoch < superblock.promisedEpoch && !broken.lowerEpochRefused) return 'epoch';
     // From the submission of its own promotion on, it answers nothing of the epoch that it wants to end.
-    if (this.#isPromoting && config.epoch < (pending?.epoch ?? 0) && !broken.noGrantWhilePromoting) return 'busy';
+    if (this.#isPromoting && config.epoch < (pending?.epoch ?? 0) && !broken.noGrantWhilePromoting)
+      return 'busy';
     const isOld = config.primary.opening === this.#lastOpening && stream <= this.#lastStream;
     return isOld && !broken.lowerStreamRefused ? 'number' : undefined;
   }
@@ -176,7 +179,10 @@ export class Secondary {
   }
 
   /** Durable before anything of the epoch is answered or granted. */
-  #promise({ config, role }: { config: StreamHello['config']; role: 'member' | 'joining' }, then: () => void): void {
+  #promise(
+    { config, role }: { config: StreamHello['config']; role: 'member' | 'joining' },
+    then: () => void,
+  ): void {
     const hub = this.#hub;
     this.#promiseCount += 1;
     hub.keep(

@@ -119,7 +119,11 @@ export class Sessions {
   isRevoked(request: number): boolean {
     const session = this.#sessions.get(this.#hub.table.origin[request] as number);
     const { attachment } = this.#hub.known.config;
-    return session !== undefined && session.hello.attachment < attachment.number && !this.#hub.broken.revokedAttachmentRefused;
+    return (
+      session !== undefined &&
+      session.hello.attachment < attachment.number &&
+      !this.#hub.broken.revokedAttachmentRefused
+    );
   }
 
   answer(request: number, errno: number): void {
@@ -153,7 +157,8 @@ export class Sessions {
   attachmentChanged(): void {
     const { config } = this.#hub.known;
     for (const session of this.#sessions.values()) {
-      if (session.hello.attachment >= config.attachment.number || this.#hub.broken.revokedAttachmentRefused) continue;
+      if (session.hello.attachment >= config.attachment.number || this.#hub.broken.revokedAttachmentRefused)
+        continue;
       if (!session.isClosed) {
         this.#hub.out.type = FRAME_REVOKED;
         this.#hub.ports.sendFrame(session.link, this.#hub.out, NONE);

@@ -19,6 +19,8 @@ export const RECONNECT_MS = 200;
 export const STORE_RETRY_MS = 500;
 /** A replica that was dropped waits this long before it is taken up again; doubled each time within a minute. */
 export const HELD_OUT_MS = 1000;
+/** A replica whose disk failed is asked again this often. */
+export const FAILED_RETRY_MS = 5000;
 export const HELD_OUT_LIMIT_MS = 60_000;
 export const TICK_MS = 100;
 /** Hot extents cool after about this long without a write. */

@@ -36,6 +36,7 @@ test('a new replica is thin, shows what it was made with, and opens cold', () =>
         lineage: 'lineage-1',
         promisedEpoch: 4,
         bootId: null,
+        storedBootId: null,
         cleanMark: null,
         durability: 'writethrough',
         failureMode: 'soft',

@@ -58,8 +58,14 @@ export class Consumer {
   /** Keeps the wanted number of requests in flight. */
   fill(): void {
     const { shape } = this.#world;
-    while (!this.isDead && this.frontend !== undefined && this.asked.length < shape.depth && this.#world.isIssuing) {
-      if (this.attachment < this.#world.store.current.config.attachment.number && this.asked.length >= 4) return;
+    while (
+      !this.isDead &&
+      this.frontend !== undefined &&
+      this.asked.length < shape.depth &&
+      this.#world.isIssuing
+    ) {
+      if (this.attachment < this.#world.store.current.config.attachment.number && this.asked.length >= 4)
+        return;
       this.#ask();
     }
   }
@@ -74,7 +80,8 @@ export class Consumer {
     else if (dice < shape.readShare + shape.flushShare) kind = FLUSH;
     else if (dice < shape.readShare + shape.flushShare + shape.zeroShare) kind = ZERO;
     const at = random.pick(shape.blocks);
-    const blockCount = kind === FLUSH ? 0 : Math.min(1 + random.below(shape.maxBlocks), world.blockCount - at);
+    const blockCount =
+      kind === FLUSH ? 0 : Math.min(1 + random.below(shape.maxBlocks), world.blockCount - at);
     const flags = (kind === WRITE || kind === ZERO) && random.chance(shape.fuaShare) ? FLAG_FUA : 0;
     world.operationCount += 1;
     const id = world.operationCount;
@@ -109,7 +116,10 @@ export class Consumer {
     world.trace(() => `consumer ${this.attachment}: ${describe(asked)} → ${errno === 0 ? 'ok' : errno}`);
     if (errno !== 0) {
       const isOver = this.attachment < world.store.current.config.attachment.number;
-      world.expect(isOver || world.mayFail, `a request of the current attachment does not fail (${describe(asked)}: ${errno})`);
+      world.expect(
+        isOver || world.mayFail,
+        `a request of the current attachment does not fail (${describe(asked)}: ${errno})`,
+      );
       this.isDead = true;
       return;
     }
@@ -123,7 +133,8 @@ export class Consumer {
             nowMs,
           );
           // What an attachment reads after its end counts for nothing: its frontend does not know yet.
-          if (problem !== undefined && this.#isCurrent()) world.violate('history', `read ${asked.operation.id}: ${problem}`);
+          if (problem !== undefined && this.#isCurrent())
+            world.violate('history', `read ${asked.operation.id}: ${problem}`);
         }
         break;
       case FLUSH:
@@ -147,7 +158,11 @@ export class Consumer {
     for (const other of world.consumers) {
       if (other.attachment >= this.attachment) continue;
       const pending = other.asked.map(({ operation }) => operation);
-      world.history.attachmentGranted(this.attachment, [...pending, ...world.failedOperations], world.schedule.nowMs);
+      world.history.attachmentGranted(
+        this.attachment,
+        [...pending, ...world.failedOperations],
+        world.schedule.nowMs,
+      );
     }
     this.fill();
   }
@@ -262,7 +277,12 @@ export class FrontendProcess implements FrontendPorts, Endpoint {
   }
 
   sendFrame(link: number, fields: FrameFields, request: number): void {
-    this.#world.sendFrame(this, link, fields, request === NONE ? undefined : (this.#buffers[request] as Int32Array));
+    this.#world.sendFrame(
+      this,
+      link,
+      fields,
+      request === NONE ? undefined : (this.#buffers[request] as Int32Array),
+    );
   }
 
   sendControl(link: number, type: number, message: ControlMessage): void {

@@ -6,7 +6,11 @@
 import { BLOCK_BYTES, EXTENT_BYTES } from '../../src/core/units.ts';
 import { GENERATION_SECTOR_BYTES } from '../../src/replication/layout/generations.ts';
 import { encodeIntent, intentFileBytes } from '../../src/replication/layout/intent.ts';
-import { encodeSuperblock, SUPERBLOCK_FILE_BYTES, type Superblock } from '../../src/replication/layout/superblock.ts';
+import {
+  encodeSuperblock,
+  SUPERBLOCK_FILE_BYTES,
+  type Superblock,
+} from '../../src/replication/layout/superblock.ts';
 import { encodeWindow } from '../../src/replication/layout/window.ts';
 import type { Random } from './random.ts';
 
@@ -76,7 +80,9 @@ export class Disk {
     const file = new Uint8Array(SUPERBLOCK_FILE_BYTES);
     file.set(encodeSuperblock(superblock, 0), 0);
     this.superblock = new MetaFile(file);
-    this.intent = new MetaFile(encodeIntent(new Uint8Array(intentFileBytes(this.extentCount)), this.extentCount));
+    this.intent = new MetaFile(
+      encodeIntent(new Uint8Array(intentFileBytes(this.extentCount)), this.extentCount),
+    );
     this.generations = new MetaFile(new Uint8Array(this.extentCount * GENERATION_SECTOR_BYTES));
     this.window = encodeWindow('').buffer as ArrayBuffer;
   }
@@ -100,7 +106,8 @@ export class Disk {
   flushed(point: number): void {
     for (const [block, versions] of this.#unflushed) {
       let covered = 0;
-      while (covered < versions.length && (versions[covered] as { number: number }).number <= point) covered += 1;
+      while (covered < versions.length && (versions[covered] as { number: number }).number <= point)
+        covered += 1;
       if (covered === 0) continue;
       this.#stable[block] = (versions[covered - 1] as { value: number }).value;
       if (covered === versions.length) this.#unflushed.delete(block);

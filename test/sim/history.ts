@@ -77,7 +77,9 @@ export class History {
   /** undefined: the value may stand there. Otherwise what is wrong. */
   read(block: number, value: number, issuedMs: number, nowMs: number): string | undefined {
     const candidates = this.#of(this.#current, block);
-    const matching = candidates.filter((candidate) => candidate.value === value && candidate.removedMs >= issuedMs);
+    const matching = candidates.filter(
+      (candidate) => candidate.value === value && candidate.removedMs >= issuedMs,
+    );
     if (matching.length === 0) {
       const known = candidates
         .filter(({ removedMs }) => removedMs >= issuedMs)

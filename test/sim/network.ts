@@ -122,7 +122,8 @@ export class Network {
     }
     // What was sent before the end still arrives, and then the end does.
     const side = link.ends[0] === by ? 0 : 1;
-    const waitMs = Math.max(this.#delay(), (link.lastArrivalMs[side] as number) - this.#schedule.nowMs) + 0.001;
+    const waitMs =
+      Math.max(this.#delay(), (link.lastArrivalMs[side] as number) - this.#schedule.nowMs) + 0.001;
     this.#schedule.after(waitMs, () => {
       if (link.isBroken) return;
       link.isBroken = true;

@@ -2,7 +2,17 @@
 // leaves its disk operations on their way; the next one starts when they have ended (the pool's lock).
 
 import { BLOCK_BYTES } from '../../src/core/units.ts';
-import { FRAME_HELLO, FrameFields, FRAME_COPY, FRAME_COPY_ZERO, FRAME_REQUEST, FRAME_WRITE, FRAME_ZERO, type ControlMessage, type Hello } from '../../src/replication/frames.ts';
+import {
+  FRAME_HELLO,
+  FrameFields,
+  FRAME_COPY,
+  FRAME_COPY_ZERO,
+  FRAME_REQUEST,
+  FRAME_WRITE,
+  FRAME_ZERO,
+  type ControlMessage,
+  type Hello,
+} from '../../src/replication/frames.ts';
 import {
   decodeGenerationSector,
   encodeGenerationSector,
@@ -10,7 +20,12 @@ import {
   generationFileOffset,
   NEWEST_STAMP,
 } from '../../src/replication/layout/generations.ts';
-import { decodeIntent, encodeIntentSector, INTENT_SECTOR_BYTES, intentSectorOffset } from '../../src/replication/layout/intent.ts';
+import {
+  decodeIntent,
+  encodeIntentSector,
+  INTENT_SECTOR_BYTES,
+  intentSectorOffset,
+} from '../../src/replication/layout/intent.ts';
 import {
   decodeSuperblockSlots,
   encodeSuperblock,
@@ -113,12 +128,17 @@ export class SimProcess implements ReplicaPorts, Endpoint {
     let request = NONE;
     const { type } = fields;
     const needsSlot =
-      type === FRAME_WRITE || type === FRAME_ZERO || type === FRAME_COPY || type === FRAME_COPY_ZERO || type === FRAME_REQUEST;
+      type === FRAME_WRITE ||
+      type === FRAME_ZERO ||
+      type === FRAME_COPY ||
+      type === FRAME_COPY_ZERO ||
+      type === FRAME_REQUEST;
     if (needsSlot) {
       request = this.table.take();
       if (request === NONE) return false;
       const isRead = type === FRAME_REQUEST && fields.errno === READ;
-      this.#buffers[request] = payload ?? (isRead ? new Int32Array(fields.lengthBytes / BLOCK_BYTES) : undefined);
+      this.#buffers[request] =
+        payload ?? (isRead ? new Int32Array(fields.lengthBytes / BLOCK_BYTES) : undefined);
     }
     this.replica.frame(link, fields, request);
     return true;
@@ -207,7 +227,8 @@ export class SimProcess implements ReplicaPorts, Endpoint {
       'data',
       () => buffer.set(disk.blocks.subarray(block, block + count)),
       (errno) => {
-        this.table.isHole[request] = this.table.kind[request] !== READ && buffer.every((value) => value === 0) ? 1 : 0;
+        this.table.isHole[request] =
+          this.table.kind[request] !== READ && buffer.every((value) => value === 0) ? 1 : 0;
         this.replica.dataDone(request, errno);
       },
     );
@@ -328,7 +349,12 @@ export class SimProcess implements ReplicaPorts, Endpoint {
   }
 
   sendFrame(link: number, fields: FrameFields, request: number): void {
-    this.#world.sendFrame(this, link, fields, request === NONE ? undefined : (this.#buffers[request] as Int32Array));
+    this.#world.sendFrame(
+      this,
+      link,
+      fields,
+      request === NONE ? undefined : (this.#buffers[request] as Int32Array),
+    );
   }
 
   sendControl(link: number, type: number, message: ControlMessage): void {

@@ -213,7 +213,12 @@ function keepAttached(world: World): void {
   else if (consumer.frontend === undefined && consumer.node.isUp) consumer.start();
 }
 
-export function runSeed(seed: number, broken: BrokenRules = NOTHING_BROKEN, isTraced = false, shape = drawShape(seed)): Outcome {
+export function runSeed(
+  seed: number,
+  broken: BrokenRules = NOTHING_BROKEN,
+  isTraced = false,
+  shape = drawShape(seed),
+): Outcome {
   const world = new World(seed, shape, broken, isTraced);
   let violation: Violation | undefined;
   try {
@@ -260,7 +265,8 @@ function play(world: World): void {
     }
     return world.answeredCount >= before + 20;
   });
-  if (!servesAgain) throw new Violation('liveness', `nothing is served ${SERVE_AGAIN_MS} ms after everything was mended`);
+  if (!servesAgain)
+    throw new Violation('liveness', `nothing is served ${SERVE_AGAIN_MS} ms after everything was mended`);
   world.isIssuing = false;
   // All copies come back, and nothing is left to do.
   const isQuiet = (): boolean =>
@@ -270,7 +276,10 @@ function play(world: World): void {
     world.nodes.some(({ process }) => process?.replica.primary?.isIdle === true);
   if (!runUntil(world, schedule.nowMs + ALL_IN_SYNC_MS, isQuiet)) {
     const { inSync, epoch } = world.current;
-    throw new Violation('liveness', `not at rest: epoch ${epoch}, in sync ${inSync.map(({ replicaId }) => replicaId).join(' ')} of ${shape.copies}`);
+    throw new Violation(
+      'liveness',
+      `not at rest: epoch ${epoch}, in sync ${inSync.map(({ replicaId }) => replicaId).join(' ')} of ${shape.copies}`,
+    );
   }
   world.checkEquality();
   world.throwViolation();

@@ -2,7 +2,13 @@
 // goes wrong. Everything that happens is an event of the schedule; the same seed makes the same run.
 
 import { BLOCK_BYTES, EXTENT_BYTES } from '../../src/core/units.ts';
-import { attach, type FailureMode, isMember, memberOf, type VolumeConfig } from '../../src/replication/config.ts';
+import {
+  attach,
+  type FailureMode,
+  isMember,
+  memberOf,
+  type VolumeConfig,
+} from '../../src/replication/config.ts';
 import { type ControlMessage, FrameFields } from '../../src/replication/frames.ts';
 import type { Durability, Superblock } from '../../src/replication/layout/superblock.ts';
 import type { ReplicaEvent } from '../../src/replication/ports.ts';
@@ -134,7 +140,9 @@ export class SimNode {
   diskErrno(what: 'data' | 'meta' | 'flush'): number {
     if (this.errorsLeft === 0 || this.errorKind !== what) return 0;
     // The last good copy is spared: without one there is nothing to judge.
-    const others = this.#world.inSyncNodes().filter((node) => node !== this && node.isUp && !node.disk.isMarked);
+    const others = this.#world
+      .inSyncNodes()
+      .filter((node) => node !== this && node.isUp && !node.disk.isMarked);
     if (others.length === 0) return 0;
     this.errorsLeft -= 1;
     return 5;
@@ -195,8 +203,15 @@ export class World {
     this.blockCount = (shape.extents * EXTENT_BYTES) / BLOCK_BYTES;
     this.history = new History(shape.durability === 'writethrough');
     const superblocks = this.#superblocks();
-    for (const [index, superblock] of superblocks.entries()) this.nodes.push(new SimNode(this, index, superblock));
-    this.store = new SimStore(this.schedule, stream('store'), this.#config(superblocks), shape.storeDelayMs, shape.storeLossRate);
+    for (const [index, superblock] of superblocks.entries())
+      this.nodes.push(new SimNode(this, index, superblock));
+    this.store = new SimStore(
+      this.schedule,
+      stream('store'),
+      this.#config(superblocks),
+      shape.storeDelayMs,
+      shape.storeLossRate,
+    );
     this.store.onChange = () => {
       const { config } = this.store.current;
       this.trace(
@@ -228,6 +243,7 @@ export class World {
       incarnation: `first${index}`,
       lastInSyncIncarnation: `first${index}`,
       bootId: null,
+      storedBootId: null,
       cleanMark: null,
       inSync: { epoch: 0, members: [] },
       attachmentNumber: 0,
@@ -274,7 +290,12 @@ export class World {
     return id;
   }
 
-  sendFrame(by: SimProcess | FrontendProcess, link: number, fields: FrameFields, payload: Int32Array | undefined): void {
+  sendFrame(
+    by: SimProcess | FrontendProcess,
+    link: number,
+    fields: FrameFields,
+    payload: Int32Array | undefined,
+  ): void {
     const copy = new FrameFields();
     copy.type = fields.type;
     copy.flags = fields.flags;
@@ -416,7 +437,8 @@ export class World {
       const replica = node.process?.replica;
       const primary = replica?.primary;
       const seats = [...(primary?.seats ?? [])].map(
-        (seat) => `${seat.replicaId}:${seat.role}${seat.isOpen ? ' open' : ''} kept ${seat.keptEpoch}${seat.hasFailed ? ' failed' : ''}`,
+        (seat) =>
+          `${seat.replicaId}:${seat.role}${seat.isOpen ? ' open' : ''} kept ${seat.keptEpoch}${seat.hasFailed ? ' failed' : ''}`,
       );
       return `${node.name} up ${node.isUp} ${replica?.state} incarnation ${replica?.incarnation} promised ${replica?.superblock.promisedEpoch} following ${replica?.secondary?.isFollowing} quiet ${replica?.secondary?.isQuiet} ${primary?.describe() ?? ''} ${seats.join(', ')}`;
     });
@@ -446,7 +468,10 @@ export class World {
     const { config } = this.store.current;
     const primary = this.nodeOf(config.primary.replicaId);
     for (const node of this.inSyncNodes()) {
-      this.expect(isMember(config, node.replicaId, node.process?.replica.incarnation ?? ''), 'a member is the incarnation that the set names');
+      this.expect(
+        isMember(config, node.replicaId, node.process?.replica.incarnation ?? ''),
+        'a member is the incarnation that the set names',
+      );
       for (let block = 0; block < this.blockCount; block++) {
         if (node.disk.blocks[block] === primary.disk.blocks[block]) continue;
         this.violate(

@@ -91,6 +91,7 @@ export class MemoryStorage implements NodeStorage {
       incarnation: randomBytes(16).toString('hex'),
       lastInSyncIncarnation: null,
       bootId: null,
+      storedBootId: null,
       cleanMark: null,
       inSync: { epoch: 0, members: [] },
       attachmentNumber: 0,

@@ -28,6 +28,7 @@
 //   704    16   failureMode            text
 //   720    16   fileSystemMade         text, empty: none; mkfs is done once in a volume's life
 //   736    512  wrappedKey             u16 length, bytes; only ever wrapped
+//   3584   64   storedBootId           text, empty: none; the boot that the store knew when bootId was written
 //   1280   2304 inSync members         6 × 384: replicaId 64, incarnation 64 (empty: null), node 256; texts
 
 import { HoldfastError } from '../../core/errors.ts';
@@ -56,6 +57,8 @@ export interface Superblock {
   readonly lastInSyncIncarnation: string | null;
   /** The boot of the machine in which this replica was last opened; null: never opened. */
   readonly bootId: string | null;
+  /** The boot that the store had recorded for this replica when `bootId` was written. */
+  readonly storedBootId: string | null;
   /** Set by a clean stop in this epoch; null while the replica is served and after any other end. */
   readonly cleanMark: { readonly epoch: number } | null;
   /** The newest in-sync set this replica knows. Epoch 0 and no members: none yet. */
@@ -76,7 +79,7 @@ export const SUPERBLOCK_FILE_BYTES = 2 * SUPERBLOCK_SLOT_BYTES;
 export const MAX_IN_SYNC_MEMBERS = 6;
 export const MAX_WRAPPED_KEY_BYTES = 510;
 
-const FORMAT: Format = { name: 'superblock', magic: magicOf('HFSB'), version: 1 };
+const FORMAT: Format = { name: 'superblock', magic: magicOf('HFSB'), version: 2 };
 const FLAG_CLEAN = 1;
 const FLAG_WRAPPED_KEY = 2;
 
@@ -104,6 +107,7 @@ const OFFSET = {
   fileSystemMade: 720,
   wrappedKey: 736,
   members: 1280,
+  storedBootId: 3584,
 } as const;
 const MEMBER_BYTES = 2 * ID_BYTES + NAME_BYTES;
 
@@ -130,6 +134,7 @@ export function encodeSuperblock(superblock: Superblock, sequence: number): Uint
   putText(slot, OFFSET.incarnation, ID_BYTES, superblock.incarnation);
   putTextOrNull(slot, OFFSET.lastInSyncIncarnation, ID_BYTES, superblock.lastInSyncIncarnation);
   putTextOrNull(slot, OFFSET.bootId, ID_BYTES, superblock.bootId);
+  putTextOrNull(slot, OFFSET.storedBootId, ID_BYTES, superblock.storedBootId);
   putText(slot, OFFSET.volumeName, NAME_BYTES, superblock.volumeName);
   putText(slot, OFFSET.failureMode, WORD_BYTES, superblock.failureMode);
   putTextOrNull(slot, OFFSET.fileSystemMade, WORD_BYTES, superblock.fileSystemMade);
@@ -195,6 +200,7 @@ function decodeSlot(bytes: Uint8Array, index: number): DecodedSuperblock | undef
     incarnation: getText(slot, OFFSET.incarnation),
     lastInSyncIncarnation: getTextOrNull(slot, OFFSET.lastInSyncIncarnation),
     bootId: getTextOrNull(slot, OFFSET.bootId),
+    storedBootId: getTextOrNull(slot, OFFSET.storedBootId),
     cleanMark: flags & FLAG_CLEAN ? { epoch: getU32(slot, OFFSET.cleanEpoch) } : null,
     inSync: { epoch: getU32(slot, OFFSET.inSyncEpoch), members: getMembers(slot) },
     attachmentNumber: getU64(slot, OFFSET.attachmentNumber),

@@ -25,6 +25,7 @@ const SAMPLE: Superblock = {
   incarnation: 'incarnation-1',
   lastInSyncIncarnation: 'incarnation-0',
   bootId: 'boot-1',
+  storedBootId: 'boot-0',
   cleanMark: { epoch: 7 },
   inSync: {
     epoch: 6,
@@ -53,6 +54,7 @@ const superblocks: fc.Arbitrary<Superblock> = fc.record({
   incarnation: id,
   lastInSyncIncarnation: orNull(id),
   bootId: orNull(id),
+  storedBootId: orNull(id),
   cleanMark: orNull(fc.record({ epoch })),
   inSync: fc.record({
     epoch,
@@ -77,7 +79,7 @@ function fileOf(...slots: (readonly [Superblock, number])[]): Uint8Array {
 
 test('a slot has these bytes and no others', () => {
   expect(dump(encodeSuperblock(SAMPLE, 2 ** 32 + 5))).toEqual([
-    '0: 05a6ba21484653420100000000000000',
+    '0: 89afe5eb484653420200000000000000',
     '16: 05000000010000000010000000050000',
     '32: 09000000000000000403020107000000',
     '48: 06000000010302000000000000000000',
@@ -98,6 +100,7 @@ test('a slot has these bytes and no others', () => {
     '1408: 066e6f64652d61000000000000000000',
     '1664: 097265706c6963612d32000000000000',
     '1792: 066e6f64652d62000000000000000000',
+    '3584: 06626f6f742d30000000000000000000',
   ]);
 });
 
@@ -164,7 +167,7 @@ test('a slot of another version or with unknown features is refused even beside 
   ] as const) {
     const file = fileOf([SAMPLE, 4], [SAMPLE, 5]);
     const newerSlot = file.subarray(SUPERBLOCK_SLOT_BYTES);
-    resealWith(newerSlot, field, field === 8 ? 2 : 1);
+    resealWith(newerSlot, field, field === 8 ? 3 : 1);
     expect(() => decodeSuperblockSlots(file)).toThrow(
       expect.objectContaining({ code: 'CORRUPT', message: expect.stringMatching(message) }),
     );

@@ -410,6 +410,16 @@ describe('a message that cannot be believed', () => {
       { replicas: [...config.replicas, ...config.replicas] },
       /config\.replicas is not free/,
     ],
+    [
+      'seven members',
+      { inSync: Array.from({ length: 7 }, (_, index) => ({ replicaId: `r${index}`, incarnation: null })) },
+      /config\.inSync is not a list of at most 6/,
+    ],
+    [
+      'a name of more bytes than letters fit',
+      { volumeId: 'é'.repeat(32) },
+      /volumeId is not a text of 1 to 63/,
+    ],
     ['six replicas beside the primary', { failureMode: 6 }, /config\.failureMode/],
     ['a mode that does not exist', { failureMode: 'lazy' as 'soft' }, /one of hard, soft, alwayson/],
   ])('is refused for a configuration with %s', (_, change, text) => {
@@ -446,6 +456,12 @@ describe('a message that cannot be believed', () => {
       }),
       { numRuns: 2000 },
     );
+  });
+
+  test('is refused when a text in it is not UTF-8', () => {
+    const hello = encode(frames.FRAME_HELLO, { ...sessionHello, node: 'QQ' });
+    const damaged = hello.map((byte) => (byte === 0x51 ? 0xff : byte));
+    expect(refusalOf(() => decodeControl(frames.FRAME_HELLO, damaged))).toMatch(/not JSON in UTF-8/);
   });
 
   test('is refused when it is cut off anywhere', () => {

@@ -384,6 +384,9 @@ describe('the version', () => {
     expect(reader.decode(new WireBuffer(headerOf({ type: frames.FRAME_FLUSH })), 0, flush)).toBe(
       wire.BAD_VERSION,
     );
+    const unversioned = headerOf({ type: frames.FRAME_FLUSH });
+    unversioned[6] = 0;
+    expect(reader.decode(new WireBuffer(seal(unversioned)), 0, flush)).toBe(wire.BAD_VERSION);
     writer.encodeSummed(buffer, 0, fieldsOf({ type: frames.FRAME_HELLO }), 10, 0);
     expect(reader.decode(buffer, 0, flush)).toBe(wire.OK);
   });

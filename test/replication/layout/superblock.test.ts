@@ -162,7 +162,7 @@ test('a slot that was written in the place of the other one is not believed', ()
 
 test('a slot of another version or with unknown features is refused even beside a good one', () => {
   for (const [field, message] of [
-    [8, /version 2 and this Holdfast reads version 1/],
+    [8, /version 3 and this Holdfast reads version 2/],
     [12, /features 0x1 \(block checksums\)/],
   ] as const) {
     const file = fileOf([SAMPLE, 4], [SAMPLE, 5]);

@@ -247,27 +247,24 @@ export class Primary {
   }
 
   #locked(request: number): void {
-    const { table, ports, copy } = this.#hub;
-    switch (table.kind[request]) {
-      case COPY_READ: {
-        const resync = this.#resyncOf(request);
-        if (resync !== undefined) resync.locked(request);
-        else this.#endCopy(request);
-        return;
-      }
-      case REWRITE:
-        if (this.#phase !== 'ended') this.#reconcile.locked(request);
-        else {
-          this.#locks.release(request);
-          this.#hub.ports.release(request);
-        }
-        return;
-    }
+    const kind = this.#hub.table.kind[request] as number;
+    if (kind === COPY_READ) {
+      const resync = this.#resyncOf(request);
+      if (resync !== undefined) resync.locked(request);
+      else this.#endCopy(request);
+    } else if (kind === REWRITE) {
+      if (this.#phase !== 'ended') this.#reconcile.locked(request);
+      else this.#dropUnsent(request);
+    } else this.#lockedByClient(request, kind);
+  }
+
+  #lockedByClient(request: number, kind: number): void {
+    const { ports, copy } = this.#hub;
     if (this.#phase === 'ended') this.#dropUnsent(request);
     else if (this.#host.isRevoked(request)) {
       this.#unlock(request);
       this.#fail(request, EIO);
-    } else if (table.kind[request] === READ) ports.startRead(request);
+    } else if (kind === READ) ports.startRead(request);
     else if (copy.prepare(request)) this.prepared(request);
   }
 
@@ -599,7 +596,7 @@ export class Primary {
       if (role === 'joining' && seat.role === 'member') this.#dropped(seat, nowMs);
       seat.role = role;
     }
-    for (const seat of [...this.#seats]) {
+    for (const seat of Array.from(this.#seats)) {
       if (wanted.some(({ id }) => id === seat.replicaId)) continue;
       this.#closeSeat(seat);
       this.#clearBit(seat);

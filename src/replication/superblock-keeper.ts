@@ -5,15 +5,15 @@ import type { Superblock } from './layout/superblock.ts';
 import type { DiskPorts } from './ports.ts';
 import type { BrokenRules } from './rules.ts';
 
-type Waiting = { readonly then: () => void };
+type Told = () => void;
 
 export class SuperblockKeeper {
   readonly #disk: DiskPorts;
   readonly #broken: BrokenRules;
   readonly #onFailed: (errno: number) => void;
   #latest: Superblock;
-  #waiting: Waiting[] = [];
-  #writing: Waiting[] | undefined;
+  #waiting: Told[] = [];
+  #writing: Told[] | undefined;
 
   constructor(
     superblock: Superblock,
@@ -39,7 +39,7 @@ export class SuperblockKeeper {
       then();
       return;
     }
-    this.#waiting.push({ then });
+    this.#waiting.push(then);
     if (this.#writing === undefined) this.#write();
   }
 
@@ -52,7 +52,7 @@ export class SuperblockKeeper {
       return;
     }
     if (this.#waiting.length > 0) this.#write();
-    for (const { then } of told) then();
+    for (const then of told) then();
   }
 
   #write(): void {

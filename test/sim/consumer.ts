@@ -46,7 +46,7 @@ export class Consumer {
     if (!this.node.isUp || this.isDead || this.frontend !== undefined) return;
     this.#session += 1000;
     this.frontend = new FrontendProcess(this.#world, this, this.#session);
-    for (const asked of [...this.asked]) this.frontend.admit(asked);
+    for (const asked of Array.from(this.asked)) this.frontend.admit(asked);
     if (this.isGranted) this.#world.schedule.after(0, () => this.fill());
   }
 

@@ -145,17 +145,18 @@ export class Network {
   }
 
   breakSome(rate: number): void {
-    for (const id of [...this.#links.keys()]) if (this.#random.chance(rate)) this.break(id);
+    for (const id of Array.from(this.#links.keys())) if (this.#random.chance(rate)) this.break(id);
   }
 
   /** A process is gone: its kernel ends its connections. */
   processEnded(endpoint: Endpoint): void {
-    for (const link of [...this.#links.values()]) if (link.ends.includes(endpoint)) this.break(link.id);
+    for (const link of Array.from(this.#links.values()))
+      if (link.ends.includes(endpoint)) this.break(link.id);
   }
 
   /** A machine is gone: nobody says so. */
   machineEnded(endpoint: Endpoint): void {
-    for (const link of [...this.#links.values()])
+    for (const link of Array.from(this.#links.values()))
       if (link.ends[0] === endpoint) link.ends[0] = GONE;
       else if (link.ends[1] === endpoint) link.ends[1] = GONE;
   }

@@ -198,7 +198,7 @@ test('values that do not fit their field are refused before anything is written'
 /** Changes one word of the prefix and makes the checksum right again. */
 function resealWith(slot: Uint8Array, field: number, value: number): void {
   const magic = new DataView(slot.buffer, slot.byteOffset).getUint32(4, true);
-  const version = field === 8 ? value : 1;
+  const version = field === 8 ? value : 2;
   sealSector(slot, 0, slot.length, { name: 'superblock', magic, version });
   if (field === 12) {
     putU32(slot, 12, value);

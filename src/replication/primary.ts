@@ -301,8 +301,7 @@ export class Primary {
     this.#ring[sequence % WINDOW_SPAN] = request;
     const epoch = this.#config.epoch;
     let mask = LOCAL;
-    const isRewrite = table.kind[request] === REWRITE;
-    for (const seat of this.#seats) if (this.#counts(seat) && !(isRewrite && seat.isLost)) mask |= seat.bit;
+    for (const seat of this.#seats) if (this.#counts(seat)) mask |= seat.bit;
     table.waitMask[request] = mask;
     table.error[request] = 0;
     copy.start(request, epoch);
@@ -531,9 +530,13 @@ export class Primary {
 
   // ---- who counts
 
-  /** Its answers and its lease are needed: it is in a set that the store may hold now, or is about to be. */
+  /**
+   * Its answers and its lease are needed: it is in a set that the store may hold now, or is about to be. One that
+   * is lost and named is not waited for, so that others can be filled; but no reply leaves while it is named.
+   */
   #counts(seat: Seat): boolean {
     if (seat.isGating && !this.#hub.broken.gateFromSubmission) return true;
+    if (seat.isLost) return false;
     const isCommitted = memberOf(this.#config, seat.replicaId) !== undefined;
     const { pending } = this.#hub;
     if (pending === undefined) return isCommitted;
@@ -1080,6 +1083,19 @@ export class Primary {
     hub.submit(dropMembers(this.#config, silent));
   }
 
+  /**
+   * A member that is away and cannot be dropped holds writes up, and they hold their ranges: where another replica
+   * could be filled to take its place, it is given up. What was settled without it reaches it by its delta.
+   */
+  #considerLoss(): void {
+    if (!this.#seats.some((seat) => seat.role === 'joining' && seat.resync !== undefined)) return;
+    for (const seat of this.#seats) {
+      if (seat.role !== 'member' || seat.isLost || seat.isOpen || !this.#isSilent(seat)) continue;
+      seat.isLost = true;
+      this.#recount();
+    }
+  }
+
   copyHasFailed(): void {
     this.#localFailed(EIO);
   }
@@ -1241,6 +1257,7 @@ export class Primary {
       for (const seat of this.#seats) if (seat.isOpen) this.#beat(seat);
     }
     this.#considerDrops();
+    this.#considerLoss();
     if (this.#isLocalSlow()) this.#localFailed(EIO);
     if (this.#hasFailed) this.#leave();
     this.#reconcile.step();

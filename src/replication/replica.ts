@@ -217,7 +217,8 @@ export class Replica implements Hub, CopyHost, PrimaryHost {
       else this.sessions.hello(link, hello);
       return;
     }
-    if (!this.#isJudged || this.#state === 'held' || this.#state === 'gone' || this.#state === 'stopped') {
+    const isClosed = this.#state === 'held' || this.#state === 'gone' || this.#state === 'stopped';
+    if (!this.#isJudged || isClosed || !this.#isBootKnown(hello.config)) {
       this.#refuse(link, 'busy');
       return;
     }
@@ -234,6 +235,15 @@ export class Replica implements Hub, CopyHost, PrimaryHost {
     this.#waitingHello = { link, hello };
     this.learn({ config: hello.config, revision: hello.revision });
     this.#change();
+  }
+
+  /** The store knows this boot: before, nothing may be acknowledged in it. */
+  #isBootKnown(config: VolumeConfig): boolean {
+    if (this.broken.bootRecordedBeforeAck) return true;
+    const { bootId } = replicaOf(this.known.config, this.replicaId);
+    if (bootId === this.bootId || replicaOf(config, this.replicaId).bootId === this.bootId) return true;
+    this.look();
+    return false;
   }
 
   #refuse(link: number, reason: 'busy' | 'epoch' | 'notPrimary'): void {

@@ -61,6 +61,7 @@ export const RULES = [
   'readsWaitForOverlappingWrites',
   'incarnationRedrawnAfterReboot',
   'bootIdChecked',
+  'bootRecordedBeforeAck',
   'cleanMarkErasedFirst',
   // Handover
   'drainBeforeHandover',

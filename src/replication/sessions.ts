@@ -159,7 +159,9 @@ export class Sessions {
     for (const session of this.#sessions.values()) {
       if (session.hello.attachment >= config.attachment.number || this.#hub.broken.revokedAttachmentRefused)
         continue;
-      if (!session.isClosed) {
+      // Before the Welcome no version is agreed on, and nothing but a refusal can be said.
+      if (!session.isWelcome) this.#refuseLate(session, 'revoked');
+      else if (!session.isClosed) {
         this.#hub.out.type = FRAME_REVOKED;
         this.#hub.ports.sendFrame(session.link, this.#hub.out, NONE);
       }
@@ -171,10 +173,16 @@ export class Sessions {
   /** The primary is elsewhere from now on. */
   moved(): void {
     for (const session of this.#sessions.values()) {
-      if (!session.isClosed)
+      if (!session.isWelcome) this.#refuseLate(session, 'notPrimary');
+      else if (!session.isClosed)
         this.#hub.ports.sendControl(session.link, FRAME_MOVED, { epoch: this.#hub.known.config.epoch });
       this.#close(session);
     }
+  }
+
+  #refuseLate({ link, isClosed }: Session, reason: RefusalReason): void {
+    const { ports, known } = this.#hub;
+    if (!isClosed) ports.sendControl(link, FRAME_REFUSED, { reason, epoch: known.config.epoch });
   }
 
   linkClosed(link: number): void {

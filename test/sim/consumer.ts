@@ -272,17 +272,13 @@ export class FrontendProcess implements FrontendPorts, Endpoint {
     this.#world.store.read(this.node, (stored) => this.deliver(() => this.core.configRead(stored)));
   }
 
-  connect(_node: string, replicaId: string): number {
-    return this.#world.connect(this, replicaId);
+  connect(node: string): number {
+    return this.#world.connect(this, node);
   }
 
   sendFrame(link: number, fields: FrameFields, request: number): void {
-    this.#world.sendFrame(
-      this,
-      link,
-      fields,
-      request === NONE ? undefined : (this.#buffers[request] as Int32Array),
-    );
+    const payload = request === NONE ? undefined : (this.#buffers[request] as Int32Array);
+    this.#world.network.send(link, this, fields, payload);
   }
 
   sendControl(link: number, type: number, message: ControlMessage): void {

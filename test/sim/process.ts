@@ -2,17 +2,7 @@
 // leaves its disk operations on their way; the next one starts when they have ended (the pool's lock).
 
 import { BLOCK_BYTES } from '../../src/core/units.ts';
-import {
-  FRAME_HELLO,
-  FrameFields,
-  FRAME_COPY,
-  FRAME_COPY_ZERO,
-  FRAME_REQUEST,
-  FRAME_WRITE,
-  FRAME_ZERO,
-  type ControlMessage,
-  type Hello,
-} from '../../src/replication/frames.ts';
+import { FRAME_HELLO, FrameFields, type ControlMessage, type Hello } from '../../src/replication/frames.ts';
 import {
   decodeGenerationSector,
   encodeGenerationSector,
@@ -38,6 +28,7 @@ import type { ReplicaEvent, ReplicaPorts } from '../../src/replication/ports.ts'
 import { Replica } from '../../src/replication/replica.ts';
 import { NONE, READ, RequestTable } from '../../src/replication/requests.ts';
 import { TICK_MS } from '../../src/replication/timing.ts';
+import { bufferBytesOf, needsRequest } from '../../src/replication/wire-types.ts';
 import { GENERATION_BLOCKS_PER_EXTENT } from '../../src/core/units.ts';
 import type { Endpoint } from './network.ts';
 import type { SimNode, World } from './world.ts';
@@ -56,8 +47,8 @@ export class SimProcess implements ReplicaPorts, Endpoint {
   readonly #buffers: (Int32Array | undefined)[] = new Array(SLOTS).fill(undefined);
   #isAlive = true;
   #diskOperations = 0;
-  /** Frames that wait for a slot. */
-  readonly #waiting: (() => boolean)[] = [];
+  /** By link: frames that wait for a slot, and what came behind them. */
+  readonly #waiting = new Map<number, (() => boolean)[]>();
 
   constructor(world: World, home: SimNode) {
     this.#world = world;
@@ -100,54 +91,58 @@ export class SimProcess implements ReplicaPorts, Endpoint {
   #enter(run: () => void): void {
     this.#world.calls += 1;
     run();
-    this.#retryWaiting();
+    if (this.#waiting.size > 0) this.#retryWaiting();
     this.#world.checkStep();
   }
 
   linkClosed(link: number): void {
+    this.#waiting.delete(link);
     this.replica.linkClosed(link);
   }
 
   controlled(link: number, type: number, message: ControlMessage): void {
-    this.#inOrder(() => {
-      if (type === FRAME_HELLO) this.replica.greeted(link, message as Hello);
-      else this.replica.control(link, type, message);
-      return true;
-    });
+    const waiting = this.#waiting.get(link);
+    if (waiting === undefined) this.#control(link, type, message);
+    else
+      waiting.push(() => {
+        this.#control(link, type, message);
+        return true;
+      });
+  }
+
+  #control(link: number, type: number, message: ControlMessage): void {
+    if (type === FRAME_HELLO) this.replica.greeted(link, message as Hello);
+    else this.replica.control(link, type, message);
   }
 
   framed(link: number, fields: FrameFields, payload: Int32Array | undefined): void {
-    this.#inOrder(() => this.#take(link, fields, payload));
+    const waiting = this.#waiting.get(link);
+    if (waiting === undefined && this.#take(link, fields, payload)) return;
+    const kept = copyOf(fields);
+    const attempt = (): boolean => this.#take(link, kept, payload);
+    if (waiting === undefined) this.#waiting.set(link, [attempt]);
+    else waiting.push(attempt);
   }
 
-  #inOrder(attempt: () => boolean): void {
-    if (this.#waiting.length > 0 || !attempt()) this.#waiting.push(attempt);
-  }
-
+  /** False: no slot is free, and the rest of the link waits in its socket. */
   #take(link: number, fields: FrameFields, payload: Int32Array | undefined): boolean {
     let request = NONE;
-    const { type } = fields;
-    const needsSlot =
-      type === FRAME_WRITE ||
-      type === FRAME_ZERO ||
-      type === FRAME_COPY ||
-      type === FRAME_COPY_ZERO ||
-      type === FRAME_REQUEST;
-    if (needsSlot) {
+    if (needsRequest(fields)) {
       request = this.table.take();
       if (request === NONE) return false;
-      const isRead = type === FRAME_REQUEST && fields.errno === READ;
-      this.#buffers[request] =
-        payload ?? (isRead ? new Int32Array(fields.lengthBytes / BLOCK_BYTES) : undefined);
+      const bytes = bufferBytesOf(fields);
+      this.#buffers[request] = payload ?? (bytes > 0 ? new Int32Array(bytes / BLOCK_BYTES) : undefined);
     }
     this.replica.frame(link, fields, request);
     return true;
   }
 
   #retryWaiting(): void {
-    for (let next = this.#waiting[0]; next !== undefined; next = this.#waiting[0]) {
-      if (!next()) return;
-      this.#waiting.shift();
+    for (const [link, waiting] of this.#waiting) {
+      let count = 0;
+      while (count < waiting.length && (waiting[count] as () => boolean)()) count += 1;
+      waiting.splice(0, count);
+      if (waiting.length === 0) this.#waiting.delete(link);
     }
   }
 
@@ -344,17 +339,13 @@ export class SimProcess implements ReplicaPorts, Endpoint {
 
   // ---- ports: links
 
-  connect(_node: string, replicaId: string): number {
-    return this.#world.connect(this, replicaId);
+  connect(node: string): number {
+    return this.#world.connect(this, node);
   }
 
   sendFrame(link: number, fields: FrameFields, request: number): void {
-    this.#world.sendFrame(
-      this,
-      link,
-      fields,
-      request === NONE ? undefined : (this.#buffers[request] as Int32Array),
-    );
+    const payload = request === NONE ? undefined : (this.#buffers[request] as Int32Array);
+    this.#world.network.send(link, this, fields, payload);
   }
 
   sendControl(link: number, type: number, message: ControlMessage): void {
@@ -362,6 +353,7 @@ export class SimProcess implements ReplicaPorts, Endpoint {
   }
 
   closeLink(link: number): void {
+    this.#waiting.delete(link);
     this.#world.network.close(link, this);
   }
 
@@ -380,4 +372,15 @@ export class SimProcess implements ReplicaPorts, Endpoint {
   event(event: ReplicaEvent): void {
     this.#world.event(this.#home, event);
   }
+}
+
+function copyOf(fields: FrameFields): FrameFields {
+  const copy = new FrameFields();
+  copy.type = fields.type;
+  copy.flags = fields.flags;
+  copy.errno = fields.errno;
+  copy.epoch = fields.epoch;
+  copy.lengthBytes = fields.lengthBytes;
+  copy.numbers.set(fields.numbers);
+  return copy;
 }

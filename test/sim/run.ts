@@ -49,7 +49,10 @@ export function drawShape(seed: number): Shape {
     fuaShare: random.pick([0, 0.05, 0.3]),
     thinkMs: random.pick([0, 1, 5, 30]),
     networkDelayMs: random.pick([0.1, 0.5, 2, 10]),
-    frameLossRate: random.chance(0.3) ? random.between(0, 0.003) : 0,
+    frameLossRate: sometimes(0.3, 0, 0.003),
+    frameRepeatRate: sometimes(0.2, 0, 0.003),
+    frameReorderRate: sometimes(0.2, 0, 0.003),
+    frameFlipRate: sometimes(0.2, 0, 0.003),
     storeDelayMs: random.pick([1, 5, 30]),
     storeLossRate: random.chance(0.4) ? random.between(0.02, 0.4) : 0,
     diskDelayMs: random.pick([0.1, 0.5, 2]),
@@ -100,20 +103,20 @@ function arrangeFaults(world: World): void {
   every(shape.partitionMs, () => {
     const count = world.nodes.length;
     const one = aNode().index;
-    const cuts: string[] = [];
+    const cuts: [number, number][] = [];
     const isOneWay = faults.chance(0.4);
     const isWhole = faults.chance(0.5);
     for (let other = 0; other < count; other++) {
       if (other === one || (!isWhole && faults.chance(0.5))) continue;
-      if (!isOneWay || faults.chance(0.5)) cuts.push(`${one}>${other}`);
-      if (!isOneWay || faults.chance(0.5)) cuts.push(`${other}>${one}`);
+      if (!isOneWay || faults.chance(0.5)) cuts.push([one, other]);
+      if (!isOneWay || faults.chance(0.5)) cuts.push([other, one]);
     }
-    world.fault(`the network is cut: ${cuts.join(' ')}`);
-    for (const cut of cuts) world.network.cuts.add(cut);
+    world.fault(`the network is cut: ${cuts.map(([from, to]) => `${from}>${to}`).join(' ')}`);
+    for (const [from, to] of cuts) world.network.cut(from, to);
     const losesStore = faults.chance(0.3);
     if (losesStore) world.store.cutOff.add(one);
     schedule.after(faults.pick([100, 800, 3000, 6000]) * faults.between(0.5, 1.5), () => {
-      for (const cut of cuts) world.network.cuts.delete(cut);
+      for (const [from, to] of cuts) world.network.mend(from, to);
       if (losesStore) world.store.cutOff.delete(one);
     });
   });
@@ -184,8 +187,9 @@ function runUntil(world: World, endMs: number, isDone: () => boolean): boolean {
 function heal(world: World): void {
   world.isHealed = true;
   world.trace(() => 'everything is mended');
-  world.network.cuts.clear();
-  world.network.shape = { delayMs: Math.min(world.shape.networkDelayMs, 2), lossRate: 0 };
+  world.network.mendAll();
+  const delayMs = Math.min(world.shape.networkDelayMs, 2);
+  world.network.shape = { delayMs, lossRate: 0, repeatRate: 0, reorderRate: 0, flipRate: 0 };
   world.store.isDown = false;
   world.store.cutOff.clear();
   world.store.lossRate = 0;

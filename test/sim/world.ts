@@ -9,7 +9,7 @@ import {
   memberOf,
   type VolumeConfig,
 } from '../../src/replication/config.ts';
-import { type ControlMessage, FrameFields } from '../../src/replication/frames.ts';
+import type { ControlMessage } from '../../src/replication/frames.ts';
 import type { Durability, Superblock } from '../../src/replication/layout/superblock.ts';
 import type { ReplicaEvent } from '../../src/replication/ports.ts';
 import { type BrokenRules, NOTHING_BROKEN } from '../../src/replication/rules.ts';
@@ -49,7 +49,11 @@ export interface Shape {
   readonly fuaShare: number;
   readonly thinkMs: number;
   readonly networkDelayMs: number;
+  /** Chances of each frame, on its way: nobody is told but by the wire format's checks. */
   readonly frameLossRate: number;
+  readonly frameRepeatRate: number;
+  readonly frameReorderRate: number;
+  readonly frameFlipRate: number;
   readonly storeDelayMs: number;
   readonly storeLossRate: number;
   readonly diskDelayMs: number;
@@ -196,10 +200,18 @@ export class World {
       faults: stream('faults'),
       process: stream('process'),
     };
-    this.network = new Network(this.schedule, stream('network'), {
-      delayMs: shape.networkDelayMs,
-      lossRate: shape.frameLossRate,
-    });
+    this.network = new Network(
+      this.schedule,
+      { delay: stream('network'), faults: stream('frames') },
+      {
+        delayMs: shape.networkDelayMs,
+        lossRate: shape.frameLossRate,
+        repeatRate: shape.frameRepeatRate,
+        reorderRate: shape.frameReorderRate,
+        flipRate: shape.frameFlipRate,
+      },
+    );
+    this.network.onDamage = (link, text) => this.trace(() => `link ${link} ends: ${text}`);
     this.blockCount = (shape.extents * EXTENT_BYTES) / BLOCK_BYTES;
     this.history = new History(shape.durability === 'writethrough');
     const superblocks = this.#superblocks();
@@ -279,10 +291,10 @@ export class World {
 
   // ---- links
 
-  connect(from: SimProcess | FrontendProcess, replicaId: string): number {
+  connect(from: SimProcess | FrontendProcess, name: string): number {
     this.#linkCount += 1;
     const id = this.#linkCount;
-    const to = this.nodes.find((node) => node.replicaId === replicaId) as SimNode;
+    const to = this.nodes.find((node) => node.name === name) as SimNode;
     this.network.connect(id, from, to.index, () => {
       const { process } = to;
       return to.isUp && process?.isAlive() === true ? process : undefined;
@@ -290,29 +302,9 @@ export class World {
     return id;
   }
 
-  sendFrame(
-    by: SimProcess | FrontendProcess,
-    link: number,
-    fields: FrameFields,
-    payload: Int32Array | undefined,
-  ): void {
-    const copy = new FrameFields();
-    copy.type = fields.type;
-    copy.flags = fields.flags;
-    copy.errno = fields.errno;
-    copy.epoch = fields.epoch;
-    copy.lengthBytes = fields.lengthBytes;
-    copy.numbers.set(fields.numbers);
-    const bytes = payload?.slice();
-    this.network.send(link, by, (at) => (at as SimProcess | FrontendProcess).framed(link, copy, bytes));
-  }
-
   sendControl(by: SimProcess | FrontendProcess, link: number, type: number, message: ControlMessage): void {
-    const text = JSON.stringify(message);
-    this.trace(() => `link ${link} from node${by.node}: ${type} ${text.slice(0, 80)}`);
-    this.network.send(link, by, (at) => {
-      (at as SimProcess | FrontendProcess).controlled(link, type, JSON.parse(text) as ControlMessage);
-    });
+    this.trace(() => `link ${link} from node${by.node}: ${type} ${JSON.stringify(message).slice(0, 80)}`);
+    this.network.sendControl(link, by, type, message);
   }
 
   // ---- what happens

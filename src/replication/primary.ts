@@ -55,6 +55,7 @@ import { Resync } from './resync.ts';
 import { Seat } from './seat.ts';
 import {
   BEAT_MS,
+  DRAIN_LIMIT_MS,
   DROP_AFTER_MS,
   FAILED_RETRY_MS,
   HELD_OUT_LIMIT_MS,
@@ -126,6 +127,7 @@ export class Primary {
   #beatAtMs = 0;
   #lookAtMs = 0;
   #handOverTo: string | undefined;
+  #drainingSinceMs = 0;
   /** It has offered its place: it answers nothing more in this opening. */
   #isRenounced = false;
   #joinRoundCount = 0;
@@ -857,11 +859,15 @@ export class Primary {
     const next = this.#hub.known.config;
     this.#config = next;
     const { copy } = this.#hub;
+    if (next.epoch !== before.epoch) {
+      // First: a write that only waited for a member that is gone settles in recount(), in this epoch.
+      this.#isPromised = false;
+      copy.durability = next.durability;
+      copy.restampUnsettled(next.epoch);
+    }
     this.#seat();
     this.#recount();
     if (next.epoch === before.epoch) return;
-    copy.durability = next.durability;
-    copy.restampUnsettled(next.epoch);
     for (const seat of this.#seats) {
       if (!seat.isOpen) continue;
       const named = memberOf(next, seat.replicaId)?.incarnation;
@@ -1140,19 +1146,21 @@ export class Primary {
     if (!this.#isEpochKept()) return false;
     this.#phase = 'draining';
     this.#handOverTo = replicaId;
+    this.#drainingSinceMs = this.#hub.ports.nowMs();
     this.#drained();
     return true;
   }
 
   #drained(): void {
     const hub = this.#hub;
-    const seat = this.#seatOf(this.#handOverTo ?? '');
-    if (seat === undefined || hub.pending !== undefined) return;
-    if (this.#inFlightCount > this.#heldCount() && !hub.broken.drainBeforeHandover) return;
-    if (seat.welcome === undefined || !seat.isOpen) {
+    if (this.#handOverTo === undefined || hub.pending !== undefined) return;
+    const seat = this.#seatOf(this.#handOverTo);
+    const isLate = hub.ports.nowMs() - this.#drainingSinceMs >= DRAIN_LIMIT_MS;
+    if (isLate || seat?.isOpen !== true || seat.isLost || seat.welcome === undefined) {
       this.#resume();
       return;
     }
+    if (this.#inFlightCount > this.#heldCount() && !hub.broken.drainBeforeHandover) return;
     // From here on this opening answers nothing: the swap itself is its renouncement, and if its outcome is not
     // known, it serves again only by winning another opening.
     this.#handOverTo = undefined;

@@ -9,6 +9,7 @@ import {
   duration,
   filePath,
   hostPort,
+  listenAddress,
   number,
   poolList,
   size,
@@ -122,10 +123,23 @@ export const OPTIONS = {
     text: 'Unix socket of the control API, mode 0600. It answers once the pools are open. With the flag `--data-dir` the variable is not read: it tells commands which daemon to ask.',
   }),
   listen: option({
+    argument: '[HOST]:PORT',
+    schema: listenAddress,
+    default: undefined,
+    text: 'Listen here for the other daemons of the cluster, who must hold the same `--cluster-key`. Without HOST on 127.0.0.1; `0.0.0.0` and `[::]` are all addresses. Port 0 takes a free one and logs it.',
+  }),
+  advertise: option({
     argument: 'HOST:PORT',
     schema: hostPort,
     default: undefined,
-    text: 'Where other daemons reach this one. Reserved for replication: nothing listens there yet.',
+    defaultText: 'what `--listen` names',
+    text: 'Where other daemons reach this one, where that is not what it listens on: behind all addresses, a container or a forwarded port.',
+  }),
+  clusterKey: option({
+    argument: 'FILE',
+    schema: filePath,
+    default: undefined,
+    text: 'The key that all daemons of the cluster share: 32 bytes or more, raw, in hex or in base64. Mode 0600, or less. `holdfast cluster keygen FILE` makes one.',
   }),
   metrics: option({
     argument: 'HOST:PORT',
@@ -232,6 +246,8 @@ type Optional =
   | 'runDir'
   | 'api'
   | 'listen'
+  | 'advertise'
+  | 'clusterKey'
   | 'metrics'
   | 'pool'
   | 'csi'

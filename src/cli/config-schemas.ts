@@ -58,6 +58,13 @@ export const hostPort = typed((text): HostPort => {
   return { host, port };
 });
 
+/** As `hostPort`; without a host the machine itself, and nobody else. */
+export const listenAddress = typed((text): HostPort => {
+  const parsed = hostPort.safeParse(/^:?\d+$/.test(text) ? `127.0.0.1:${text.replace(':', '')}` : text);
+  if (!parsed.success) throw new Error("must be HOST:PORT or :PORT, like '10.0.0.1:7400'");
+  return parsed.data;
+});
+
 export type StoreOption =
   | { readonly kind: 'level' }
   /** HOST:PORT of each server. */

@@ -4,6 +4,7 @@
 import { readFileSync } from 'node:fs';
 import { Command, CommanderError } from 'commander';
 import { EXIT_CODE } from './api-errors.ts';
+import { clusterCommand } from './cluster.ts';
 import { daemonCommand } from './daemon.ts';
 import { reportError } from './output.ts';
 import { poolCommand } from './pool.ts';
@@ -30,6 +31,7 @@ export async function runProgram(): Promise<void> {
     .addCommand(daemonCommand())
     .addCommand(volumeCommand())
     .addCommand(poolCommand())
+    .addCommand(clusterCommand())
     .addCommand(statusCommand())
     .addCommand(preflightCommand());
   throwing(program);

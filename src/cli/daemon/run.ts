@@ -32,6 +32,7 @@ import { EXIT_CODE } from '../api-errors.ts';
 import { startApiServer } from '../api-server.ts';
 import { unknownVariables } from '../config.ts';
 import type { Config } from '../config-options.ts';
+import { readClusterOptions } from './cluster-options.ts';
 import { controlApi } from './control-api.ts';
 import { lockDataDirectory } from './data-directory.ts';
 import { Exports } from './exports.ts';
@@ -161,6 +162,10 @@ async function start(options: {
   lockMemory(config.lockMemory, log);
   const ring = requireRing();
 
+  const cluster = await readClusterOptions(config);
+  if (cluster !== undefined)
+    log.warn(cluster.listen, '--listen is for the cluster: nothing listens there yet');
+
   const lock = await lockDataDirectory(config.dataDir);
   resources.defer(() => lock.close());
   const nodeRecord = await NodeRecord.load(join(config.dataDir, 'node.json'), config.nodeName);
@@ -176,9 +181,6 @@ async function start(options: {
     const http = await startHttpServer({ ...config.metrics, health, metrics, log });
     resources.defer(() => http.close());
     log.info({ host: config.metrics.host, port: http.port }, 'serving metrics');
-  }
-  if (config.listen !== undefined) {
-    log.warn(config.listen, '--listen is reserved for replication: nothing listens there yet');
   }
 
   stopping.throwIfAborted();

@@ -2,25 +2,30 @@
 // process may die: the kernel keeps its requests and gives them to the next one.
 
 import { BLOCK_BYTES } from '../../src/core/units.ts';
-import type { ControlMessage, FrameFields } from '../../src/replication/frames.ts';
+import { type ControlMessage, FRAME_REQUEST, type FrameFields, SEQUENCE } from '../../src/replication/frames.ts';
 import { Frontend, type FrontendPorts } from '../../src/replication/frontend.ts';
 import { FLAG_FUA, FLUSH, NONE, READ, RequestTable, WRITE, ZERO } from '../../src/replication/requests.ts';
 import { TICK_MS } from '../../src/replication/timing.ts';
+import type { Replier } from './checks.ts';
 import type { Operation } from './history.ts';
 import type { Endpoint } from './network.ts';
 import type { SimNode, World } from './world.ts';
 
 const SLOTS = 64;
 
-interface Asked {
+export interface Asked {
   readonly operation: Operation;
   readonly kind: number;
   readonly flags: number;
   readonly block: number;
   readonly blockCount: number;
   readonly value: number;
-  /** Slot in the frontend of now. */
+  /** Slot in the frontend of now, and where and when it was sent last. */
   request: number;
+  link: number;
+  sentMs: number;
+  /** Who replied, on that link. */
+  repliedBy: Replier | undefined;
 }
 
 /** One attachment of the volume to one node. */
@@ -100,6 +105,9 @@ export class Consumer {
       blockCount,
       value: kind === WRITE ? id : 0,
       request: NONE,
+      link: NONE,
+      sentMs: 0,
+      repliedBy: undefined,
     };
     if (kind === WRITE || kind === ZERO) world.history.issued(operation, blocksOf(asked), asked.value);
     this.asked.push(asked);
@@ -114,6 +122,7 @@ export class Consumer {
     const nowMs = world.schedule.nowMs;
     world.answeredCount += 1;
     world.trace(() => `consumer ${this.attachment}: ${describe(asked)} → ${errno === 0 ? 'ok' : errno}`);
+    if (errno === 0) world.checks.replyTaken(asked);
     if (errno !== 0) {
       const isOver = this.attachment < world.store.current.config.attachment.number;
       world.expect(
@@ -138,7 +147,7 @@ export class Consumer {
         }
         break;
       case FLUSH:
-        world.history.flushed(asked.operation.issuedMs, nowMs);
+        world.history.flushed(asked.operation.issuedMs);
         break;
       default:
         world.history.acknowledged(asked.operation, blocksOf(asked), nowMs, (asked.flags & FLAG_FUA) !== 0);
@@ -213,6 +222,12 @@ export class FrontendProcess implements FrontendPorts, Endpoint {
     this.deliver(() => this.core.admit(request));
   }
 
+  /** The request that went out on this link in this slot; undefined: the link is an old one. */
+  askedOn(link: number, slot: number): Asked | undefined {
+    const asked = this.#asked[slot];
+    return asked?.link === link ? asked : undefined;
+  }
+
   #tick(): void {
     if (!this.#isAlive) return;
     this.deliver(() => this.core.tick());
@@ -273,10 +288,18 @@ export class FrontendProcess implements FrontendPorts, Endpoint {
   }
 
   connect(node: string): number {
-    return this.#world.connect(this, node);
+    const link = this.#world.connect(this, node);
+    this.#world.frontendOfLink.set(link, this);
+    return link;
   }
 
   sendFrame(link: number, fields: FrameFields, request: number): void {
+    const asked = this.#asked[fields.numbers[SEQUENCE] as number];
+    if (fields.type === FRAME_REQUEST && asked !== undefined) {
+      asked.link = link;
+      asked.sentMs = this.#world.schedule.nowMs;
+      asked.repliedBy = undefined;
+    }
     const payload = request === NONE ? undefined : (this.#buffers[request] as Int32Array);
     this.#world.network.send(link, this, fields, payload);
   }

@@ -5,7 +5,7 @@
 
 import { BLOCK_BYTES, EXTENT_BYTES } from '../../src/core/units.ts';
 import { GENERATION_SECTOR_BYTES } from '../../src/replication/layout/generations.ts';
-import { encodeIntent, intentFileBytes } from '../../src/replication/layout/intent.ts';
+import { encodeIntent, intentFileBytes, intentSectorOffset } from '../../src/replication/layout/intent.ts';
 import {
   encodeSuperblock,
   SUPERBLOCK_FILE_BYTES,
@@ -15,16 +15,18 @@ import { encodeWindow } from '../../src/replication/layout/window.ts';
 import type { Random } from './random.ts';
 
 const SECTOR_BYTES = 512;
+/** Of a sector of the intent log: its header (layout/intent.ts). */
+const INTENT_BITS_AT = 32;
 
 /** A metadata file: what programs read, and what a power cut leaves. */
 export class MetaFile {
   readonly cache: Uint8Array;
-  readonly #stable: Uint8Array;
+  readonly stable: Uint8Array;
   readonly #dirty = new Set<number>();
 
   constructor(bytes: Uint8Array) {
     this.cache = bytes.slice();
-    this.#stable = bytes.slice();
+    this.stable = bytes.slice();
   }
 
   write(offset: number, bytes: Uint8Array): void {
@@ -34,15 +36,15 @@ export class MetaFile {
   }
 
   flush(): void {
-    for (const sector of this.#dirty) this.#copy(sector, this.cache, this.#stable);
+    for (const sector of this.#dirty) this.#copy(sector, this.cache, this.stable);
     this.#dirty.clear();
   }
 
   /** `torn`: bytes that were being written; some of their sectors have arrived. */
   cutPower(random: Random): void {
     for (const sector of this.#dirty) {
-      if (random.chance(0.5)) this.#copy(sector, this.cache, this.#stable);
-      else this.#copy(sector, this.#stable, this.cache);
+      if (random.chance(0.5)) this.#copy(sector, this.cache, this.stable);
+      else this.#copy(sector, this.stable, this.cache);
     }
     this.#dirty.clear();
   }
@@ -58,7 +60,8 @@ export class Disk {
   readonly extentCount: number;
   /** What reads find. */
   readonly blocks: Int32Array;
-  readonly #stable: Int32Array;
+  /** What a power cut leaves, and perhaps more. */
+  readonly stable: Int32Array;
   /** By block: what was written since the last flush that covered it, in order. */
   readonly #unflushed = new Map<number, { value: number; number: number }[]>();
   #writeNumber = 0;
@@ -76,7 +79,7 @@ export class Disk {
     this.blockCount = superblock.sizeBytes / BLOCK_BYTES;
     this.extentCount = Math.ceil(superblock.sizeBytes / EXTENT_BYTES);
     this.blocks = new Int32Array(this.blockCount);
-    this.#stable = new Int32Array(this.blockCount);
+    this.stable = new Int32Array(this.blockCount);
     const file = new Uint8Array(SUPERBLOCK_FILE_BYTES);
     file.set(encodeSuperblock(superblock, 0), 0);
     this.superblock = new MetaFile(file);
@@ -98,6 +101,16 @@ export class Disk {
     }
   }
 
+  /** Its bit of the intent log is set, as the next process would find it. */
+  isExtentHot(extent: number): boolean {
+    return isBitSet(this.intent.cache, extent);
+  }
+
+  /** The same after a power cut. */
+  isExtentHotDurably(extent: number): boolean {
+    return isBitSet(this.intent.stable, extent) && isBitSet(this.intent.cache, extent);
+  }
+
   /** What a flush that starts now covers. */
   flushPoint(): number {
     return this.#writeNumber;
@@ -109,7 +122,7 @@ export class Disk {
       while (covered < versions.length && (versions[covered] as { number: number }).number <= point)
         covered += 1;
       if (covered === 0) continue;
-      this.#stable[block] = (versions[covered - 1] as { value: number }).value;
+      this.stable[block] = (versions[covered - 1] as { value: number }).value;
       if (covered === versions.length) this.#unflushed.delete(block);
       else versions.splice(0, covered);
     }
@@ -119,13 +132,19 @@ export class Disk {
   cutPower(random: Random): void {
     for (const [block, versions] of this.#unflushed) {
       const kept = random.below(versions.length + 1) - 1;
-      if (kept >= 0) this.#stable[block] = (versions[kept] as { value: number }).value;
+      if (kept >= 0) this.stable[block] = (versions[kept] as { value: number }).value;
     }
     this.#unflushed.clear();
-    this.blocks.set(this.#stable);
+    this.blocks.set(this.stable);
     this.superblock.cutPower(random);
     this.intent.cutPower(random);
     this.generations.cutPower(random);
     this.window = encodeWindow('').buffer as ArrayBuffer;
   }
+}
+
+/** Volumes here are small: their bits stand in the log's first sector. */
+function isBitSet(intent: Uint8Array, extent: number): boolean {
+  const byte = intent[intentSectorOffset(0) + INTENT_BITS_AT + (extent >> 3)] as number;
+  return (byte & (1 << (extent & 7))) !== 0;
 }

@@ -16,91 +16,121 @@ interface Candidate {
   removedMs: number;
 }
 
+/** What may stand in a block, with what no longer may, as long as a read that was asked for earlier may show it. */
+interface Block {
+  candidates: Candidate[];
+  pruneAt: number;
+}
+
+const PRUNE_AT = 12;
+
 const NEVER = Number.POSITIVE_INFINITY;
+const INITIAL: Operation = { id: 0, issuedMs: -1, endedMs: -1, attachment: 0 };
 
 export class History {
-  /** By block: what may stand there. */
-  readonly #current = new Map<number, Candidate[]>();
+  readonly #current = new Map<number, Block>();
   /** The same after a loss of everything that was not flushed. */
   readonly #flushed = new Map<number, Candidate[]>();
   /** Acknowledged and not known to be covered by a flush. */
   #unflushed: { operation: Operation; blocks: readonly number[] }[] = [];
   /** Every write counts as flushed once it is acknowledged. */
   readonly #isWritethrough: boolean;
+  /** When the oldest request was asked for that is not answered. */
+  readonly #oldestAskedMs: () => number;
 
-  constructor(isWritethrough: boolean) {
+  constructor(isWritethrough: boolean, oldestAskedMs: () => number) {
     this.#isWritethrough = isWritethrough;
+    this.#oldestAskedMs = oldestAskedMs;
   }
 
-  #of(map: Map<number, Candidate[]>, block: number): Candidate[] {
-    let found = map.get(block);
+  #of(index: number): Block {
+    let found = this.#current.get(index);
     if (found === undefined) {
-      const initial: Operation = { id: 0, issuedMs: -1, endedMs: -1, attachment: 0 };
-      found = [{ value: 0, operation: initial, removedMs: NEVER }];
-      map.set(block, found);
+      found = { candidates: [{ value: 0, operation: INITIAL, removedMs: NEVER }], pruneAt: PRUNE_AT };
+      this.#current.set(index, found);
+      this.#flushed.set(index, [{ value: 0, operation: INITIAL, removedMs: NEVER }]);
     }
     return found;
   }
 
+  #flushedOf(index: number): Candidate[] {
+    this.#of(index);
+    return this.#flushed.get(index) as Candidate[];
+  }
+
   issued(operation: Operation, blocks: readonly number[], value: number): void {
-    for (const block of blocks) {
-      this.#of(this.#current, block).push({ value, operation, removedMs: NEVER });
-      this.#of(this.#flushed, block).push({ value, operation, removedMs: NEVER });
+    for (const index of blocks) {
+      const block = this.#of(index);
+      block.candidates.push({ value, operation, removedMs: NEVER });
+      if (block.candidates.length >= block.pruneAt) this.#prune(block);
+      this.#flushedOf(index).push({ value, operation, removedMs: NEVER });
     }
   }
 
   acknowledged(operation: Operation, blocks: readonly number[], nowMs: number, isFua: boolean): void {
     operation.endedMs = nowMs;
-    for (const block of blocks) this.#overwrite(this.#of(this.#current, block), operation, nowMs);
-    if (isFua || this.#isWritethrough)
-      for (const block of blocks) this.#overwrite(this.#of(this.#flushed, block), operation, nowMs);
+    for (const block of blocks) this.#overwrite(this.#of(block).candidates, operation, nowMs);
+    if (isFua || this.#isWritethrough) for (const block of blocks) this.#overwriteFlushed(block, operation);
     else this.#unflushed.push({ operation, blocks });
   }
 
   /** Everything acknowledged before the flush was asked for is on stable storage. */
-  flushed(issuedMs: number, nowMs: number): void {
+  flushed(issuedMs: number): void {
     this.#unflushed = this.#unflushed.filter(({ operation, blocks }) => {
       if (operation.endedMs >= issuedMs) return true;
-      for (const block of blocks) this.#overwrite(this.#of(this.#flushed, block), operation, nowMs);
+      for (const block of blocks) this.#overwriteFlushed(block, operation);
       return false;
     });
   }
 
   #overwrite(candidates: Candidate[], by: Operation, nowMs: number): void {
     for (const candidate of candidates) {
-      const { operation } = candidate;
-      if (operation !== by && operation.endedMs < by.issuedMs && candidate.removedMs === NEVER)
-        candidate.removedMs = nowMs;
+      if (candidate.removedMs === NEVER && isBefore(candidate.operation, by)) candidate.removedMs = nowMs;
+    }
+  }
+
+  #overwriteFlushed(block: number, by: Operation): void {
+    const candidates = this.#flushedOf(block);
+    if (!candidates.some(({ operation }) => isBefore(operation, by))) return;
+    this.#flushed.set(
+      block,
+      candidates.filter(({ operation }) => !isBefore(operation, by)),
+    );
+  }
+
+  /** What must be on stable storage once a flush that was asked for then is answered; blocks that may hold several values are left out. */
+  *coveredBy(flushIssuedMs: number): Generator<{ block: number; value: number }> {
+    for (const { operation, blocks } of this.#unflushed) {
+      if (operation.endedMs >= flushIssuedMs) continue;
+      for (const block of blocks) {
+        const possible = this.#of(block).candidates.filter(({ removedMs }) => removedMs === NEVER);
+        const [only] = possible;
+        if (only !== undefined && possible.length === 1 && only.operation.endedMs < flushIssuedMs)
+          yield { block, value: only.value };
+      }
     }
   }
 
   /** undefined: the value may stand there. Otherwise what is wrong. */
   read(block: number, value: number, issuedMs: number, nowMs: number): string | undefined {
-    const candidates = this.#of(this.#current, block);
-    const matching = candidates.filter(
-      (candidate) => candidate.value === value && candidate.removedMs >= issuedMs,
-    );
-    if (matching.length === 0) {
+    const { candidates } = this.#of(block);
+    if (!candidates.some((candidate) => candidate.value === value && candidate.removedMs >= issuedMs)) {
       const known = candidates
         .filter(({ removedMs }) => removedMs >= issuedMs)
         .map((candidate) => `${candidate.value}${candidate.operation.endedMs === NEVER ? '?' : ''}`);
-      const old = candidates.some((candidate) => candidate.value === value);
-      return `block ${block} shows ${old ? 'an older value, ' : ''}${value}; it may hold ${known.join(' or ')}`;
+      return `block ${block} shows ${value}; it may hold ${known.join(' or ')}`;
     }
     for (const candidate of candidates) {
       if (candidate.value === value || candidate.removedMs !== NEVER) continue;
       if (candidate.operation.endedMs < issuedMs) candidate.removedMs = nowMs;
     }
-    this.#prune(block, candidates, issuedMs);
     return undefined;
   }
 
-  #prune(block: number, candidates: Candidate[], issuedMs: number): void {
-    if (candidates.length < 64) return;
-    this.#current.set(
-      block,
-      candidates.filter(({ removedMs }) => removedMs >= issuedMs - 120_000),
-    );
+  #prune(block: Block): void {
+    const oldestMs = this.#oldestAskedMs();
+    block.candidates = block.candidates.filter(({ removedMs }) => removedMs >= oldestMs);
+    block.pruneAt = Math.max(PRUNE_AT, block.candidates.length * 2);
   }
 
   /** The next attachment is granted: nothing of the older ones happens any more. */
@@ -112,14 +142,15 @@ export class History {
   /** All machines lost power: what was not flushed may be gone. */
   allLost(): void {
     this.#unflushed = [];
-    for (const [block, candidates] of this.#flushed)
-      this.#current.set(
-        block,
-        candidates.filter(({ removedMs }) => removedMs === NEVER).map((candidate) => ({ ...candidate })),
-      );
+    for (const [index, candidates] of this.#flushed)
+      this.#of(index).candidates = candidates.map((candidate) => ({ ...candidate }));
   }
 
   blocks(): Iterable<number> {
     return this.#current.keys();
   }
+}
+
+function isBefore(one: Operation, other: Operation): boolean {
+  return one !== other && one.endedMs < other.issuedMs;
 }

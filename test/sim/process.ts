@@ -2,7 +2,17 @@
 // leaves its disk operations on their way; the next one starts when they have ended (the pool's lock).
 
 import { BLOCK_BYTES } from '../../src/core/units.ts';
-import { FRAME_HELLO, FrameFields, type ControlMessage, type Hello } from '../../src/replication/frames.ts';
+import {
+  type ControlMessage,
+  FRAME_DONE,
+  FRAME_EPOCH_KEPT,
+  FRAME_GRANT,
+  FRAME_HELLO,
+  FRAME_REPLY,
+  FrameFields,
+  type Hello,
+  SEQUENCE,
+} from '../../src/replication/frames.ts';
 import {
   decodeGenerationSector,
   encodeGenerationSector,
@@ -233,6 +243,7 @@ export class SimProcess implements ReplicaPorts, Endpoint {
     const { disk } = this.#home;
     const block = (this.table.offsetBytes[request] as number) / BLOCK_BYTES;
     const values = (this.#buffers[request] as Int32Array).slice();
+    this.#world.checks.dataStarts(this.#home, block, values.length);
     this.#operation(
       'data',
       () => disk.write(block, values),
@@ -244,6 +255,7 @@ export class SimProcess implements ReplicaPorts, Endpoint {
     const { disk } = this.#home;
     const block = (this.table.offsetBytes[request] as number) / BLOCK_BYTES;
     const count = (this.table.lengthBytes[request] as number) / BLOCK_BYTES;
+    this.#world.checks.dataStarts(this.#home, block, count);
     this.#operation(
       'data',
       () => disk.write(block, new Int32Array(count)),
@@ -344,6 +356,12 @@ export class SimProcess implements ReplicaPorts, Endpoint {
   }
 
   sendFrame(link: number, fields: FrameFields, request: number): void {
+    const { checks, frontendOfLink } = this.#world;
+    const { type } = fields;
+    if (type === FRAME_DONE || type === FRAME_GRANT || type === FRAME_EPOCH_KEPT)
+      checks.speaksIn(this.#home, fields.epoch);
+    else if (type === FRAME_REPLY && fields.errno === 0)
+      checks.replyLeaves(this, frontendOfLink.get(link)?.askedOn(link, fields.numbers[SEQUENCE] as number));
     const payload = request === NONE ? undefined : (this.#buffers[request] as Int32Array);
     this.#world.network.send(link, this, fields, payload);
   }

@@ -253,6 +253,11 @@ function play(world: World): void {
     if (!world.isHealed) {
       keepAttached(world);
       schedule.after(500, watch);
+  const checkEverything = (): void => {
+    world.checks.everything();
+    schedule.after(100, checkEverything);
+  };
+  checkEverything();
     }
   };
   schedule.after(500, watch);

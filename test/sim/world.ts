@@ -13,6 +13,7 @@ import type { ControlMessage } from '../../src/replication/frames.ts';
 import type { Durability, Superblock } from '../../src/replication/layout/superblock.ts';
 import type { ReplicaEvent } from '../../src/replication/ports.ts';
 import { type BrokenRules, NOTHING_BROKEN } from '../../src/replication/rules.ts';
+import { Checks } from './checks.ts';
 import { Consumer, type FrontendProcess } from './consumer.ts';
 import { Disk } from './disk.ts';
 import { History, type Operation } from './history.ts';
@@ -22,7 +23,19 @@ import { Random } from './random.ts';
 import { Schedule } from './schedule.ts';
 import { SimStore } from './store.ts';
 
-export type Checker = 'history' | 'equality' | 'oneServes' | 'acknowledged' | 'liveness' | 'invariant';
+/** What noticed: history.ts (reads), checks.ts, world.ts (oneServes, equality at rest), run.ts (liveness), the core's own invariants. */
+export type Checker =
+  | 'history'
+  | 'equality'
+  | 'oneServes'
+  | 'acknowledged'
+  | 'accepted'
+  | 'promise'
+  | 'marks'
+  | 'coverage'
+  | 'delta'
+  | 'liveness'
+  | 'invariant';
 
 export class Violation extends Error {
   override readonly name = 'Violation';
@@ -172,6 +185,8 @@ export class World {
   readonly nodes: SimNode[] = [];
   readonly consumers: Consumer[] = [];
   readonly history: History;
+  readonly checks: Checks;
+  readonly frontendOfLink = new Map<number, FrontendProcess>();
   readonly failedOperations: Operation[] = [];
   readonly blockCount: number;
   calls = 0;
@@ -192,6 +207,7 @@ export class World {
     this.shape = shape;
     this.broken = broken;
     if (isTraced) this.log = [];
+    this.checks = new Checks(this);
     const stream = (name: string): Random => new Random(seed, name);
     this.random = {
       client: stream('client'),
@@ -213,7 +229,7 @@ export class World {
     );
     this.network.onDamage = (link, text) => this.trace(() => `link ${link} ends: ${text}`);
     this.blockCount = (shape.extents * EXTENT_BYTES) / BLOCK_BYTES;
-    this.history = new History(shape.durability === 'writethrough');
+    this.history = new History(shape.durability === 'writethrough', () => this.#oldestAskedMs());
     const superblocks = this.#superblocks();
     for (const [index, superblock] of superblocks.entries())
       this.nodes.push(new SimNode(this, index, superblock));
@@ -305,6 +321,13 @@ export class World {
   sendControl(by: SimProcess | FrontendProcess, link: number, type: number, message: ControlMessage): void {
     this.trace(() => `link ${link} from node${by.node}: ${type} ${JSON.stringify(message).slice(0, 80)}`);
     this.network.sendControl(link, by, type, message);
+  }
+
+  #oldestAskedMs(): number {
+    let oldestMs = this.schedule.nowMs;
+    for (const { asked } of this.consumers)
+      for (const { operation } of asked) oldestMs = Math.min(oldestMs, operation.issuedMs);
+    return oldestMs;
   }
 
   // ---- what happens

@@ -47,7 +47,7 @@ export interface ReplicaOptions {
 }
 
 /** opening: asks the store who it is. held: the store is older than the disk, and a person must decide. */
-type State = 'opening' | 'following' | 'changing' | 'primary' | 'held' | 'gone' | 'stopped';
+type State = 'opening' | 'following' | 'changing' | 'primary' | 'held' | 'gone' | 'stopping' | 'stopped';
 
 const COOL_TICK_MS = 1000;
 
@@ -77,6 +77,11 @@ export class Replica implements Hub, CopyHost, PrimaryHost {
   #waitingHello: { readonly link: number; readonly hello: StreamHello } | undefined;
   /** The opening under which a proposal of this process makes it the primary. */
   #proposed: string | undefined;
+  #stopped: (() => void) | undefined;
+  #stopRound = 0;
+  #isMarking = false;
+  /** It knows who it is: a mark of it means something. */
+  #isMarkable = true;
   #isReading = false;
   #lookAtMs = 0;
   #coolAtMs = 0;
@@ -182,12 +187,49 @@ export class Replica implements Hub, CopyHost, PrimaryHost {
     this.#read();
   }
 
+  /**
+   * A clean stop: no more answers or grants, all that was started ended, everything flushed, then the clean mark:
+   * the copy keeps its incarnation across a reboot. `stopped`: nothing refers to the files any more; without the
+   * mark where the disk would not have it.
+   */
+  stop(stopped: () => void): void {
+    invariant(this.#stopped === undefined, 'a replica is stopped once');
+    this.#stopped = stopped;
+    const hadRole = this.#state === 'following' || this.#state === 'primary' || this.#state === 'changing';
+    this.#end('stopping');
+    if (!hadRole) this.#isMarkable = false;
+    this.#stopStep();
+  }
+
+  #stopStep(): void {
+    if (this.#state !== 'stopping') return;
+    if (!(this.#secondary?.isQuiet ?? true) || !(this.#primary?.isQuiet ?? true) || !this.copy.isQuiet)
+      return;
+    if (this.#stopRound === 0) {
+      this.#stopRound = this.copy.requestFlush();
+      return;
+    }
+    if (this.copy.flushDoneRound < this.#stopRound || this.#isMarking) return;
+    if (this.copy.hasFailed || !this.#isMarkable) {
+      this.#hasStopped();
+      return;
+    }
+    this.#isMarking = true;
+    this.#keeper.keep({ cleanMark: { epoch: this.#keeper.latest.promisedEpoch } }, () => this.#hasStopped());
+  }
+
+  #hasStopped(): void {
+    this.#state = 'stopped';
+    this.#stopped?.();
+  }
+
   handOver(replicaId: string): boolean {
     return this.#primary?.handOver(replicaId) ?? false;
   }
 
   tick(): void {
-    if (this.#state === 'gone' || this.#state === 'stopped') return;
+    if (this.#state === 'stopping') this.#stopStep();
+    if (this.#state === 'gone' || this.#state === 'stopping' || this.#state === 'stopped') return;
     const nowMs = this.ports.nowMs();
     this.#proposals.tick();
     if (nowMs >= this.#coolAtMs) {
@@ -217,7 +259,7 @@ export class Replica implements Hub, CopyHost, PrimaryHost {
       else this.sessions.hello(link, hello);
       return;
     }
-    const isClosed = this.#state === 'held' || this.#state === 'gone' || this.#state === 'stopped';
+    const isClosed = ['held', 'gone', 'stopping', 'stopped'].includes(this.#state);
     if (!this.#isJudged || isClosed || !this.#isBootKnown(hello.config)) {
       this.#refuse(link, 'busy');
       return;
@@ -410,6 +452,7 @@ export class Replica implements Hub, CopyHost, PrimaryHost {
         lastInSyncIncarnation: verdict.descends ? last : null,
       },
       () => {
+        if (this.#state !== 'opening') return;
         this.#state = 'following';
         this.#secondary = new Secondary(this, this.#sitsOut);
         this.#react();
@@ -421,13 +464,7 @@ export class Replica implements Hub, CopyHost, PrimaryHost {
 
   /** The configuration, or what counts of it, has changed. */
   #react(): void {
-    if (
-      this.#state === 'held' ||
-      this.#state === 'opening' ||
-      this.#state === 'gone' ||
-      this.#state === 'stopped'
-    )
-      return;
+    if (['held', 'opening', 'gone', 'stopping', 'stopped'].includes(this.#state)) return;
     const { config } = this.known;
     const primary = this.#primary;
     if (primary !== undefined && !primary.hasEnded) {
@@ -497,6 +534,7 @@ export class Replica implements Hub, CopyHost, PrimaryHost {
 
   /** The role before has come to rest: the next one begins. */
   #change(): void {
+    this.#stopStep();
     if (this.#state !== 'changing' || this.#next === undefined) return;
     const isQuiet =
       (this.#secondary?.isQuiet ?? true) && (this.#primary?.isQuiet ?? true) && this.copy.isDataQuiet;
@@ -523,7 +561,7 @@ export class Replica implements Hub, CopyHost, PrimaryHost {
     if (waiting !== undefined) this.#secondary?.hello(waiting.link, waiting.hello);
   }
 
-  #end(state: 'gone' | 'stopped'): void {
+  #end(state: 'gone' | 'stopping'): void {
     this.#state = state;
     this.sessions.moved();
     this.#primary?.end();

@@ -14,6 +14,8 @@ export const LEASE_HELD_MS = LEASE_MS * 0.98;
 export const DROP_AFTER_MS = 1200;
 /** A member whose disk has not ended an operation for this long is dropped, however alive it is. */
 export const SLOW_AFTER_MS = 4000;
+/** A handover whose requests in flight do not end within this is given up. */
+export const DRAIN_LIMIT_MS = 2000;
 export const RECONNECT_MS = 200;
 /** Between attempts at the store while it does not answer, and between looks at it while something is off. */
 export const STORE_RETRY_MS = 500;

@@ -159,6 +159,8 @@ export class Secondary {
     const suspects = hub.copy.suspects();
     const hotExtents = hub.copy.extents.hotExtents();
     const lastInSyncEpoch = hub.superblock.inSync.epoch;
+    // Before the watermark settles them: what was in flight when a member was dropped counts as of that epoch.
+    hub.copy.restampUnsettled(config.epoch);
     hub.copy.beginOpening(opening, hello.watermark, hello.role === 'member');
     hub.copy.settleUpTo(hello.watermark);
     hub.copy.durability = config.durability;

@@ -7,7 +7,7 @@
 
 import { invariant } from '../core/invariant.ts';
 import { canPromote } from './eligibility.ts';
-import { knownSet, memberOf, promote } from './config.ts';
+import { isMember, knownSet, memberOf, promote } from './config.ts';
 import {
   type EpochMessage,
   FRAME_BEAT,
@@ -187,12 +187,14 @@ export class Secondary {
   ): void {
     const hub = this.#hub;
     this.#promiseCount += 1;
+    // A primary that does not know yet which incarnation this is calls it a member: what it lacks would be forgotten.
+    const isInSync = role === 'member' && isMember(config, hub.replicaId, hub.incarnation);
     hub.keep(
       {
         promisedEpoch: Math.max(config.epoch, hub.superblock.promisedEpoch),
         attachmentNumber: Math.max(config.attachment.number, hub.superblock.attachmentNumber),
         durability: config.durability,
-        ...(role === 'member' ? { lastInSyncIncarnation: hub.incarnation, inSync: knownSet(config) } : {}),
+        ...(isInSync ? { lastInSyncIncarnation: hub.incarnation, inSync: knownSet(config) } : {}),
       },
       () => {
         this.#promiseCount -= 1;

@@ -31,6 +31,37 @@ const poolSchema = z.object({
   problem: z.string(),
 });
 
+const versions = z.object({ min: z.number().int(), max: z.number().int() });
+
+const nodeSchema = z.object({
+  name: z.string(),
+  id: z.string(),
+  address: z.string(),
+  zone: z.string(),
+  labels,
+  pools: z.array(
+    z.object({
+      name: z.string(),
+      totalBytes: sizeBytes,
+      availableBytes: sizeBytes,
+      reserveBytes: sizeBytes,
+      overcommitRatio: z.number(),
+      provisionedBytes: sizeBytes,
+      problem: z.string(),
+    }),
+  ),
+  version: z.string(),
+  controlWire: versions,
+  peerWire: versions,
+  bootId: z.string(),
+  process: z.string(),
+  startedAt: z.string(),
+  alive: z.boolean(),
+  lostAt: z.string(),
+  cordoned: z.boolean(),
+  draining: z.boolean(),
+});
+
 const volumeSchema = z.object({
   id: z.string(),
   name: z.string(),
@@ -62,6 +93,7 @@ const findingSchema = z.object({
   nextStep: z.string(),
 });
 
+const byNode = z.object({ node: z.string().min(1) });
 const byVolume = z.object({ volume: volumeName });
 
 /** Every call that answers once. */
@@ -76,6 +108,20 @@ export const UNARY = {
       processId: z.number().int(),
       volumes: z.number().int(),
       devices: z.number().int(),
+    }),
+  },
+  ListNodes: { request: z.object({}), response: z.object({ nodes: z.array(nodeSchema) }) },
+  GetNode: { request: byNode, response: nodeSchema },
+  SetCordoned: { request: byNode.extend({ cordoned: z.boolean() }), response: nodeSchema },
+  GetClusterStatus: {
+    request: z.object({}),
+    response: z.object({
+      storeIdentity: z.string(),
+      leader: z.string(),
+      nodes: z.number().int(),
+      nodesAlive: z.number().int(),
+      nodesCordoned: z.number().int(),
+      volumes: z.number().int(),
     }),
   },
   ListPools: { request: z.object({ pool: z.string() }), response: z.object({ pools: z.array(poolSchema) }) },
@@ -124,6 +170,7 @@ export type Response<N extends UnaryName> = z.output<(typeof UNARY)[N]['response
 export type ExportRequest = z.output<typeof EXPORT.request>;
 export type ExportEvent = z.output<typeof EXPORT.event>;
 export type VolumeView = z.output<typeof volumeSchema>;
+export type NodeView = z.output<typeof nodeSchema>;
 export type PoolView = z.output<typeof poolSchema>;
 export type Finding = z.output<typeof findingSchema>;
 

@@ -2,6 +2,7 @@
 
 import { Command } from 'commander';
 import { resolve } from 'node:path';
+import { type ClientOptions, clientOptions, withApi } from './client-command.ts';
 import { createKeyFile, newKeyText } from '../control/cluster-key.ts';
 import { printJson, printLine } from './output.ts';
 
@@ -16,8 +17,23 @@ async function keygen(file: string | undefined, options: { json?: boolean }): Pr
   else printLine(`${path} holds a new key: copy it to every node, and start each daemon with --cluster-key`);
 }
 
+async function status(options: ClientOptions): Promise<void> {
+  const found = await withApi(options, (api) => api.call('GetClusterStatus', {}));
+  if (options.json) return printJson(found);
+  const { nodes, nodesAlive, nodesCordoned, volumes, leader, storeIdentity } = found;
+  const cordoned = nodesCordoned === 0 ? '' : `, ${nodesCordoned} cordoned`;
+  printLine(`${nodesAlive} of ${nodes} nodes are alive${cordoned}; ${volumes} volumes`);
+  printLine(
+    leader === '' ? 'no daemon does the housekeeping now' : `housekeeping: the daemon of node ${leader}`,
+  );
+  printLine(`store ${storeIdentity}`);
+}
+
 export function clusterCommand(): Command {
-  const cluster = new Command('cluster').description('the cluster: its key');
+  const cluster = new Command('cluster').description('the cluster: its state and its key');
+  clientOptions(cluster.command('status').description('how many nodes are alive, and who leads')).action(
+    status,
+  );
   cluster
     .command('keygen')
     .description('make a key for a new cluster; without a file it is printed')

@@ -9,6 +9,7 @@ import {
   duration,
   filePath,
   hostPort,
+  labelMap,
   listenAddress,
   number,
   poolList,
@@ -65,6 +66,24 @@ export const OPTIONS = {
     defaultText: "the machine's host name",
     text: "This node's name, for good: replicas and attachments are recorded under it. In Kubernetes the node's name.",
   }),
+  zone: option({
+    argument: 'NAME',
+    schema: typed((text) => {
+      if (!/^[\x21-\x7e]{1,128}$/.test(text))
+        throw new Error('must be 1 to 128 printable characters without spaces');
+      return text;
+    }),
+    default: undefined,
+    text: 'What fails together with this node: a room, a rack, a zone of the cloud. Copies of a volume go to different zones first.',
+  }),
+  nodeLabel: option({
+    argument: 'KEY=VALUE',
+    schema: labelMap,
+    default: [],
+    defaultText: 'none',
+    isList: true,
+    text: 'A label of this node, by which volumes may choose where their copies go; repeat it for several (in the environment: separated by `;`).',
+  }),
   store: option({
     argument: 'STORE',
     schema: storeOption,
@@ -113,7 +132,7 @@ export const OPTIONS = {
     schema: z.enum(['known', 'any']),
     default: 'known',
     range: '`known`, `any`',
-    text: 'Which store this node serves with. `known`: the one it served with before, and none older. `any`: also a new, empty one, another or an older one, after a loss, for one start: copies that it does not know are kept and reported.',
+    text: 'Which store this node serves with. `known`: the one it served with before, and none older. `any`: also a new, empty one, another or an older one, after a loss, for one start: copies that it does not know are kept and reported; and this node takes its name over from a data directory that is lost.',
   }),
   api: option({
     argument: 'PATH',
@@ -244,6 +263,7 @@ type Optional =
   | StoreFile
   | 'storeUser'
   | 'runDir'
+  | 'zone'
   | 'api'
   | 'listen'
   | 'advertise'

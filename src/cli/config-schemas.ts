@@ -65,6 +65,23 @@ export const listenAddress = typed((text): HostPort => {
   return parsed.data;
 });
 
+/** As it is typed. */
+export function formatHostPort({ host, port }: HostPort): string {
+  return host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`;
+}
+
+const LABEL = /^([A-Za-z0-9]([-A-Za-z0-9_./]{0,126}[A-Za-z0-9])?)=([\x20-\x7e]{0,256})$/;
+
+export const labelMap = z
+  .array(
+    typed((text): readonly [string, string] => {
+      const match = LABEL.exec(text);
+      if (match === null) throw new Error("must be KEY=VALUE, like 'disk=ssd'");
+      return [match[1] ?? '', match[3] ?? ''];
+    }),
+  )
+  .transform((labels): Readonly<Record<string, string>> => Object.fromEntries(labels));
+
 export type StoreOption =
   | { readonly kind: 'level' }
   /** HOST:PORT of each server. */

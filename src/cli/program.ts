@@ -6,6 +6,7 @@ import { Command, CommanderError } from 'commander';
 import { EXIT_CODE } from './api-errors.ts';
 import { clusterCommand } from './cluster.ts';
 import { daemonCommand } from './daemon.ts';
+import { nodeCommand } from './node.ts';
 import { reportError } from './output.ts';
 import { poolCommand } from './pool.ts';
 import { preflightCommand } from './preflight.ts';
@@ -31,6 +32,7 @@ export async function runProgram(): Promise<void> {
     .addCommand(daemonCommand())
     .addCommand(volumeCommand())
     .addCommand(poolCommand())
+    .addCommand(nodeCommand())
     .addCommand(clusterCommand())
     .addCommand(statusCommand())
     .addCommand(preflightCommand());

@@ -1,16 +1,18 @@
 // The control API's handlers: each translates one request into calls of the services, and the answer back.
 
+import type { Nodes } from '../../control/nodes.ts';
 import type { VolumeRecord } from '../../control/records.ts';
 import { failureModeSchema } from '../../control/records.ts';
 import type { NodeStorage } from '../../dataplane/node-storage.ts';
-import type { ApiHandlers, VolumeView } from '../api-schema.ts';
+import type { ApiHandlers, NodeView, VolumeView } from '../api-schema.ts';
 import { type AttachContext, attachVolume, detachVolume } from './attach.ts';
 import { explainVolume } from './explain.ts';
 import type { Exports } from './exports.ts';
-import { poolView, volumeView } from './views.ts';
+import { nodeView, poolView, volumeView } from './views.ts';
 
 export interface ControlApiContext extends AttachContext {
   readonly storage: NodeStorage;
+  readonly nodes: Nodes;
   readonly exports: Exports;
   readonly storeIdentity: string;
   readonly version: string;
@@ -24,10 +26,13 @@ function failureMode(text: string): VolumeRecord['failureMode'] {
 }
 
 export function controlApi(context: ControlApiContext): ApiHandlers {
-  const { volumes, storage, devices, exports } = context;
+  const { volumes, storage, nodes, devices, exports } = context;
 
   const view = async (record: VolumeRecord): Promise<VolumeView> =>
     volumeView(record, await storage.replica(record.id), devices.find(record.id), storage.closedPools());
+
+  const viewOfNode = async (name: string): Promise<NodeView> =>
+    nodeView(await nodes.find(name), await volumes.list());
 
   return {
     async GetStatus() {
@@ -39,6 +44,34 @@ export function controlApi(context: ControlApiContext): ApiHandlers {
         processId: process.pid,
         volumes: (await volumes.list()).length,
         devices: devices.list().length,
+      };
+    },
+
+    async ListNodes() {
+      const records = await volumes.list();
+      return { nodes: (await nodes.list()).map((node) => nodeView(node, records)) };
+    },
+
+    async GetNode({ node }) {
+      return await viewOfNode(node);
+    },
+
+    async SetCordoned({ node, cordoned }) {
+      // Names the nearest where there is none.
+      await nodes.find(node);
+      await nodes.setCordoned(node, cordoned);
+      return await viewOfNode(node);
+    },
+
+    async GetClusterStatus() {
+      const all = await nodes.list();
+      return {
+        storeIdentity: context.storeIdentity,
+        leader: '',
+        nodes: all.length,
+        nodesAlive: all.filter(({ isAlive }) => isAlive).length,
+        nodesCordoned: all.filter(({ cordoned }) => cordoned).length,
+        volumes: (await volumes.list()).length,
       };
     },
 

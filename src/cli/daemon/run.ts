@@ -8,6 +8,7 @@ import { readFileSync } from 'node:fs';
 import { flushCompileCache } from 'node:module';
 import { join } from 'node:path';
 import closeWithGrace from 'close-with-grace';
+import { NodeMembership } from '../../control/node-membership.ts';
 import { NodeRecord } from '../../control/node-record.ts';
 import type { Store } from '../../control/store.ts';
 import { Volumes } from '../../control/volumes.ts';
@@ -32,7 +33,8 @@ import { EXIT_CODE } from '../api-errors.ts';
 import { startApiServer } from '../api-server.ts';
 import { unknownVariables } from '../config.ts';
 import type { Config } from '../config-options.ts';
-import { readClusterOptions } from './cluster-options.ts';
+import { addressOf, readClusterOptions } from './cluster-options.ts';
+import { claimNode } from './claim-node.ts';
 import { controlApi } from './control-api.ts';
 import { lockDataDirectory } from './data-directory.ts';
 import { Exports } from './exports.ts';
@@ -188,6 +190,7 @@ async function start(options: {
   resources.defer(() => openedStore.close());
   const { store } = openedStore;
   health.askFor(async () => await storeProblem(store));
+  const { nodes, self } = await claimNode(config, store, version());
 
   stopping.throwIfAborted();
   const runDirectory = await findRunDirectory(config.runDir);
@@ -213,6 +216,14 @@ async function start(options: {
   resources.defer(() => opened.close());
 
   stopping.throwIfAborted();
+  const membership = new NodeMembership(store, nodes, self, opened, {
+    isShared: config.store.kind !== 'level',
+    address: addressOf(cluster),
+    log,
+  });
+  resources.defer(() => membership.close());
+  await membership.start();
+
   const volumes = new Volumes(store, opened, {
     node: config.nodeName,
     defaultPool: config.pool[0]?.name,
@@ -261,6 +272,7 @@ async function start(options: {
       storeIdentity: store.identity,
       volumes,
       storage: opened,
+      nodes,
       devices,
       exports: new Exports(volumes, opened),
     }),

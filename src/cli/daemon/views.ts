@@ -1,10 +1,12 @@
 // Records and their surroundings, as the control API shows them.
 
+import type { NodeView as StoredNode } from '../../control/nodes.ts';
 import type { VolumeRecord } from '../../control/records.ts';
+import { provisionedIn } from '../../control/sizes.ts';
 import type { PoolCapacity } from '../../control/volume-service.ts';
 import type { ClosedPool, PoolStatus, ReplicaStatus } from '../../dataplane/node-storage.ts';
 import type { AttachedDevice } from '../../host/device-service.ts';
-import type { PoolView, VolumeView } from '../api-schema.ts';
+import type { NodeView, PoolView, VolumeView } from '../api-schema.ts';
 
 /** `local`: this node's copy. `device`: this node's block device of it. `closed`: this node's pools that are not open. */
 export function volumeView(
@@ -63,5 +65,34 @@ export function poolView(
     creatableBytes: capacity.creatableBytes,
     reserveBytes: status?.reserveBytes ?? 0,
     problem: capacity.problem ?? '',
+  };
+}
+
+export function nodeView(node: StoredNode, volumes: readonly VolumeRecord[]): NodeView {
+  return {
+    name: node.name,
+    id: node.id,
+    address: node.address ?? '',
+    zone: node.zone ?? '',
+    labels: { ...node.labels },
+    pools: node.pools.map(({ name, totalBytes, availableBytes, reserveBytes, overcommitRatio, problem }) => ({
+      name,
+      totalBytes,
+      availableBytes,
+      reserveBytes,
+      overcommitRatio,
+      provisionedBytes: provisionedIn(volumes, node.name, name),
+      problem: problem ?? '',
+    })),
+    version: node.softwareVersion,
+    controlWire: { ...node.wire.control },
+    peerWire: { ...node.wire.peer },
+    bootId: node.bootId,
+    process: node.process,
+    startedAt: node.startedAt,
+    alive: node.isAlive,
+    lostAt: node.isAlive ? '' : (node.lostAt ?? ''),
+    cordoned: node.cordoned,
+    draining: node.draining,
   };
 }

@@ -1,0 +1,79 @@
+// `holdfast node …`: the nodes of the cluster, and whether new copies may go to them.
+
+import { Command } from 'commander';
+import type { NodeView } from './api-schema.ts';
+import { type ClientOptions, clientOptions, withApi } from './client-command.ts';
+import { printJson, printLine, printTable } from './output.ts';
+import { formatSize } from './values.ts';
+
+function stateOf(node: NodeView): string {
+  const flags = [node.draining ? 'draining' : node.cordoned ? 'cordoned' : ''].filter((flag) => flag !== '');
+  const since = node.lostAt === '' ? '' : ` since ${node.lostAt}`;
+  return [node.alive ? 'alive' : `not alive${since}`, ...flags].join(', ');
+}
+
+function poolText(pool: NodeView['pools'][number]): string {
+  if (pool.problem !== '') return `${pool.name}: not open`;
+  return `${pool.name}: ${formatSize(pool.availableBytes)} of ${formatSize(pool.totalBytes)} free`;
+}
+
+async function list(options: ClientOptions): Promise<void> {
+  const response = await withApi(options, (api) => api.call('ListNodes', {}));
+  if (options.json) return printJson(response);
+  printTable(
+    ['NAME', 'STATE', 'ZONE', 'ADDRESS', 'POOLS', 'VERSION'],
+    response.nodes.map((node) => [
+      node.name,
+      stateOf(node),
+      node.zone,
+      node.address,
+      node.pools.map(poolText).join('; '),
+      node.version,
+    ]),
+  );
+}
+
+async function show(name: string, options: ClientOptions): Promise<void> {
+  const node = await withApi(options, (api) => api.call('GetNode', { node: name }));
+  if (options.json) return printJson(node);
+  printTable(
+    ['FIELD', 'VALUE'],
+    [
+      ['name', node.name],
+      ['state', stateOf(node)],
+      ['id', node.id],
+      ['address', node.address],
+      ['zone', node.zone],
+      ...Object.entries(node.labels).map(([key, value]): [string, string] => ['label', `${key}=${value}`]),
+      ...node.pools.map((pool): [string, string] => [
+        'pool',
+        pool.problem === ''
+          ? `${poolText(pool)}, ${formatSize(pool.provisionedBytes)} promised to volumes`
+          : `${pool.name} is not open: ${pool.problem}`,
+      ]),
+      ['version', node.version],
+      ['started', node.startedAt],
+    ],
+  );
+}
+
+function setting(cordoned: boolean): (name: string, options: ClientOptions) => Promise<void> {
+  return async (name, options) => {
+    const node = await withApi(options, (api) => api.call('SetCordoned', { node: name, cordoned }));
+    if (options.json) return printJson(node);
+    printLine(cordoned ? `${name} takes no new copies; those it has stay` : `${name} takes new copies`);
+  };
+}
+
+export function nodeCommand(): Command {
+  const node = new Command('node').description('nodes: the machines of the cluster');
+  clientOptions(node.command('ls').description('list the nodes')).action(list);
+  clientOptions(node.command('show').description('show one node').argument('<name>')).action(show);
+  clientOptions(
+    node.command('cordon').description('no new copies there; those it has stay').argument('<name>'),
+  ).action(setting(true));
+  clientOptions(
+    node.command('uncordon').description('new copies may go there again').argument('<name>'),
+  ).action(setting(false));
+  return node;
+}

@@ -1,0 +1,86 @@
+// Nodes as people see them: real daemons that share a real etcd.
+
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { EtcdServer } from '../control/etcd-server.ts';
+import { type Daemon, until, Workplace } from './daemon.fixture.ts';
+
+interface Listed {
+  nodes: { name: string; alive: boolean; cordoned: boolean; zone: string; pools: { name: string }[] }[];
+}
+
+let place: Workplace;
+let etcd: EtcdServer;
+let store: string[];
+
+beforeEach(async () => {
+  place = await Workplace.create();
+  etcd = await EtcdServer.start();
+  store = ['--store', `etcd://${etcd.address}`];
+});
+afterEach(async () => {
+  await place.dispose();
+  await etcd.dispose();
+});
+
+async function node(name: string, ...args: string[]): Promise<Daemon> {
+  return await place.serving([...store, '--node-name', name, ...args], {}, name);
+}
+
+async function alive(daemon: Daemon): Promise<string[]> {
+  const { nodes } = await daemon.json<Listed>('node', 'ls');
+  return nodes.filter((found) => found.alive).map(({ name }) => name);
+}
+
+test('every daemon lists all nodes, cordons any of them, and sees when one has stopped', async () => {
+  const a = await node('a', '--zone', 'rack1', '--node-label', 'disk=ssd');
+  const b = await node('b');
+  await until('both are alive', async () => (await alive(b)).join() === 'a,b');
+  expect(await b.json('node', 'show', 'a')).toEqual({
+    name: 'a',
+    id: expect.stringMatching(/^[0-9a-f]{32}$/),
+    address: '',
+    zone: 'rack1',
+    labels: { disk: 'ssd' },
+    pools: [
+      {
+        name: 'default',
+        totalBytes: expect.any(Number),
+        availableBytes: expect.any(Number),
+        reserveBytes: expect.any(Number),
+        overcommitRatio: 10,
+        provisionedBytes: 0,
+        problem: '',
+      },
+    ],
+    version: expect.stringMatching(/^\d/),
+    controlWire: { min: 1, max: 1 },
+    peerWire: { min: expect.any(Number), max: expect.any(Number) },
+    bootId: expect.stringMatching(/-/),
+    process: expect.stringMatching(/^[0-9a-f]{32}$/),
+    startedAt: expect.stringMatching(/Z$/),
+    alive: true,
+    lostAt: '',
+    cordoned: false,
+    draining: false,
+  });
+  expect(await b.json('node', 'cordon', 'a')).toMatchObject({ name: 'a', cordoned: true });
+  expect((await a.run('node', 'ls')).stdout).toMatch(/^a\talive, cordoned\track1\t/m);
+  expect(await a.json('cluster', 'status')).toMatchObject({ nodes: 2, nodesAlive: 2, nodesCordoned: 1 });
+  expect((await a.run('node', 'uncordon', 'a')).stdout).toMatch(/a takes new copies/);
+  expect((await a.run('node', 'show', 'c')).exitCode).toBe(66);
+  await a.end('SIGTERM');
+  expect(await alive(b)).toEqual(['b']);
+});
+
+test('a second daemon with the name of another is refused', async () => {
+  await node('a');
+  const second = place.daemon([...store, '--node-name', 'a'], {}, 'other');
+  expect(await second.end()).toBe(76);
+  expect(second.lines.at(-1)).toMatch(/node "a" (runs already|belongs to another).*--node-name/);
+});
+
+test('a single machine is a cluster of one, alive without asking anyone', async () => {
+  const daemon = await place.serving();
+  expect(await alive(daemon)).toEqual(['test-node']);
+  expect((await daemon.run('cluster', 'status')).stdout).toMatch(/^1 of 1 nodes are alive; 0 volumes$/m);
+});

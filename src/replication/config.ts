@@ -20,7 +20,7 @@ export interface MemberConfig {
 export interface ReplicaConfig {
   readonly id: string;
   readonly node: string;
-  /** The epoch that dropped it from the in-sync set: it lacks what was written since. null: never dropped. */
+  /** It lacks what was written since: the epoch that dropped it, or an earlier one. null: never dropped. */
   readonly outSince: number | null;
   /** Its data is no base for a delta: never in sync, another lineage, or a disk that failed. */
   readonly needsFullCopy: boolean;
@@ -102,21 +102,31 @@ export function canDrop(config: VolumeConfig, replicaIds: readonly string[]): bo
   );
 }
 
-function without(config: VolumeConfig, replicaIds: readonly string[], epoch: number) {
+/** `lacking`: those that lack writes of an earlier epoch than the one that drops them. */
+function without(
+  config: VolumeConfig,
+  replicaIds: readonly string[],
+  epoch: number,
+  lacking: ReadonlyMap<string, number> = new Map(),
+) {
   const inSync = config.inSync.filter(({ replicaId }) => !replicaIds.includes(replicaId));
   invariant(inSync.length > 0, 'an in-sync set is never empty');
   const replicas = config.replicas.map((replica) =>
     replicaIds.includes(replica.id) && memberOf(config, replica.id) !== undefined
-      ? { ...replica, outSince: epoch }
+      ? { ...replica, outSince: Math.min(epoch, lacking.get(replica.id) ?? epoch) }
       : replica,
   );
   return { inSync, replicas };
 }
 
 /** The primary goes on without some members. */
-export function dropMembers(config: VolumeConfig, replicaIds: readonly string[]): VolumeConfig {
+export function dropMembers(
+  config: VolumeConfig,
+  replicaIds: readonly string[],
+  lacking?: ReadonlyMap<string, number>,
+): VolumeConfig {
   const epoch = config.epoch + 1;
-  return { ...config, epoch, ...without(config, replicaIds, epoch) };
+  return { ...config, epoch, ...without(config, replicaIds, epoch, lacking) };
 }
 
 /** A replica that has caught up joins; `insteadOf` leaves in the same step. */
@@ -124,10 +134,11 @@ export function addMember(
   config: VolumeConfig,
   member: MemberConfig,
   insteadOf: readonly string[] = [],
+  lacking?: ReadonlyMap<string, number>,
 ): VolumeConfig {
   const epoch = config.epoch + 1;
   // A member that was lost and has caught up takes its own place.
-  const left = without(config, [...insteadOf, member.replicaId], epoch);
+  const left = without(config, [...insteadOf, member.replicaId], epoch, lacking);
   return {
     ...config,
     epoch,

@@ -73,6 +73,8 @@ const UNANSWERED_LIMIT = WINDOW_SPAN / 2;
 const LOCAL = 1;
 /** Flush rounds of one joining replica are told from the volume's by their range. */
 const JOIN_ROUND = 2 ** 40;
+/** In the ring: done as far as anybody can be asked, but a lost member is still named. Its window entries stay. */
+const KEPT = -2;
 
 export interface PrimaryHost {
   /** The reply leaves now. */
@@ -131,6 +133,7 @@ export class Primary {
   /** It has offered its place: it answers nothing more in this opening. */
   #isRenounced = false;
   #joinRoundCount = 0;
+  #isInheritedSettled = false;
   /** Its own copy failed: it hands over and leaves, or answers with errors. */
   #hasFailed = false;
 
@@ -398,10 +401,27 @@ export class Primary {
     // A copy that failed it is on its way out of the set, or this one hands over: nobody is told before.
     if ((table.error[request] as number) !== 0 && !this.#isAlone()) return;
     const sequence = table.sequence[request] as number;
-    this.#ring[sequence % WINDOW_SPAN] = NONE;
-    copy.settle(sequence);
-    this.#advance();
+    if (this.#isAnyLost()) this.#ring[sequence % WINDOW_SPAN] = KEPT;
+    else {
+      this.#ring[sequence % WINDOW_SPAN] = NONE;
+      copy.settle(sequence);
+      this.#advance();
+    }
     this.#finish(request);
+    this.#useRoom();
+  }
+
+  /** No lost member is named any more: what was kept for it is settled, in the epoch that dropped or filled it. */
+  #settleKept(): void {
+    if (this.#isAnyLost()) return;
+    const last = this.#sequences[0] as number;
+    for (let sequence = (this.#sequences[1] as number) + 1; sequence <= last; sequence++) {
+      if (this.#ring[sequence % WINDOW_SPAN] !== KEPT) continue;
+      this.#ring[sequence % WINDOW_SPAN] = NONE;
+      this.#hub.copy.settle(sequence);
+    }
+    this.#advance();
+    this.#settleInherited();
     this.#useRoom();
   }
 
@@ -548,6 +568,12 @@ export class Primary {
     return isPending && !this.#hub.broken.gateFromSubmission;
   }
 
+  /** A member that nobody waits for is still named: it could be promoted, and the windows must say what it lacks. */
+  #isAnyLost(): boolean {
+    for (const seat of this.#seats) if (seat.isLost && seat.role === 'member') return true;
+    return false;
+  }
+
   #isAlone(): boolean {
     for (const seat of this.#seats) if (this.#counts(seat)) return false;
     return true;
@@ -631,7 +657,7 @@ export class Primary {
   #clearBit(seat: Seat): void {
     const { table } = this.#hub;
     for (const request of this.#ring) {
-      if (request !== NONE) table.waitMask[request] = (table.waitMask[request] as number) & ~seat.bit;
+      if (request >= 0) table.waitMask[request] = (table.waitMask[request] as number) & ~seat.bit;
     }
     this.#flushMask &= ~seat.bit;
   }
@@ -729,6 +755,7 @@ export class Primary {
       !broken.incarnationCheckedAtJoin
     ) {
       seat.isLost = true;
+      seat.lacksSince = isSame ? this.#config.epoch : welcome.lastInSyncEpoch;
       this.#closeSeat(seat);
       this.#considerDrops();
       this.#startServing();
@@ -757,7 +784,7 @@ export class Primary {
       sequence++
     ) {
       const request = this.#ring[sequence % WINDOW_SPAN] as number;
-      if (request === NONE || ((table.waitMask[request] as number) & seat.bit) === 0) continue;
+      if (request < 0 || ((table.waitMask[request] as number) & seat.bit) === 0) continue;
       this.#forward(seat, request);
     }
     if (this.#isFlushRunning && (this.#flushMask & seat.bit) !== 0) this.#sendFlush(seat, this.#flushRound);
@@ -785,7 +812,8 @@ export class Primary {
   /** Everything that was in flight or suspect when its stream began is settled. */
   #tellSettled(seat: Seat): void {
     if (seat.settledAtSequence === 0 || !seat.isOpen || seat.role !== 'member' || seat.isLost) return;
-    if (!this.#reconcile.isOver || (this.#sequences[1] as number) < seat.settledAtSequence - 1) return;
+    if (!this.#reconcile.isOver || this.#isAnyLost()) return;
+    if ((this.#sequences[1] as number) < seat.settledAtSequence - 1) return;
     seat.settledAtSequence = 0;
     const { out, ports } = this.#hub;
     out.type = FRAME_SETTLED;
@@ -809,7 +837,7 @@ export class Primary {
           return;
         }
         const request = this.#ring[sequence % WINDOW_SPAN] as number;
-        if (request !== NONE && table.sequence[request] === sequence) this.#answered(request, seat.bit);
+        if (request >= 0 && table.sequence[request] === sequence) this.#answered(request, seat.bit);
         this.#useRoom();
         this.#joinIfReady(seat);
         return;
@@ -874,6 +902,7 @@ export class Primary {
       if (seat.role === 'member' && seat.isGating && named === seat.welcome?.incarnation) this.#joined(seat);
       this.#sendEpoch(seat);
     }
+    this.#settleKept();
     this.#promise();
   }
 
@@ -912,7 +941,7 @@ export class Primary {
     const last = this.#sequences[0] as number;
     for (let sequence = (this.#sequences[1] as number) + 1; sequence <= last; sequence++) {
       const request = this.#ring[sequence % WINDOW_SPAN] as number;
-      if (request !== NONE && table.sequence[request] === sequence && table.waitMask[request] === 0)
+      if (request >= 0 && table.sequence[request] === sequence && table.waitMask[request] === 0)
         this.#settleIfKept(request);
     }
   }
@@ -958,7 +987,6 @@ export class Primary {
     if (!this.#reconcile.isOver || this.#phase === 'ended') return;
     if (!this.#reconcile.isTold) {
       this.#reconcile.isTold = true;
-      hub.copy.settleInherited(this.#config.epoch);
       hub.ports.event({ type: 'reconciled', epoch: this.#config.epoch, bytes: this.#reconcile.bytes });
       for (const seat of this.#seats) {
         this.#tellSettled(seat);
@@ -966,6 +994,15 @@ export class Primary {
           this.#startResync(seat, seat.welcome);
       }
     }
+    this.#settleInherited();
+  }
+
+  /** What earlier openings left in doubt is the same on every member that is named. */
+  #settleInherited(): void {
+    if (!this.#reconcile.isTold || this.#isInheritedSettled || this.#isAnyLost()) return;
+    this.#isInheritedSettled = true;
+    this.#hub.copy.settleInherited(this.#config.epoch);
+    for (const seat of this.#seats) this.#tellSettled(seat);
   }
 
   // ---- joining
@@ -1022,7 +1059,13 @@ export class Primary {
       (other) => other !== seat && other.role === 'member' && this.#isSilent(other),
     );
     const insteadOf = seat.isLost || silent === undefined ? [] : [silent.replicaId];
-    hub.submit(addMember(this.#config, member, insteadOf));
+    hub.submit(addMember(this.#config, member, insteadOf, this.#lacking()));
+  }
+
+  /** Since when lost members lack what was written: longer than since the epoch that drops them. */
+  #lacking(): Map<string, number> {
+    const lost = this.#seats.filter((seat) => seat.isLost && seat.role === 'member');
+    return new Map(lost.map(({ replicaId, lacksSince }) => [replicaId, lacksSince]));
   }
 
   #joined(seat: Seat): void {
@@ -1044,7 +1087,7 @@ export class Primary {
     if (seat.hasFailed || seat.isLost) return true;
     if (!seat.isOpen) return nowMs - seat.closedSinceMs >= DROP_AFTER_MS;
     if (nowMs - seat.heardMs >= DROP_AFTER_MS) return true;
-    const oldest = this.#ring[((this.#sequences[1] as number) + 1) % WINDOW_SPAN] as number;
+    const oldest = this.#oldest();
     const { table } = this.#hub;
     if (
       this.#isFlushRunning &&
@@ -1054,6 +1097,16 @@ export class Primary {
       return true;
     if (oldest === NONE || ((table.waitMask[oldest] as number) & seat.bit) === 0) return false;
     return nowMs - (table.sentMs[oldest] as number) >= SLOW_AFTER_MS;
+  }
+
+  /** The oldest write that somebody still has to answer. */
+  #oldest(): number {
+    const last = this.#sequences[0] as number;
+    for (let sequence = (this.#sequences[1] as number) + 1; sequence <= last; sequence++) {
+      const request = this.#ring[sequence % WINDOW_SPAN] as number;
+      if (request >= 0) return request;
+    }
+    return NONE;
   }
 
   /** Its own disk hangs: the others are not held up by it. */
@@ -1066,7 +1119,7 @@ export class Primary {
       nowMs - this.#flushSinceMs >= SLOW_AFTER_MS
     )
       return true;
-    const oldest = this.#ring[((this.#sequences[1] as number) + 1) % WINDOW_SPAN] as number;
+    const oldest = this.#oldest();
     if (oldest === NONE || ((table.waitMask[oldest] as number) & LOCAL) === 0) return false;
     return nowMs - (table.sentMs[oldest] as number) >= SLOW_AFTER_MS;
   }
@@ -1086,7 +1139,7 @@ export class Primary {
     }
     if (silent.length === 0) return;
     for (const replicaId of silent) hub.ports.event({ type: 'memberSilent', replicaId });
-    hub.submit(dropMembers(this.#config, silent));
+    hub.submit(dropMembers(this.#config, silent, this.#lacking()));
   }
 
   /**
@@ -1094,10 +1147,12 @@ export class Primary {
    * could be filled to take its place, it is given up. What was settled without it reaches it by its delta.
    */
   #considerLoss(): void {
+    if (this.#hub.pending !== undefined) return;
     if (!this.#seats.some((seat) => seat.role === 'joining' && seat.resync !== undefined)) return;
     for (const seat of this.#seats) {
       if (seat.role !== 'member' || seat.isLost || seat.isOpen || !this.#isSilent(seat)) continue;
       seat.isLost = true;
+      seat.lacksSince = this.#config.epoch;
       this.#recount();
     }
   }
@@ -1215,7 +1270,7 @@ export class Primary {
     for (let r = this.#waitingForRoom.shift(); r !== NONE; r = this.#waitingForRoom.shift()) this.prepared(r);
     for (let at = 0; at < WINDOW_SPAN; at++) {
       const request = this.#ring[at] as number;
-      if (request !== NONE && ((this.#hub.table.waitMask[request] as number) & LOCAL) === 0)
+      if (request >= 0 && ((this.#hub.table.waitMask[request] as number) & LOCAL) === 0)
         this.#abandon(request);
     }
     this.#reconcile.stop();

@@ -45,6 +45,8 @@ export class Seat {
   hasFailed = false;
   /** The set names it, but not in the incarnation that it has, and cannot do without it: it is filled again. */
   isLost = false;
+  /** Of a lost one: the epoch from which on it may lack writes. */
+  lacksSince = 0;
 
   constructor(replica: ReplicaConfig, bit: number, nowMs: number) {
     this.replicaId = replica.id;

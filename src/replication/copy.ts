@@ -136,7 +136,8 @@ export class Copy implements ExtentPorts {
   beginOpening(opening: string, settledSequence: number, continues: boolean): void {
     const low = Number.parseInt(opening.slice(0, 8), 16) | 0;
     const high = Number.parseInt(opening.slice(8, 16), 16) | 0;
-    if (continues && low === this.#openingLow && high === this.#openingHigh) return;
+    const isSame = low === this.#openingLow && high === this.#openingHigh;
+    if (continues && (isSame || this.#broken.sequencesBelongToOpening)) return;
     this.#inheritRing();
     this.#openingLow = low;
     this.#openingHigh = high;
@@ -248,6 +249,8 @@ export class Copy implements ExtentPorts {
     const length = table.lengthBytes[request] as number;
     if (kind === COPY) {
       this.extents.copyStarted(firstExtentOf(offset), lastExtentOf(offset, length));
+    } else if (kind === ZERO && this.#broken.zeroesAreWrites) {
+      // No entry, no stamp.
     } else if (!this.#enter(request, offset, length, epoch)) {
       this.#waitingForEntry.push({ request, epoch });
       return;

@@ -399,7 +399,8 @@ export class Primary {
     const { table, copy } = this.#hub;
     if (!this.#isEpochKept(true) && !this.#hub.broken.epochKeptBeforeAck) return;
     // A copy that failed it is on its way out of the set, or this one hands over: nobody is told before.
-    if ((table.error[request] as number) !== 0 && !this.#isAlone()) return;
+    const hasFailed = (table.error[request] as number) !== 0 && !this.#hub.broken.failedWriteIsNotSettled;
+    if (hasFailed && !this.#isAlone()) return;
     const sequence = table.sequence[request] as number;
     if (this.#isAnyLost()) this.#ring[sequence % WINDOW_SPAN] = KEPT;
     else {
@@ -570,6 +571,7 @@ export class Primary {
 
   /** A member that nobody waits for is still named: it could be promoted, and the windows must say what it lacks. */
   #isAnyLost(): boolean {
+    if (this.#hub.broken.lostMembersKeepWindows) return false;
     for (const seat of this.#seats) if (seat.isLost && seat.role === 'member') return true;
     return false;
   }
@@ -668,7 +670,7 @@ export class Primary {
   }
 
   #seatClosed(seat: Seat): void {
-    seat.closed(this.#hub.ports.nowMs());
+    seat.closed(this.#hub.ports.nowMs(), !this.#hub.broken.joinEndsWithItsStream);
     this.#recount();
     this.#useRoom();
   }
@@ -1036,7 +1038,8 @@ export class Primary {
       // Newer writes wait for it; the older ones it has only to answer.
       seat.olderUnansweredCount = seat.unansweredCount;
     }
-    if (seat.olderUnansweredCount > 0 || seat.joinRound !== 0) return;
+    const isBehind = seat.olderUnansweredCount > 0 && !broken.answeredBeforeJoin;
+    if (isBehind || seat.joinRound !== 0) return;
     this.#joinRoundCount += 1;
     seat.joinRound = JOIN_ROUND + this.#joinRoundCount;
     if (broken.flushBeforeJoin) this.#joinFlushed(seat, seat.joinRound);
@@ -1064,6 +1067,7 @@ export class Primary {
 
   /** Since when lost members lack what was written: longer than since the epoch that drops them. */
   #lacking(): Map<string, number> {
+    if (this.#hub.broken.lackingSinceLoss) return new Map();
     const lost = this.#seats.filter((seat) => seat.isLost && seat.role === 'member');
     return new Map(lost.map(({ replicaId, lacksSince }) => [replicaId, lacksSince]));
   }

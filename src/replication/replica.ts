@@ -159,7 +159,8 @@ export class Replica implements Hub, CopyHost, PrimaryHost {
   }
 
   learn(stored: StoredConfig): void {
-    if (this.#known !== undefined && stored.revision <= this.#known.revision) return;
+    const isOld = this.#known !== undefined && stored.revision <= this.#known.revision;
+    if (isOld && !this.broken.configNeverGoesBack) return;
     this.#known = stored;
     if (this.#isJudged) this.#react();
   }

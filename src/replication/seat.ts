@@ -56,17 +56,20 @@ export class Seat {
     this.closedSinceMs = nowMs;
   }
 
-  closed(nowMs: number): void {
+  /** `forgetsJoin`: always, but in tests. */
+  closed(nowMs: number, forgetsJoin = true): void {
     this.link = NONE;
     if (this.isOpen) this.closedSinceMs = nowMs;
     this.isOpen = false;
-    this.isGating = false;
     this.welcome = undefined;
     this.keptEpoch = 0;
     this.unansweredCount = 0;
     this.olderUnansweredCount = 0;
-    this.joinRound = 0;
-    this.isReadyToJoin = false;
+    if (forgetsJoin) {
+      this.isGating = false;
+      this.joinRound = 0;
+      this.isReadyToJoin = false;
+    }
     this.settledAtSequence = 0;
     this.resync?.stop();
     this.resync = undefined;

@@ -160,7 +160,7 @@ export class Secondary {
     const hotExtents = hub.copy.extents.hotExtents();
     const lastInSyncEpoch = hub.superblock.inSync.epoch;
     // Before the watermark settles them: what was in flight when a member was dropped counts as of that epoch.
-    hub.copy.restampUnsettled(config.epoch);
+    if (!hub.broken.restampAtHello) hub.copy.restampUnsettled(config.epoch);
     hub.copy.beginOpening(opening, hello.watermark, hello.role === 'member');
     hub.copy.settleUpTo(hello.watermark);
     hub.copy.durability = config.durability;
@@ -188,7 +188,8 @@ export class Secondary {
     const hub = this.#hub;
     this.#promiseCount += 1;
     // A primary that does not know yet which incarnation this is calls it a member: what it lacks would be forgotten.
-    const isInSync = role === 'member' && isMember(config, hub.replicaId, hub.incarnation);
+    const isNamed = isMember(config, hub.replicaId, hub.incarnation) || hub.broken.inSyncOnlyIfNamed;
+    const isInSync = role === 'member' && isNamed;
     hub.keep(
       {
         promisedEpoch: Math.max(config.epoch, hub.superblock.promisedEpoch),
@@ -227,6 +228,9 @@ export class Secondary {
       this.#stream = undefined;
       this.#flushRounds = [];
       this.#stamps = [];
+      // A closed connection proves nothing: firewalls close them too.
+      if (this.#hub.broken.brokenLinkIsNoProof)
+        this.#heardMs = this.#grantedUntilMs = Number.NEGATIVE_INFINITY;
     }
   }
 
@@ -240,7 +244,8 @@ export class Secondary {
   frame(link: number, fields: FrameFields, request: number): void {
     const hub = this.#hub;
     const stream = this.#stream;
-    if (stream === undefined || stream.link !== link || !stream.isOpen) {
+    const isOfStream = stream?.link === link || hub.broken.oldStreamIsVoid;
+    if (stream === undefined || !isOfStream || !stream.isOpen) {
       if (request !== NONE) hub.ports.release(request);
       return;
     }

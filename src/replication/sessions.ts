@@ -102,7 +102,8 @@ export class Sessions {
     const { table, ports } = this.#hub;
     const session = this.#sessions.get(link);
     const primary = this.#primary();
-    if (session === undefined || !session.isWelcome || session.isClosed || primary === undefined) {
+    const isVoid = session?.isClosed === true && !this.#hub.broken.oldSessionIsVoid;
+    if (session === undefined || !session.isWelcome || isVoid || primary === undefined) {
       ports.release(request);
       return;
     }

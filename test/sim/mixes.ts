@@ -1,0 +1,152 @@
+// Directed mixes: shapes in which a certain kind of fault is frequent, and everything else is small and quick. A
+// swarm of general shapes finds most faults; a rarer one is looked for where it lives.
+
+import { Random } from './random.ts';
+import { drawShape } from './run.ts';
+import type { Shape } from './world.ts';
+
+/** One extent, a few blocks, quick disks and network, no faults at all: a mix adds its own. */
+function calm(seed: number, random: Random): Shape {
+  return {
+    ...drawShape(seed),
+    copies: random.pick([2, 3, 3]),
+    extraNodes: random.below(2),
+    failureMode: random.pick(['soft', 'alwayson', 'alwayson']),
+    durability: 'writeback',
+    extents: 1,
+    blocks: Array.from({ length: random.pick([1, 2, 4, 8]) }, () => random.below(64)),
+    maxBlocks: random.pick([1, 2, 4]),
+    depth: random.pick([2, 4, 8]),
+    readShare: random.pick([0.2, 0.5]),
+    flushShare: random.pick([0, 0.1]),
+    zeroShare: random.pick([0, 0.1]),
+    fuaShare: random.pick([0, 0.1]),
+    thinkMs: random.pick([1, 10, 40]),
+    networkDelayMs: random.pick([0.5, 2, 10]),
+    frameLossRate: 0,
+    frameRepeatRate: 0,
+    frameReorderRate: 0,
+    frameFlipRate: 0,
+    storeDelayMs: random.pick([1, 5, 30]),
+    storeLossRate: 0,
+    diskDelayMs: random.pick([0.2, 2, 5]),
+    slowDiskRate: 0,
+    clockDrift: 0,
+    killMs: 0,
+    powerCutMs: 0,
+    allPowerCutMs: 0,
+    pauseMs: 0,
+    partitionMs: 0,
+    linkBreakMs: 0,
+    storeDownMs: 0,
+    storeCutMs: 0,
+    diskErrorMs: 0,
+    moveMs: 0,
+    handOverMs: 0,
+    frontendKillMs: 0,
+    safetyMs: random.between(5000, 12_000),
+  };
+}
+
+type Mix = (random: Random) => Partial<Shape>;
+
+export const MIXES = {
+  /** Processes die and come back at once, or late. */
+  kills: (random) => ({ killMs: random.between(400, 2500), linkBreakMs: random.pick([0, 1500]) }),
+  /** Machines stand still or are cut off, and wake up later. */
+  stalls: (random) => ({
+    copies: random.pick([2, 3]),
+    pauseMs: random.between(1500, 4000),
+    partitionMs: random.between(1500, 4000),
+    storeCutMs: random.pick([0, 3000]),
+    moveMs: random.pick([0, 0, 3000]),
+    clockDrift: random.pick([0, 0.005]),
+    safetyMs: 20_000,
+  }),
+  /** The store answers late or not at all while the set changes. */
+  store: (random) => ({
+    copies: random.pick([2, 3, 4]),
+    storeLossRate: random.between(0.2, 0.6),
+    storeDelayMs: random.pick([5, 30, 100]),
+    killMs: random.pick([0, 2000]),
+    partitionMs: random.between(1200, 3000),
+    pauseMs: random.pick([0, 3000]),
+    handOverMs: random.pick([0, 1500]),
+    safetyMs: 15_000,
+  }),
+  /** Copies leave and come back while writes go on. */
+  resync: (random) => ({
+    copies: random.pick([2, 3, 4]),
+    failureMode: 'alwayson',
+    blocks: Array.from({ length: 8 }, () => random.below(64)),
+    readShare: 0.2,
+    partitionMs: random.between(1500, 3000),
+    killMs: random.pick([0, 2500]),
+    linkBreakMs: random.pick([0, 1000]),
+    safetyMs: 15_000,
+  }),
+  /** Machines lose power, one after the other or all at once. */
+  power: (random) => ({
+    powerCutMs: random.between(1500, 4000),
+    allPowerCutMs: random.pick([0, 0, 5000]),
+    killMs: random.pick([0, 2000]),
+    flushShare: 0.1,
+    safetyMs: 15_000,
+  }),
+  /** Extents cool between bursts of writes, and machines lose power. */
+  cooling: (random) => ({
+    copies: random.pick([2, 3]),
+    failureMode: 'alwayson',
+    extents: 3,
+    blocks: Array.from({ length: 12 }, () => random.below(3 * 1024)),
+    thinkMs: random.pick([200, 400]),
+    depth: 2,
+    readShare: 0.2,
+    powerCutMs: random.between(4000, 12_000),
+    allPowerCutMs: random.pick([0, 15_000]),
+    partitionMs: random.pick([0, 6000]),
+    safetyMs: 40_000,
+  }),
+  /** The volume moves from node to node. */
+  moves: (random) => ({
+    moveMs: random.between(300, 1500),
+    killMs: random.pick([0, 2000]),
+    partitionMs: random.pick([0, 2000]),
+    frontendKillMs: random.pick([0, 1000]),
+    depth: 8,
+  }),
+  /** The consumer's daemon dies, and its links break: requests are sent again. */
+  sessions: (random) => ({
+    frontendKillMs: random.pick([0, 500]),
+    linkBreakMs: random.between(200, 800),
+    partitionMs: random.pick([0, 2000]),
+    handOverMs: random.pick([0, 1000]),
+    killMs: random.pick([0, 2000]),
+    networkDelayMs: random.pick([2, 10, 50]),
+    depth: 8,
+  }),
+  /** The place of the primary is handed over again and again. */
+  handover: (random) => ({
+    handOverMs: random.between(200, 1000),
+    storeLossRate: random.pick([0, 0.3]),
+    linkBreakMs: random.pick([0, 2000]),
+    pauseMs: random.pick([0, 4000]),
+  }),
+  /** Disks fail or hang. */
+  disks: (random) => ({
+    copies: random.pick([3, 4]),
+    diskErrorMs: random.between(1500, 4000),
+    slowDiskRate: random.pick([0, 3000]),
+    flushShare: 0.1,
+    fuaShare: 0.2,
+    killMs: random.pick([0, 3000]),
+  }),
+} as const satisfies Record<string, Mix>;
+
+export type MixName = keyof typeof MIXES | 'any';
+
+export function mixedShape(name: MixName, seed: number): Shape {
+  if (name === 'any') return drawShape(seed);
+  const random = new Random(seed, `mix ${name}`);
+  return { ...calm(seed, random), ...(MIXES[name] as Mix)(random) };
+}

@@ -132,7 +132,7 @@ export class Nodes {
     const key = ALIVE_PREFIX + name;
     const standing = await this.#store.get(key);
     if (standing !== undefined && parseAlive(standing)[1].id !== alive.id) throw nameHeld(name);
-    const text = JSON.stringify(alive);
+    const text = JSON.stringify({ id: alive.id, process: alive.process });
     const result = await this.#store.compareAndSwap(key, standing?.revision ?? 0, text, lease);
     if (!result.swapped) throw nameHeld(name);
   }

@@ -72,6 +72,26 @@ test('every daemon lists all nodes, cordons any of them, and sees when one has s
   expect(await alive(b)).toEqual(['b']);
 });
 
+test('when the daemon that does the housekeeping is killed, another does it and records the loss', async () => {
+  const daemons = new Map([
+    ['a', await node('a')],
+    ['b', await node('b')],
+  ]);
+  const [a] = daemons.values();
+  const leader = await until('one leads', async () => {
+    const found = await a?.json<{ leader: string }>('cluster', 'status');
+    return found?.leader ?? '';
+  });
+  const [other, survivor] = [...daemons].find(([name]) => name !== leader) ?? [];
+  await until('both are alive', async () => survivor && (await alive(survivor)).join() === 'a,b');
+  await daemons.get(leader)?.end('SIGKILL');
+  const status = async () => survivor?.json('cluster', 'status');
+  await expect.poll(status, { timeout: 30_000 }).toMatchObject({ leader: other, nodesAlive: 1 });
+  await expect
+    .poll(async () => survivor?.json('node', 'show', leader), { timeout: 15_000 })
+    .toMatchObject({ alive: false, lostAt: expect.stringMatching(/Z$/) });
+}, 60_000);
+
 test('a second daemon with the name of another is refused', async () => {
   await node('a');
   const second = place.daemon([...store, '--node-name', 'a'], {}, 'other');
@@ -82,5 +102,8 @@ test('a second daemon with the name of another is refused', async () => {
 test('a single machine is a cluster of one, alive without asking anyone', async () => {
   const daemon = await place.serving();
   expect(await alive(daemon)).toEqual(['test-node']);
-  expect((await daemon.run('cluster', 'status')).stdout).toMatch(/^1 of 1 nodes are alive; 0 volumes$/m);
+  const status = async () => (await daemon.run('cluster', 'status')).stdout;
+  await expect
+    .poll(status, { timeout: 10_000 })
+    .toMatch(/^1 of 1 nodes are alive; 0 volumes\nhousekeeping: the daemon of node test-node\n/);
 });

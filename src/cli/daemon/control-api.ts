@@ -13,6 +13,8 @@ import { nodeView, poolView, volumeView } from './views.ts';
 export interface ControlApiContext extends AttachContext {
   readonly storage: NodeStorage;
   readonly nodes: Nodes;
+  /** Whose daemon does the housekeeping. */
+  readonly leader: () => Promise<string | undefined>;
   readonly exports: Exports;
   readonly storeIdentity: string;
   readonly version: string;
@@ -67,7 +69,7 @@ export function controlApi(context: ControlApiContext): ApiHandlers {
       const all = await nodes.list();
       return {
         storeIdentity: context.storeIdentity,
-        leader: '',
+        leader: (await context.leader()) ?? '',
         nodes: all.length,
         nodesAlive: all.filter(({ isAlive }) => isAlive).length,
         nodesCordoned: all.filter(({ cordoned }) => cordoned).length,

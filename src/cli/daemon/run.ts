@@ -8,6 +8,8 @@ import { readFileSync } from 'node:fs';
 import { flushCompileCache } from 'node:module';
 import { join } from 'node:path';
 import closeWithGrace from 'close-with-grace';
+import { keepHouse, noteLostNodes } from '../../control/housekeeping.ts';
+import { Leadership, leaderOf } from '../../control/leadership.ts';
 import { NodeMembership } from '../../control/node-membership.ts';
 import { NodeRecord } from '../../control/node-record.ts';
 import type { Store } from '../../control/store.ts';
@@ -223,6 +225,14 @@ async function start(options: {
   });
   resources.defer(() => membership.close());
   await membership.start();
+  const leadership = new Leadership(store, {
+    node: self.name,
+    process: self.process,
+    log,
+    work: (signal) => keepHouse([noteLostNodes(nodes, log)], { signal, log }),
+  });
+  resources.defer(() => leadership.close());
+  leadership.start();
 
   const volumes = new Volumes(store, opened, {
     node: config.nodeName,
@@ -273,6 +283,7 @@ async function start(options: {
       volumes,
       storage: opened,
       nodes,
+      leader: () => leaderOf(store),
       devices,
       exports: new Exports(volumes, opened),
     }),

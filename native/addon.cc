@@ -12,6 +12,7 @@ static Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   holdfast::exportFiles(env, exports);
   holdfast::exportProcess(env, exports);
   holdfast::exportBatches(env, exports);
+  holdfast::exportSeals(env, exports);
   holdfast::exportNbd(env, exports);
   return exports;
 }

@@ -8,7 +8,16 @@ namespace {
 
 using Checksum = uint32_t (*)(uint32_t, const uint8_t*, size_t);
 
-template <Checksum checksum>
+napi_status createSum(napi_env env, uint32_t sum, napi_value* result) { return napi_create_uint32(env, sum, result); }
+
+/** Never a number on the heap, unlike half of the unsigned ones. */
+napi_status createSignedSum(napi_env env, uint32_t sum, napi_value* result) {
+  return napi_create_int32(env, static_cast<int32_t>(sum), result);
+}
+
+using Create = napi_status (*)(napi_env, uint32_t, napi_value*);
+
+template <Checksum checksum, Create create>
 napi_value checksumOf(napi_env env, napi_callback_info info) {
   napi_value arguments[4];
   size_t count = 4;
@@ -33,14 +42,14 @@ napi_value checksumOf(napi_env env, napi_callback_info info) {
   const uint32_t sum = checksum(static_cast<uint32_t>(seed), static_cast<const uint8_t*>(bytes) + static_cast<size_t>(offset),
                                 static_cast<size_t>(length));
   napi_value result = nullptr;
-  napi_create_uint32(env, sum, &result);
+  create(env, sum, &result);
   return result;
 }
 
-template <Checksum checksum>
+template <Checksum checksum, Create create = createSum>
 void add(Napi::Env env, Napi::Object exports, const char* name) {
   napi_value function = nullptr;
-  napi_create_function(env, name, NAPI_AUTO_LENGTH, checksumOf<checksum>, nullptr, &function);
+  napi_create_function(env, name, NAPI_AUTO_LENGTH, checksumOf<checksum, create>, nullptr, &function);
   exports.Set(name, function);
 }
 
@@ -48,6 +57,7 @@ void add(Napi::Env env, Napi::Object exports, const char* name) {
 
 void exportChecksums(Napi::Env env, Napi::Object exports) {
   add<crc32c>(env, exports, "crc32c");
+  add<crc32c, createSignedSum>(env, exports, "crc32cSigned");
   // For tests on machines that have the instruction; not part of the interface.
   add<crc32cPortable>(env, exports, "crc32cPortable");
 }

@@ -100,6 +100,22 @@ Napi::Value listenUnix(const Napi::CallbackInfo& info) {
   return Napi::Number::New(env, socket.handOut());
 }
 
+/** A numeric address: a name would have to be looked up, which may block this thread for long. */
+bool readAddress(Napi::Env env, const std::string& host, int64_t port, sockaddr_storage* address, socklen_t* length) {
+  addrinfo hints = {};
+  hints.ai_socktype = SOCK_STREAM;
+  hints.ai_flags = AI_NUMERICHOST | AI_NUMERICSERV;
+  addrinfo* found = nullptr;
+  if (getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &found) != 0) {
+    throwTypeError(env, "host must be a numeric IPv4 or IPv6 address, not '" + host + "'");
+    return false;
+  }
+  *length = found->ai_addrlen;
+  std::memcpy(address, found->ai_addr, found->ai_addrlen);
+  freeaddrinfo(found);
+  return true;
+}
+
 Napi::Value listenTcp(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   Reader reader(info);
@@ -108,23 +124,12 @@ Napi::Value listenTcp(const Napi::CallbackInfo& info) {
   const auto backlog = static_cast<int>(reader.integer(2, "backlog", 1, 65535));
   if (!reader.ok()) return {};
 
-  addrinfo hints = {};
-  hints.ai_socktype = SOCK_STREAM;
-  hints.ai_flags = AI_NUMERICHOST | AI_NUMERICSERV;
-  addrinfo* found = nullptr;
-  // A name would have to be looked up, which may block this thread for long: numbers only.
-  if (getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &found) != 0) {
-    return throwTypeError(env, "host must be a numeric IPv4 or IPv6 address, not '" + host + "'");
-  }
-  const addrinfo address = *found;
   sockaddr_storage bound = {};
-  std::memcpy(&bound, found->ai_addr, found->ai_addrlen);
-  freeaddrinfo(found);
-
-  Descriptor socket(::socket(address.ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  socklen_t length = 0;
+  if (!readAddress(env, host, port, &bound, &length)) return {};
+  Descriptor socket(::socket(bound.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
   if (socket.get() < 0) return throwFailure(env, Failure::last("socket"));
   setOption(socket.get(), SOL_SOCKET, SO_REUSEADDR, 1);
-  socklen_t length = address.ai_addrlen;
   if (bind(socket.get(), reinterpret_cast<sockaddr*>(&bound), length) != 0) {
     return throwFailure(env, Failure{errno, "bind", host + ":" + std::to_string(port)});
   }
@@ -139,6 +144,58 @@ Napi::Value listenTcp(const Napi::CallbackInfo& info) {
   result.Set("fd", socket.handOut());
   result.Set("port", boundPort);
   return result;
+}
+
+Napi::Value openTcp(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  Reader reader(info);
+  const std::string host = reader.text(0, "host");
+  const auto port = reader.integer(1, "port", 1, 65535);
+  if (!reader.ok()) return {};
+  sockaddr_storage address = {};
+  socklen_t length = 0;
+  if (!readAddress(env, host, port, &address, &length)) return {};
+  Descriptor socket(::socket(address.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  if (socket.get() < 0) return throwFailure(env, Failure::last("socket"));
+  Napi::Object result = Napi::Object::New(env);
+  result.Set("address", Napi::Buffer<uint8_t>::Copy(env, reinterpret_cast<uint8_t*>(&address), length));
+  result.Set("fd", socket.handOut());
+  return result;
+}
+
+Napi::Value setPeerOptions(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  Reader reader(info);
+  const int fd = reader.fd(0);
+  const auto idleSeconds = static_cast<int>(reader.integer(1, "idleSeconds", 1, 32767));
+  const auto intervalSeconds = static_cast<int>(reader.integer(2, "intervalSeconds", 1, 32767));
+  const auto probeCount = static_cast<int>(reader.integer(3, "probeCount", 1, 127));
+  const auto userTimeoutMs = static_cast<int>(reader.integer(4, "userTimeoutMs", 1, INT32_MAX));
+  if (!reader.ok()) return {};
+  if (!setOption(fd, IPPROTO_TCP, TCP_NODELAY, 1) || !setOption(fd, SOL_SOCKET, SO_KEEPALIVE, 1) ||
+      !setOption(fd, IPPROTO_TCP, TCP_KEEPIDLE, idleSeconds) ||
+      !setOption(fd, IPPROTO_TCP, TCP_KEEPINTVL, intervalSeconds) ||
+      !setOption(fd, IPPROTO_TCP, TCP_KEEPCNT, probeCount) ||
+      !setOption(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, userTimeoutMs)) {
+    return throwFailure(env, Failure::last("setsockopt"));
+  }
+  return env.Undefined();
+}
+
+Napi::Value peerAddress(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  Reader reader(info);
+  const int fd = reader.fd(0);
+  if (!reader.ok()) return {};
+  sockaddr_storage address = {};
+  socklen_t length = sizeof(address);
+  char host[NI_MAXHOST] = "";
+  // Of one that has gone already nothing is known, and that is no error.
+  if (getpeername(fd, reinterpret_cast<sockaddr*>(&address), &length) != 0 ||
+      getnameinfo(reinterpret_cast<sockaddr*>(&address), length, host, sizeof(host), nullptr, 0, NI_NUMERICHOST) != 0) {
+    return Napi::String::New(env, "");
+  }
+  return Napi::String::New(env, host);
 }
 
 Napi::Value socketPair(const Napi::CallbackInfo& info) {
@@ -228,6 +285,9 @@ void exportSockets(Napi::Env env, Napi::Object exports) {
   exports.Set("close", Napi::Function::New<closeDescriptor>(env, "close"));
   exports.Set("listenUnix", Napi::Function::New<listenUnix>(env, "listenUnix"));
   exports.Set("listenTcp", Napi::Function::New<listenTcp>(env, "listenTcp"));
+  exports.Set("openTcp", Napi::Function::New<openTcp>(env, "openTcp"));
+  exports.Set("setPeerOptions", Napi::Function::New<setPeerOptions>(env, "setPeerOptions"));
+  exports.Set("peerAddress", Napi::Function::New<peerAddress>(env, "peerAddress"));
   exports.Set("socketPair", Napi::Function::New<socketPair>(env, "socketPair"));
   exports.Set("setSocketBuffers", Napi::Function::New<setSocketBuffers>(env, "setSocketBuffers"));
   exports.Set("setNoDelay", Napi::Function::New<setNoDelay>(env, "setNoDelay"));

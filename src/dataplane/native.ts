@@ -129,12 +129,34 @@ export interface Native {
   /** CRC-32C (Castagnoli) of bytes [offset, offset+length) of `bytes`, continuing from `seed` (0 at the start). */
   crc32c(bytes: Uint8Array, offset: number, length: number, seed: number): number;
 
+  /** The same as a signed number, which is never one on the heap. */
+  crc32cSigned(bytes: Uint8Array, offset: number, length: number, seed: number): number;
+  /**
+   * Seals `count` pieces of `length` bytes that begin at `offset`: SipHash-2-4 of each under `key` (16 bytes) is stored
+   * in the 8 bytes behind it, and the next piece begins after those. Allocates nothing.
+   */
+  seal(key: Uint8Array, bytes: Uint8Array, offset: number, length: number, count: number): void;
+  /** Whether the 8 bytes behind the piece are its seal. Allocates nothing. */
+  isSealed(key: Uint8Array, bytes: Uint8Array, offset: number, length: number): boolean;
+
   // ---- descriptors. All are created close-on-exec.
   close(fd: number): void;
   /** A listening Unix stream socket; the path must not exist; `mode` is set before anyone can connect. */
   listenUnix(path: string, mode: number, backlog: number): number;
   /** Port 0 picks one; returns the fd and the port. */
   listenTcp(host: string, port: number, backlog: number): { fd: number; port: number };
+  /** A TCP socket that is not connected yet, and the struct sockaddr to connect it to. */
+  openTcp(host: string, port: number): { fd: number; address: Uint8Array };
+  /** TCP_NODELAY, keep-alive and TCP_USER_TIMEOUT: a peer that is gone is noticed without sending anything. */
+  setPeerOptions(
+    fd: number,
+    idleSeconds: number,
+    intervalSeconds: number,
+    probeCount: number,
+    userTimeoutMs: number,
+  ): void;
+  /** The numeric address of the other end; empty when it has gone. */
+  peerAddress(fd: number): string;
   /** A connected AF_UNIX stream pair with the given buffer sizes (0: default). */
   socketPair(bufferBytes: number): [number, number];
   setSocketBuffers(fd: number, bytes: number): void;

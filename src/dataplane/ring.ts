@@ -14,6 +14,8 @@ const OP_FSYNC = 3;
 const OP_SENDMSG = 9;
 const OP_TIMEOUT = 11;
 const OP_ACCEPT = 13;
+const OP_ASYNC_CANCEL = 14;
+const OP_CONNECT = 16;
 const OP_FALLOCATE = 17;
 const OP_CLOSE = 19;
 const OP_READ = 22;
@@ -180,6 +182,20 @@ export class Ring {
   accept(fd: number, index: number, tag: number): void {
     const i = this.#entry(OP_ACCEPT, fd, index, tag);
     this.#sq[i + 7] = SOCK_CLOEXEC;
+  }
+
+  /** `addressOffset`: a struct sockaddr of `addressBytes` in the thread's memory. */
+  connect(fd: number, addressOffset: number, addressBytes: number, index: number, tag: number): void {
+    const i = this.#entry(OP_CONNECT, fd, index, tag);
+    this.#buffer(i, addressOffset, 0);
+    this.#sq[i + 2] = addressBytes;
+  }
+
+  /** Ends the operation of that index and tag, which completes by itself. Completes as (index, tag) too. */
+  cancel(ofIndex: number, ofTag: number, index: number, tag: number): void {
+    const i = this.#entry(OP_ASYNC_CANCEL, -1, index, tag);
+    this.#sq[i + 4] = ofIndex;
+    this.#sq[i + 5] = ofTag;
   }
 
   /** Completes with -ETIME after the time in the struct __kernel_timespec at `timespecOffset`. */

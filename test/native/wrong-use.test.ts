@@ -53,9 +53,15 @@ beforeAll(() => {
     mapFile: [0, 4096],
     freeMemory: [{}],
     crc32c: [new Uint8Array(8), 0, 8, 0],
+    crc32cSigned: [new Uint8Array(8), 0, 8, 0],
+    seal: [new Uint8Array(16), new Uint8Array(16), 0, 8, 1],
+    isSealed: [new Uint8Array(16), new Uint8Array(16), 0, 8],
     close: [1 << 20],
     listenUnix: ['/nonexistent/path', 0o600, 1],
     listenTcp: ['127.0.0.1', 0, 1],
+    openTcp: ['127.0.0.1', 1],
+    setPeerOptions: [1 << 20, 1, 1, 1, 1000],
+    peerAddress: [1 << 20],
     socketPair: [0],
     setSocketBuffers: [1 << 20, 4096],
     setNoDelay: [1 << 20],
@@ -106,11 +112,11 @@ describe.each(NAMES)('%s', (name) => {
       const isNumber = typeof value === 'number';
       for (const wrong of NOTHING_RIGHT) {
         if (typeof wrong === typeof value && typeof wrong !== 'object') continue;
-        if ((name === 'crc32c' || name.endsWith('Batch')) && wrong instanceof Uint8Array) continue;
+        if ((name.startsWith('crc32c') || name.endsWith('Batch')) && wrong instanceof Uint8Array) continue;
         expectRefusal(name, right.with(position, wrong));
       }
       // The hot calls cut fractions off and take what is not finite as zero; they check only the range.
-      const wrongNumbers = name === 'enter' || name === 'crc32c' ? [-2, 2 ** 53] : NO_INTEGERS;
+      const wrongNumbers = name === 'enter' || name.startsWith('crc32c') ? [-2, 2 ** 53] : NO_INTEGERS;
       if (isNumber) for (const wrong of wrongNumbers) expectRefusal(name, right.with(position, wrong));
       expectRefusal(name, right.slice(0, position));
     }

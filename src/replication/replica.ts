@@ -159,7 +159,11 @@ export class Replica implements Hub, CopyHost, PrimaryHost {
   }
 
   learn(stored: StoredConfig): void {
-    const isOld = this.#known !== undefined && stored.revision <= this.#known.revision;
+    const known = this.#known;
+    // The epoch counts as well: a store that was put back may have its revisions raised above all others.
+    const isOld =
+      known !== undefined &&
+      (stored.revision <= known.revision || stored.config.epoch < known.config.epoch);
     if (isOld && !this.broken.configNeverGoesBack) return;
     this.#known = stored;
     if (this.#isJudged) this.#react();
@@ -357,7 +361,7 @@ export class Replica implements Hub, CopyHost, PrimaryHost {
       this.#end('gone');
       return;
     }
-    if (stored.config.epoch < this.#keeper.latest.promisedEpoch && this.#state === 'opening') {
+    if (stored.config.epoch < this.#keeper.latest.promisedEpoch && !this.#isJudged) {
       this.#state = 'held';
       return;
     }
@@ -438,6 +442,7 @@ export class Replica implements Hub, CopyHost, PrimaryHost {
       return;
     }
     this.#isJudged = true;
+    this.#state = 'opening';
     const verdict = judge(this.#found, config, this.replicaId, this.bootId, this.broken);
     if (verdict.isRedrawn) this.incarnation = this.ports.drawId();
     this.#descends = verdict.descends;
@@ -467,6 +472,10 @@ export class Replica implements Hub, CopyHost, PrimaryHost {
   #react(): void {
     if (['held', 'opening', 'gone', 'stopping', 'stopped'].includes(this.#state)) return;
     const { config } = this.known;
+    if (!config.replicas.some(({ id }) => id === this.replicaId)) {
+      this.#end('gone');
+      return;
+    }
     const primary = this.#primary;
     if (primary !== undefined && !primary.hasEnded) {
       const isMine =

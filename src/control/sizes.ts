@@ -35,7 +35,10 @@ export function provisionedIn(records: readonly VolumeRecord[], node: string, po
 }
 
 /** How much may still be promised: total × overcommit − provisioned, at least 0, in whole blocks. */
-export function creatableIn(pool: PoolStatus, provisionedBytes: number): number {
+export function creatableIn(
+  pool: Pick<PoolStatus, 'totalBytes' | 'overcommitRatio'>,
+  provisionedBytes: number,
+): number {
   const freeBytes = pool.totalBytes * pool.overcommitRatio - provisionedBytes;
   return Math.max(0, Math.floor(freeBytes / BLOCK_BYTES) * BLOCK_BYTES);
 }

@@ -12,14 +12,10 @@ export async function capacityOf(
   wanted: string | undefined,
 ): Promise<PoolCapacity[]> {
   const { storage, records, node, defaultPool } = context;
+  const usable = await storage.pools();
   const closed = storage.closedPools();
   const isClosed = closed.some(({ name }) => name === wanted);
-  const open =
-    wanted === undefined
-      ? await storage.pools()
-      : isClosed
-        ? []
-        : [await findPool(context, wanted, 'NOT_FOUND')];
+  const open = wanted === undefined ? usable : isClosed ? [] : [await findPool(context, wanted, 'NOT_FOUND')];
   const volumes = await records.list();
   const capacities = [
     ...open.map((pool) => roomIn(pool, node, provisionedIn(volumes, node, pool.name))),

@@ -73,8 +73,10 @@ export async function repair(context: VolumeContext): Promise<RepairReport> {
   }
   await repairClaims(context, attempt);
 
-  const closed = context.storage.closedPools();
+  // Before and after: neither a pool that opens meanwhile nor one that goes makes its copies 'missing'.
+  const closedBefore = context.storage.closedPools();
   const replicas = new Map((await context.storage.replicas()).map((replica) => [replica.volumeId, replica]));
+  const closed = [...closedBefore, ...context.storage.closedPools()];
   for (const record of await context.records.listReadable().then((lists) => lists.records)) {
     if (record.state !== 'ready' || primaryReplica(record).node !== context.node) continue;
     const found = problemsOf(record, replicas.get(record.id), closed);

@@ -34,6 +34,10 @@ export class KnownPools {
     this.#ids = ids;
   }
 
+  names(): string[] {
+    return [...this.#ids.keys()];
+  }
+
   idOf(name: string): string | undefined {
     return this.#ids.get(name);
   }

@@ -78,21 +78,27 @@ export class NodePools {
     return this.#places.flatMap(({ pool }) => pool ?? []);
   }
 
+  /**
+   * Those that are not open, those that are and were found unusable when they were looked at last, and those that
+   * were used before and are missing from the configuration: all that may hold what nobody sees.
+   */
   closed(): ClosedPool[] {
-    return this.#places.flatMap(({ config: { name, directory }, pool, error }) =>
-      pool !== undefined ? [] : [{ name, directory, problem: error?.message ?? 'it is being opened' }],
-    );
+    const unconfigured = (this.#known?.names() ?? []).filter((name) => this.#placeOf(name) === undefined);
+    const configured = this.#places.flatMap(({ config: { name, directory }, pool, error }) => {
+      if (pool === undefined) return [{ name, directory, problem: error?.message ?? 'it is being opened' }];
+      return pool.problem === undefined ? [] : [{ name, directory, problem: pool.problem.message }];
+    });
+    return [
+      ...configured,
+      ...unconfigured.map((name) => ({ name, directory: '', problem: unconfiguredError(name).message })),
+    ];
   }
 
-  /** Whether it is one of this node's pools and not open. */
-  isClosed(name: string): boolean {
-    return this.#places.some(({ config, pool }) => config.name === name && pool === undefined);
-  }
-
-  /** NOT_FOUND when the configuration has no such pool, UNAVAILABLE while it is not open. */
+  /** NOT_FOUND when this node never had such a pool, UNAVAILABLE while it is not open. */
   required(name: string): Pool {
-    const place = this.#places.find(({ config }) => config.name === name);
+    const place = this.#placeOf(name);
     if (place?.pool !== undefined) return place.pool;
+    if (place === undefined && this.#known?.idOf(name) !== undefined) throw unconfiguredError(name);
     if (place === undefined) {
       const names = this.#places.map(({ config }) => config.name).join(', ');
       throw new HoldfastError('NOT_FOUND', `this node has no pool '${name}'; it has ${names}`);
@@ -104,6 +110,17 @@ export class NodePools {
     );
   }
 
+  /** undefined: a person had it forgotten, with all that is in it. UNAVAILABLE while it is not open. */
+  unlessForgotten(name: string): Pool | undefined {
+    const isForgotten = this.#placeOf(name) === undefined && this.#known?.idOf(name) === undefined;
+    return isForgotten ? undefined : this.required(name);
+  }
+
+  /** Of the configuration, in its order, open or not. */
+  names(): string[] {
+    return this.#places.map(({ config }) => config.name);
+  }
+
   /** One more try of every pool that is not open. Never rejects. */
   async retry(): Promise<void> {
     if (this.#isClosed) return;
@@ -112,7 +129,7 @@ export class NodePools {
 
   /** CONFLICT while it is open: what is in use is not forgotten. Then whatever is found is tried as a new pool. */
   async forget(name: string): Promise<void> {
-    const place = this.#places.find(({ config }) => config.name === name);
+    const place = this.#placeOf(name);
     await place?.attempt;
     if (place?.pool !== undefined) {
       throw new HoldfastError('CONFLICT', `pool '${name}' is open: there is nothing to forget`);
@@ -130,6 +147,10 @@ export class NodePools {
     clearInterval(this.#retries);
     // A try under way is not waited for: it may hang in the kernel, and gives back what it gets.
     for (const pool of this.opened()) await pool.close();
+  }
+
+  #placeOf(name: string): Place | undefined {
+    return this.#places.find(({ config }) => config.name === name);
   }
 
   #try(place: Place, run: (open: () => Promise<Pool>) => Promise<Pool>): Promise<void> {
@@ -162,6 +183,15 @@ export class NodePools {
     place.attempt ??= attempt();
     return place.attempt;
   }
+}
+
+function unconfiguredError(name: string): HoldfastError {
+  return new HoldfastError(
+    'UNAVAILABLE',
+    `pool '${name}' was used before and is not in the configuration: start the daemon with --pool ${name}=DIR, or, ` +
+      `if that pool is gone for good and its volumes with it, "holdfast pool forget ${name} --force"`,
+    { details: { pool: name } },
+  );
 }
 
 function requireDistinct(pools: readonly PoolConfig[]): void {

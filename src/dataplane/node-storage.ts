@@ -17,7 +17,10 @@ export interface PoolStatus {
   readonly overcommitRatio: number;
 }
 
-/** A pool of the configuration that could not be opened. It is tried again until it can. */
+/**
+ * A pool of this node that cannot be used: it is not open (it is tried again until it is), its disk was taken from
+ * under the daemon, or it was used before and is missing from the configuration (`directory` is empty then).
+ */
 export interface ClosedPool {
   readonly name: string;
   readonly directory: string;
@@ -92,7 +95,7 @@ export interface ExportHandle {
 }
 
 export interface NodeStorage {
-  /** Those that are open. */
+  /** Those that are open and can be used. One that no longer can is among the closed ones when it resolves. */
   pools(): Promise<PoolStatus[]>;
   /** Those that are not. What they hold is not seen by any other method. */
   closedPools(): ClosedPool[];
@@ -100,7 +103,7 @@ export interface NodeStorage {
   forgetPool(name: string): Promise<void>;
   /** Durable (directory entry included) when it resolves. The same spec again: nothing happens. NO_SPACE, ALREADY_EXISTS; UNAVAILABLE while the pool is not open. */
   createReplica(spec: ReplicaSpec): Promise<void>;
-  /** Gone is success. CONFLICT while open; UNAVAILABLE while the pool that should have it is not open. */
+  /** Gone is success. CONFLICT while open; UNAVAILABLE while the pool that should have it is not open, unless it was forgotten. */
   deleteReplica(volumeId: string, pool: string): Promise<void>;
   replicas(): Promise<ReplicaStatus[]>;
   /** One of them; undefined when no open pool has a replica of the volume. */

@@ -61,6 +61,7 @@ export class Pool {
   readonly #provisioned = new Map<string, number>();
   /** Volumes whose replica is being created, deleted or grown. */
   readonly #inProgress = new Set<string>();
+  #problem: HoldfastError | undefined;
 
   /**
    * Locks the pool, makes it if the directory is missing or empty, and finishes what a crash left half done.
@@ -117,8 +118,9 @@ export class Pool {
     await this.#lock.close();
   }
 
+  /** UNAVAILABLE, IO. */
   async volumeIds(): Promise<string[]> {
-    return await replicaNames(this.directory);
+    return await this.#look('listing the replicas', replicaNames);
   }
 
   /** UNAVAILABLE when it cannot be told, because the pool's disk was taken from under the daemon. */
@@ -133,18 +135,30 @@ export class Pool {
     }
   }
 
-  /** UNAVAILABLE unless the directory is still the one that was opened: what is not there may be elsewhere. */
+  /** Why nothing can be done with it though it is open, as the last look at it found; undefined: nothing is wrong. */
+  get problem(): HoldfastError | undefined {
+    return this.#problem;
+  }
+
+  /**
+   * UNAVAILABLE unless the directory is still the one that was opened: what is not there may be elsewhere, and what
+   * is written there may be on another file system.
+   */
   async requirePresent(): Promise<void> {
     const [ours, found] = await Promise.all([
       this.#lock.stat(),
       stat(join(this.directory, LOCK_FILE)).catch(() => undefined),
     ]);
-    if (found?.ino === ours.ino && found.dev === ours.dev) return;
-    throw new HoldfastError(
+    if (found?.ino === ours.ino && found.dev === ours.dev) {
+      this.#problem = undefined;
+      return;
+    }
+    this.#problem = new HoldfastError(
       'UNAVAILABLE',
       `pool '${this.name}' is no longer at ${this.directory}: mount its disk there again and restart the daemon`,
       { details: { pool: this.name } },
     );
+    throw this.#problem;
   }
 
   replicaDirectory(volumeId: string): string {
@@ -160,9 +174,9 @@ export class Pool {
     return DELETING + nameOf(volumeId);
   }
 
-  /** `availableBytes` is what the file system reports; the reserve is not yet taken off. */
+  /** `availableBytes` is what the file system reports; the reserve is not yet taken off. UNAVAILABLE, IO. */
   async status(): Promise<PoolStatus> {
-    const { totalBytes, availableBytes } = await space(this.directory);
+    const { totalBytes, availableBytes } = await this.#look('asking for the space', space);
     return {
       name: this.name,
       directory: this.directory,
@@ -191,9 +205,9 @@ export class Pool {
     }
   }
 
-  /** Counts a replica of this size from now on, in place of the size it counted with before. NO_SPACE. */
+  /** Counts a replica of this size from now on, in place of the size it counted with before. NO_SPACE, UNAVAILABLE. */
   async claim(volumeId: string, sizeBytes: number): Promise<void> {
-    const { totalBytes } = await space(this.directory);
+    const { totalBytes } = await this.#look('asking for the space', space);
     // No await between the check and the claim: two claims at a time cannot both take the last room.
     const limitBytes = Math.floor(totalBytes * this.overcommitRatio);
     const othersBytes = this.#provisionedBytes() - (this.#provisioned.get(volumeId) ?? 0);
@@ -217,6 +231,17 @@ export class Pool {
   unclaim(volumeId: string, sizeBytes: number | undefined): void {
     if (sizeBytes === undefined) this.#provisioned.delete(volumeId);
     else this.#provisioned.set(volumeId, sizeBytes);
+  }
+
+  /** At the pool's own directory, never at a mount point without its disk. What goes wrong is its problem from then on. */
+  async #look<Result>(doing: string, look: (directory: string) => Promise<Result>): Promise<Result> {
+    await this.requirePresent();
+    try {
+      return await look(this.directory);
+    } catch (error) {
+      this.#problem = storageError(error, `${doing} of pool '${this.name}'`);
+      throw this.#problem;
+    }
   }
 
   #provisionedBytes(): number {

@@ -48,13 +48,18 @@ import { encodeToken, WINDOW_TOKEN_FILE_NAME, type WindowFiles } from './window-
 
 /**
  * Durable, name included, when it resolves. The same spec again: nothing happens.
- * ALREADY_EXISTS (another replica or size), NO_SPACE, OUT_OF_RANGE, BUSY, IO.
+ * ALREADY_EXISTS (another replica or size), NO_SPACE, OUT_OF_RANGE, BUSY, IO. UNAVAILABLE: the pool's disk is not at
+ * its place, before or after: a copy that was made meanwhile may be on the file system below it.
  */
 export async function createReplica(pool: Pool, spec: ReplicaSpec): Promise<void> {
   checkSize(spec.sizeBytes);
   await run(pool, spec.volumeId, 'creating', async () => {
+    await pool.requirePresent();
     const directory = pool.replicaDirectory(spec.volumeId);
-    if (await isThere(directory)) return confirmSame(pool, directory, spec);
+    if (await isThere(directory)) {
+      await confirmSame(pool, directory, spec);
+      return pool.requirePresent();
+    }
     await pool.claim(spec.volumeId, spec.sizeBytes);
     const name = pool.creatingName(spec.volumeId);
     try {
@@ -68,12 +73,14 @@ export async function createReplica(pool: Pool, spec: ReplicaSpec): Promise<void
       throw error;
     }
     await syncDirectory(pool.directory);
+    await pool.requirePresent();
   });
 }
 
-/** Gone is success. The replica must not be open. */
+/** Gone is success, UNAVAILABLE when that cannot be told. The replica must not be open. */
 export async function deleteReplica(pool: Pool, windows: WindowFiles, volumeId: string): Promise<void> {
   await run(pool, volumeId, 'deleting', async () => {
+    await pool.requirePresent();
     const directory = pool.replicaDirectory(volumeId);
     const name = pool.deletingName(volumeId);
     if (await isThere(directory)) {
@@ -85,6 +92,7 @@ export async function deleteReplica(pool: Pool, windows: WindowFiles, volumeId: 
     }
     await syncDirectory(pool.directory);
     await removeDirectory(pool.directory, name);
+    await pool.requirePresent();
   });
 }
 

@@ -6,7 +6,7 @@
 // of them.
 
 import { join } from 'node:path';
-import { errorText, HoldfastError } from '../core/errors.ts';
+import { errorText, HoldfastError, isHoldfastError } from '../core/errors.ts';
 import type { Superblock } from '../replication/layout/superblock.ts';
 import { native } from './native.ts';
 import type {
@@ -79,8 +79,9 @@ export class Storage implements NodeStorage {
     this.#exports = new UnixExports(this.#turns);
   }
 
-  pools(): Promise<PoolStatus[]> {
-    return Promise.all(this.#pools.opened().map((pool) => pool.status()));
+  async pools(): Promise<PoolStatus[]> {
+    const statuses = this.#pools.opened().map((pool) => unlessBroken(pool.status()));
+    return (await Promise.all(statuses)).filter((status) => status !== undefined);
   }
 
   closedPools(): ClosedPool[] {
@@ -100,12 +101,8 @@ export class Storage implements NodeStorage {
       if (this.#open.has(volumeId)) {
         throw new HoldfastError('CONFLICT', `volume ${volumeId} is in use: detach it first`);
       }
-      // Half-deleted ones have no name any more: every pool is asked.
-      for (const pool of this.#pools.opened()) {
-        if (pool.name === poolName) await pool.requirePresent();
-        await deleteReplica(pool, this.#windows, volumeId);
-      }
-      if (this.#pools.isClosed(poolName)) this.#pools.required(poolName);
+      const pool = this.#pools.unlessForgotten(poolName);
+      if (pool !== undefined) await deleteReplica(pool, this.#windows, volumeId);
       this.#failures.delete(volumeId);
     });
   }
@@ -113,7 +110,7 @@ export class Storage implements NodeStorage {
   async replicas(): Promise<ReplicaStatus[]> {
     const found: ReplicaStatus[] = [];
     for (const pool of this.#pools.opened()) {
-      const ids = await pool.volumeIds();
+      const ids = (await unlessBroken(pool.volumeIds())) ?? [];
       found.push(...(await Promise.all(ids.map((volumeId) => this.#describe(pool, volumeId)))));
     }
     return found;
@@ -414,6 +411,14 @@ export class Storage implements NodeStorage {
     const problem = description.problem ?? failure;
     return { volumeId, pool: pool.name, isOpen: this.#open.has(volumeId), ...description, problem };
   }
+}
+
+/** undefined: the pool is among the closed ones now, with the reason. One pool's trouble is not the others'. */
+async function unlessBroken<Result>(look: Promise<Result>): Promise<Result | undefined> {
+  return await look.catch((error: unknown) => {
+    if (isHoldfastError(error)) return undefined;
+    throw error;
+  });
 }
 
 function errnoOf(error: HoldfastError): number {

@@ -79,3 +79,57 @@ test('a pool that is lost for good is forgotten by name, with its volumes only b
   expect((await daemon.run('volume', 'explain', 'lost')).stdout).toContain('copy is missing');
   expect((await daemon.run('volume', 'delete', 'lost')).exitCode).toBe(0);
 });
+
+test('a volume of a pool that the configuration does not name is not deleted until the pool is there or forgotten', async () => {
+  const before = await place.serving(args());
+  await before.json('volume', 'create', 'on-a', '--size', '8MiB', '--pool', 'a');
+  const { id } = await before.json<{ id: string }>(
+    'volume',
+    'create',
+    'on-b',
+    '--size',
+    '8MiB',
+    '--pool',
+    'b',
+  );
+  await before.end('SIGTERM');
+
+  const daemon = await place.serving(args().slice(0, 2));
+  const refused = await daemon.run('volume', 'delete', 'on-b');
+  expect(refused.exitCode).toBe(69);
+  expect(refused.stderr).toMatch(/--pool b=DIR.*holdfast pool forget b --force/);
+  expect(await readdir(place.path('b'))).toContain(id);
+  expect(await problemOf(daemon, 'b')).toContain('not in the configuration');
+  await daemon.end('SIGTERM');
+
+  // Its start finishes what was begun.
+  await place.serving(args());
+  expect(await readdir(place.path('b'))).not.toContain(id);
+});
+
+test('a pool whose disk is taken away under the daemon takes no new volume and keeps none of the others from theirs', async () => {
+  const daemon = await place.serving([...args(), '--metrics', '127.0.0.1:0']);
+  await daemon.json('volume', 'create', 'on-b', '--size', '8MiB', '--pool', 'b');
+  await rename(place.path('a'), place.path('disk-a'));
+  await mkdir(place.path('a')); // the mount point
+  const refused = await daemon.run('volume', 'create', 'x', '--size', '8MiB', '--pool', 'a');
+  expect(refused.exitCode).toBe(69);
+  expect(refused.stderr).toContain('mount its disk there again');
+  expect(await readdir(place.path('a'))).toEqual([]);
+
+  await rm(place.path('a'), { recursive: true });
+  expect(await problemOf(daemon, 'a')).toContain('mount its disk there again');
+  expect(await problemOf(daemon, 'b')).toBe('');
+  for (const command of [
+    ['volume', 'create', 'more', '--size', '8MiB', '--pool', 'b'],
+    ['volume', 'resize', 'on-b', '--size', '16MiB'],
+    ['volume', 'explain', 'on-b'],
+    ['volume', 'ls'],
+  ]) {
+    expect([command, (await daemon.run(...command)).exitCode]).toEqual([command, 0]);
+  }
+  const port = daemon.log.find(({ msg }) => msg === 'serving metrics')?.['port'] as number;
+  const metrics = await (await fetch(`http://127.0.0.1:${port}/metrics`)).text();
+  expect(metrics).toMatch(/holdfast_pool_up\{pool="a"[^}]*\} 0/);
+  expect(metrics).toMatch(/holdfast_pool_up\{pool="b"[^}]*\} 1/);
+});

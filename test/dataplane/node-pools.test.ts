@@ -162,3 +162,17 @@ test('a list of known pools that cannot be read is refused with what to do', asy
     message: expect.stringContaining('remove the file'),
   });
 });
+
+test('a pool that was used before and is missing from the configuration is closed until a person forgets it', async () => {
+  await stop(await start(['a', 'b']));
+  const pools = await start(['a']);
+  expect(pools.closed()).toEqual([
+    { name: 'b', directory: '', problem: expect.stringContaining('start the daemon with --pool b=') },
+  ]);
+  const unavailable = expect.objectContaining({ code: 'UNAVAILABLE' });
+  expect(() => pools.required('b')).toThrow(unavailable);
+  expect(() => pools.unlessForgotten('b')).toThrow(unavailable);
+  await pools.forget('b');
+  expect(pools.closed()).toEqual([]);
+  expect(pools.unlessForgotten('b')).toBeUndefined();
+});

@@ -1,9 +1,9 @@
-// Three projects: `unit` runs files side by side; `lab` (guests with their own kernel) and `csi-sanity` run
-// one file after the other, since each guest takes a whole core. Nothing is retried.
+// Three projects: `unit` and `lab` (guests with their own kernel) run two files side by side, since a guest takes a
+// core; `csi-sanity` runs alone. Nothing is retried.
 
 import { defineConfig } from 'vitest/config';
 
-const serial = { fileParallelism: false, maxWorkers: 1, testTimeout: 600_000, hookTimeout: 180_000 } as const;
+const slow = { testTimeout: 600_000, hookTimeout: 180_000 } as const;
 
 export default defineConfig({
   test: {
@@ -25,14 +25,22 @@ export default defineConfig({
       },
       {
         extends: true,
-        test: { name: 'lab', include: ['test/lab/**/*.test.ts'], ...serial, sequence: { groupOrder: 1 } },
+        test: {
+          name: 'lab',
+          include: ['test/lab/**/*.test.ts'],
+          ...slow,
+          maxWorkers: 2,
+          sequence: { groupOrder: 1 },
+        },
       },
       {
         extends: true,
         test: {
           name: 'csi-sanity',
           include: ['test/csi-sanity/**/*.test.ts'],
-          ...serial,
+          ...slow,
+          fileParallelism: false,
+          maxWorkers: 1,
           sequence: { groupOrder: 2 },
         },
       },

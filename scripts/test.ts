@@ -26,9 +26,9 @@ interface Totals {
 /** The limits of the ordinary run add up to 45 minutes, from cold on 2 cores. */
 const SUITES: readonly Suite[] = [
   { name: 'check', limitMinutes: 3 },
-  { name: 'unit', limitMinutes: 12, vitest: ['--project', 'unit', '--reporter', 'default'] },
-  { name: 'lab', limitMinutes: 20, vitest: ['--project', 'lab', '--reporter', 'verbose'] },
-  { name: 'csi-sanity', limitMinutes: 10, vitest: ['--project', 'csi-sanity', '--reporter', 'verbose'] },
+  { name: 'unit', limitMinutes: 14, vitest: ['--project', 'unit', '--reporter', 'default'] },
+  { name: 'lab', limitMinutes: 21, vitest: ['--project', 'lab', '--reporter', 'verbose'] },
+  { name: 'csi-sanity', limitMinutes: 7, vitest: ['--project', 'csi-sanity', '--reporter', 'verbose'] },
 ];
 const SOAK_FACTOR = 12;
 /** How long a suite that was told to stop may take to clean up its guests and daemons. */

@@ -7,8 +7,13 @@ import type { Shape } from './world.ts';
 
 /** One extent, a few blocks, quick disks and network, no faults at all: a mix adds its own. */
 function calm(seed: number, random: Random): Shape {
+  // Every rate of a fault, also of those that are thought of later.
+  const entries = Object.entries(drawShape(seed)) as [string, unknown][];
+  const quiet = Object.fromEntries(
+    entries.map(([name, value]) => [name, /(Ms|Rate)$/.test(name) && typeof value === 'number' ? 0 : value]),
+  ) as unknown as Shape;
   return {
-    ...drawShape(seed),
+    ...quiet,
     copies: random.pick([2, 3, 3]),
     extraNodes: random.below(2),
     failureMode: random.pick(['soft', 'alwayson', 'alwayson']),
@@ -23,27 +28,9 @@ function calm(seed: number, random: Random): Shape {
     fuaShare: random.pick([0, 0.1]),
     thinkMs: random.pick([1, 10, 40]),
     networkDelayMs: random.pick([0.5, 2, 10]),
-    frameLossRate: 0,
-    frameRepeatRate: 0,
-    frameReorderRate: 0,
-    frameFlipRate: 0,
     storeDelayMs: random.pick([1, 5, 30]),
-    storeLossRate: 0,
     diskDelayMs: random.pick([0.2, 2, 5]),
-    slowDiskRate: 0,
     clockDrift: 0,
-    killMs: 0,
-    powerCutMs: 0,
-    allPowerCutMs: 0,
-    pauseMs: 0,
-    partitionMs: 0,
-    linkBreakMs: 0,
-    storeDownMs: 0,
-    storeCutMs: 0,
-    diskErrorMs: 0,
-    moveMs: 0,
-    handOverMs: 0,
-    frontendKillMs: 0,
     safetyMs: random.between(5000, 12_000),
   };
 }
@@ -73,6 +60,29 @@ export const MIXES = {
     pauseMs: random.pick([0, 3000]),
     handOverMs: random.pick([0, 1500]),
     safetyMs: 15_000,
+  }),
+  /** Changes of the set take long, and writes go on meanwhile. */
+  slowStore: (random) => ({
+    copies: random.pick([2, 3]),
+    failureMode: 'alwayson',
+    storeDelayMs: random.between(100, 250),
+    diskDelayMs: 0.2,
+    networkDelayMs: 0.5,
+    thinkMs: 1,
+    readShare: 0.2,
+    partitionMs: random.between(1500, 3000),
+    killMs: random.pick([0, 2500]),
+  }),
+  /** Members that are away cannot be dropped; another copy could take their place. */
+  lost: (random) => ({
+    copies: random.pick([3, 4]),
+    failureMode: random.pick(['soft', 'hard', 1]),
+    killMs: random.pick([0, 1500]),
+    diskErrorMs: random.pick([0, 2000]),
+    powerCutMs: random.pick([0, 2500]),
+    linkBreakMs: random.pick([0, 800]),
+    partitionMs: random.between(1000, 3000),
+    readShare: 0.2,
   }),
   /** Copies leave and come back while writes go on. */
   resync: (random) => ({
@@ -131,6 +141,14 @@ export const MIXES = {
     storeLossRate: random.pick([0, 0.3]),
     linkBreakMs: random.pick([0, 2000]),
     pauseMs: random.pick([0, 4000]),
+  }),
+  /** Much is zeroed, and copies come and go. */
+  zeroes: (random) => ({
+    zeroShare: 0.5,
+    readShare: 0.2,
+    failureMode: 'alwayson',
+    killMs: random.between(800, 2500),
+    partitionMs: random.pick([0, 2000]),
   }),
   /** Disks fail or hang. */
   disks: (random) => ({

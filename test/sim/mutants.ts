@@ -1,0 +1,242 @@
+// The proof that the simulator can fail: every rule of the protocol, switched off, is a planted fault that has to be
+// noticed, by the checker that should notice it, within 5,000 seeds or 30 seconds of one core.
+//
+// A fault that a second rule covers as well is planted together with that one switched off (`unmasked`); what the
+// mask alone does is the mask's own entry.
+
+import { breaking, type Rule } from '../../src/replication/rules.ts';
+import { type MixName, mixedShape } from './mixes.ts';
+import { runSeed } from './run.ts';
+import type { Checker } from './world.ts';
+
+export interface Mutant {
+  /** For people: what goes wrong. */
+  readonly fault: string;
+  /** Any of these should notice. */
+  readonly checkers: readonly Checker[];
+  /** Tried in turn. */
+  readonly mixes: readonly MixName[];
+  /** Rules that would cover the fault, switched off as well. */
+  readonly unmasked?: readonly Rule[];
+}
+
+const ACKNOWLEDGED: readonly Checker[] = ['acknowledged', 'history'];
+const UNEQUAL: readonly Checker[] = ['coverage', 'equality', 'acknowledged', 'history'];
+const INCOMPLETE: readonly Checker[] = ['delta', 'coverage', 'equality', 'acknowledged', 'history'];
+const TWO_SERVE: readonly Checker[] = ['oneServes', 'accepted', 'acknowledged', 'history'];
+const PROMISED: readonly Checker[] = ['promise', 'oneServes'];
+
+function fault(
+  text: string,
+  checkers: readonly Checker[],
+  mixes: readonly MixName[],
+  ...unmasked: readonly Rule[]
+): Mutant {
+  return { fault: text, checkers, mixes, unmasked };
+}
+
+export const MUTANTS: Readonly<Record<Rule, Mutant>> = {
+  // Acknowledgement and the in-sync set
+  ackWaitsForEveryMember: fault('acknowledges when its own copy is written', ACKNOWLEDGED, ['kills']),
+  dropIsCommittedBeforeAck: fault(
+    'acknowledges without a member while its removal is on its way',
+    ['acknowledged'],
+    ['slowStore'],
+  ),
+  unknownProposalCounts: fault('takes a swap without an answer for a failed one', ACKNOWLEDGED, ['store']),
+  lateOutcomeSettlesOnlyItsOwn: fault('takes a late outcome for that of the next proposal', UNEQUAL, [
+    'store',
+  ]),
+  restampAtDrop: fault(
+    'does not stamp writes in flight anew when a member leaves',
+    ['delta'],
+    ['resync', 'stalls'],
+  ),
+  restampAtHello: fault(
+    'the same, where a follower learns of it by a new stream',
+    ['delta'],
+    ['sessions', 'resync'],
+  ),
+  epochKeptBeforeAck: fault(
+    'replies before the members’ promises of its epoch are durable',
+    ['promise'],
+    ['power'],
+  ),
+  minimumHoldsRequests: fault(
+    'serves with fewer copies than the failure mode asks',
+    ['acknowledged'],
+    ['power'],
+  ),
+  failedWriteIsNotSettled: fault('settles a write that failed on its own disk', UNEQUAL, ['disks']),
+  lostMembersKeepWindows: fault(
+    'clears the windows of what a lost, still named member lacks',
+    ['coverage'],
+    ['lost'],
+  ),
+  lackingSinceLoss: fault(
+    'counts a lost member’s delta from the epoch that drops it',
+    ['delta'],
+    ['lost', 'sessions'],
+  ),
+  // Joining
+  joiningStreamSendsWrites: fault('sends no new writes to a joining copy', UNEQUAL, ['resync', 'stalls']),
+  deltaIsCompleteBeforeJoin: fault('lets a copy join before its delta is copied', UNEQUAL, [
+    'resync',
+    'stalls',
+  ]),
+  flushBeforeJoin: fault('lets a copy join before it has flushed', ['acknowledged'], ['resync', 'disks']),
+  answeredBeforeJoin: fault('lets a copy join before it answered what was sent', UNEQUAL, ['resync']),
+  joinEndsWithItsStream: fault('remembers across streams that a copy had caught up', UNEQUAL, ['resync']),
+  incarnationCheckedAtJoin: fault(
+    'takes a member back in another incarnation',
+    ['invariant'],
+    ['power', 'cooling'],
+  ),
+  gateFromSubmission: fault('waits for a joining copy only from the commit on', UNEQUAL, ['resync', 'disks']),
+  stampsAreHandedOver: fault('gives a joining copy no generations', ['delta'], ['resync', 'handover']),
+  copyUnderRangeLock: fault('copies during resync without the range lock', UNEQUAL, ['resync', 'disks']),
+  suspectsInDelta: fault('ignores the suspects of a returning copy', UNEQUAL, ['cooling', 'power']),
+  unknownStampsAreNewest: fault('takes lost generations for old ones', INCOMPLETE, ['kills', 'resync']),
+  joiningAppliesInOrder: fault('applies overlapping writes of a stream in any order', UNEQUAL, [
+    'power',
+    'stalls',
+  ]),
+  outSinceIsRecorded: fault('counts a delta from the epoch after the one that dropped it', UNEQUAL, [
+    'resync',
+  ]),
+  inSyncOnlyIfNamed: fault('notes itself in sync in an incarnation that nobody named', INCOMPLETE, ['power']),
+  // Leases and promotion
+  leaseCheckedAtReply: fault('replies without looking at its leases', TWO_SERVE, ['stalls']),
+  leaseCountsFromSending: fault('counts a grant from its arrival', TWO_SERVE, ['stalls']),
+  leaseFromEveryMember: fault('is content with one member’s grant', TWO_SERVE, ['stalls']),
+  sitOutAfterRestart: fault('promotes after a restart without sitting out a lease', TWO_SERVE, ['stalls']),
+  waitForOwnGrant: fault('promotes before its own grant has run out', TWO_SERVE, ['stalls']),
+  brokenLinkIsNoProof: fault('takes a closed connection for death', TWO_SERVE, ['sessions']),
+  noGrantWhilePromoting: fault('answers the old primary while its promotion is on its way', TWO_SERVE, [
+    'store',
+  ]),
+  onlyMembersPromote: fault('promotes without being a member', ACKNOWLEDGED, ['stalls']),
+  incarnationCheckedAtPromotion: fault('promotes in another incarnation', ACKNOWLEDGED, ['power']),
+  everyMemberReportedBeforeRevival: fault('revives before every member reported', ACKNOWLEDGED, ['power']),
+  revivalRevokesAttachment: fault('revives and lets the attachment go on', ['history'], ['power']),
+  bootRecordedBeforeAck: fault('acknowledges in a boot that the store does not know', UNEQUAL, ['power']),
+  // Epochs, streams, sessions
+  lowerEpochRefused: fault('follows a primary of a lower epoch', TWO_SERVE, ['stalls']),
+  promiseIsDurable: fault('answers before its promise is durable', PROMISED, ['kills']),
+  lowerStreamRefused: fault('follows an older stream again', UNEQUAL, ['sessions']),
+  oldStreamIsVoid: fault('applies what an older stream still brings', UNEQUAL, ['sessions']),
+  configNeverGoesBack: fault('believes an older configuration than it knew', UNEQUAL, ['store']),
+  oldOperationsEndFirst: fault('answers a new stream while disk writes of the old one run', UNEQUAL, [
+    'disks',
+  ]),
+  lowerSessionRefused: fault('serves an older session of a frontend', ['history'], ['sessions']),
+  oldSessionIsVoid: fault('takes requests of a session that is over', ['history'], ['sessions']),
+  revokedAttachmentRefused: fault('goes on with an attachment that was revoked', ['history'], ['moves']),
+  oldAttachmentSettledFirst: fault('welcomes the next attachment too early', ['history'], ['moves']),
+  // Reconciliation
+  reconcileBeforeServing: fault('serves after a promotion without reconciling', UNEQUAL, ['kills']),
+  suspectsOfEveryMember: fault('reconciles its own suspects only', UNEQUAL, ['kills']),
+  reconcileStampsAlone: fault('does not stamp suspects when no other copy remains', INCOMPLETE, ['kills']),
+  inheritedMarksKept: fault('forgets what the process before it had in flight', UNEQUAL, ['kills']),
+  unknownWindowMeansHot: fault('takes an unreadable window for an empty one', UNEQUAL, ['power', 'cooling']),
+  // The local copy
+  markBeforeWrite: fault('writes before the mark is durable', ['marks'], ['kills']),
+  windowBeforeWrite: fault('keeps no window', ['coverage'], ['kills']),
+  sequencesBelongToOpening: fault(
+    'mixes the sequences of two openings',
+    ['coverage', 'invariant'],
+    ['handover'],
+  ),
+  zeroesAreWrites: fault('keeps no window and no stamp of a zeroing', ['coverage', 'delta'], ['zeroes']),
+  markKeptUntilSettled: fault('clears a mark before the write is everywhere', ['coverage'], ['cooling']),
+  flushBeforeCooling: fault('clears a mark before the data is flushed', UNEQUAL, ['cooling']),
+  generationsBeforeCooling: fault('clears a mark before the generations are durable', INCOMPLETE, [
+    'cooling',
+  ]),
+  failedFlushIsFinal: fault('believes the flush after one that failed', ['acknowledged'], ['disks']),
+  flushReachesEveryMember: fault('flushes its own copy only', ['acknowledged'], ['power']),
+  fuaIsFlushed: fault('ignores FUA', ['acknowledged'], ['disks']),
+  overlapsInOrder: fault('lets overlapping requests run side by side', UNEQUAL, ['kills']),
+  readsWaitForOverlappingWrites: fault('reads what may still be lost', ['history'], ['kills']),
+  incarnationRedrawnAfterReboot: fault('keeps its incarnation after a power cut', UNEQUAL, ['power']),
+  bootIdChecked: fault('does not notice an image of an older boot', UNEQUAL, ['power']),
+  cleanMarkErasedFirst: fault('leaves its clean mark standing while it serves', UNEQUAL, ['power']),
+  lockOutlivesOperations: fault('a successor starts while disk writes of a killed process land', UNEQUAL, [
+    'kills',
+  ]),
+  // Handover
+  drainBeforeHandover: fault('hands over with requests in flight', UNEQUAL, ['handover']),
+  renounceBeforeHandover: fault('replies after it has offered its place', TWO_SERVE, ['handover']),
+  // Frontend
+  frontendHoldsOverlaps: fault('sends a request that overlaps an unanswered one', ACKNOWLEDGED, ['sessions']),
+  frontendIgnoresOldSessions: fault(
+    'takes a reply of an older session',
+    ['history', 'accepted'],
+    ['sessions'],
+  ),
+  frontendReplays: fault('drops its unanswered requests at a change of the primary', ['history'], ['kills']),
+  frontendNeverGoesBack: fault('goes back to a primary of a lower epoch', TWO_SERVE, ['sessions']),
+};
+
+export interface Catch {
+  readonly mix: MixName;
+  readonly seed: number;
+  readonly checker: Checker;
+  readonly message: string;
+}
+
+export interface Hunt {
+  readonly seeds: number;
+  readonly seconds: number;
+  readonly caught: Catch | undefined;
+  /** What else noticed on the way, and how often. */
+  readonly others: ReadonlyMap<Checker, number>;
+}
+
+export interface Budget {
+  readonly seeds: number;
+  /** Of one core. */
+  readonly seconds: number;
+}
+
+export const BUDGET: Budget = { seeds: 5000, seconds: 30 };
+
+export function rulesOf(rule: Rule): readonly Rule[] {
+  return [rule, ...(MUTANTS[rule].unmasked ?? [])];
+}
+
+/** One seed: what was caught, if it was by a checker of that fault. */
+export function trySeed(rule: Rule, mix: MixName, seed: number): Catch | undefined {
+  const { violation } = runSeed(seed, breaking(...rulesOf(rule)), false, mixedShape(mix, seed));
+  if (violation === undefined) return undefined;
+  return { mix, seed, checker: violation.checker, message: violation.message };
+}
+
+export function hunt(rule: Rule, firstSeed: number, budget: Budget = BUDGET): Hunt {
+  const { mixes, checkers } = MUTANTS[rule];
+  const cpu = process.cpuUsage();
+  const seconds = (): number => {
+    const { user, system } = process.cpuUsage(cpu);
+    return (user + system) / 1e6;
+  };
+  const others = new Map<Checker, number>();
+  for (let count = 0; count < budget.seeds && seconds() < budget.seconds; count++) {
+    const caught = trySeed(rule, mixes[count % mixes.length] as MixName, firstSeed + count);
+    if (caught === undefined) continue;
+    if (checkers.includes(caught.checker)) return { seeds: count + 1, seconds: seconds(), caught, others };
+    others.set(caught.checker, (others.get(caught.checker) ?? 0) + 1);
+  }
+  return { seeds: budget.seeds, seconds: seconds(), caught: undefined, others };
+}
+
+/** The intact core on the same seeds and mixes. */
+export function intact(mixes: readonly MixName[], firstSeed: number, count: number): Catch[] {
+  const found: Catch[] = [];
+  for (let at = 0; at < count; at++) {
+    const mix = mixes[at % mixes.length] as MixName;
+    const { violation } = runSeed(firstSeed + at, undefined, false, mixedShape(mix, firstSeed + at));
+    if (violation !== undefined)
+      found.push({ mix, seed: firstSeed + at, checker: violation.checker, message: violation.message });
+  }
+  return found;
+}

@@ -86,8 +86,8 @@ export class HeldDevices implements DeviceService {
   }
 
   /**
-   * Called once, before anything else. No volume must keep the others from being served: the device of one that
-   * only a person can mend goes, and one whose volume cannot be opened now stays, its requests waiting.
+   * Called once, before anything else. No volume must keep the others from being served, and a volume that cannot be
+   * opened is no proof that its attachment is over: its device stays, its requests waiting, for as long as that takes.
    */
   async recover(judge: JudgeAttachment): Promise<void> {
     await this.#devices.recover(async (volumeId, attachmentNumber) => {
@@ -112,10 +112,6 @@ export class HeldDevices implements DeviceService {
       return 'current';
     } catch (error) {
       if (!isHoldfastError(error) || error.code === 'INTERNAL') throw error;
-      if (error.code === 'CORRUPT') {
-        this.#log.error({ volumeId, error }, 'the device of a damaged volume is removed');
-        return 'over';
-      }
       this.#log.error({ volumeId, error }, CANNOT_OPEN);
       return 'current';
     }

@@ -181,25 +181,25 @@ describe('after a restart', () => {
     await devices.release();
   });
 
-  test('the device of a damaged volume goes', async () => {
-    refused = new HoldfastError('CORRUPT', 'damaged');
-    await devices.recover(async () => 'current');
-    expect(inner.list()).toEqual([]);
-    await devices.release();
-  });
-
-  test('a device whose volume cannot be opened yet is kept, and held as soon as it can', async () => {
-    refused = new HoldfastError('UNAVAILABLE', 'its pool is away');
-    await devices.recover(async () => 'current');
-    expect(inner.list()).toHaveLength(2);
-    expect(holds.size).toBe(0);
-    refused = undefined;
-    const counts = () => ['kept', 'revoked'].map((volumeId) => holds.get(volumeId));
-    await expect.poll(counts, { timeout: 5000 }).toEqual([1, 1]);
-    await devices.detach('kept');
-    expect(holds.get('kept')).toBe(0);
-    await devices.release();
-  });
+  test.each([
+    ['UNAVAILABLE', 'its pool is away'],
+    ['CORRUPT', 'its superblock cannot be read'],
+    ['IO', 'its disk failed'],
+  ] as const)(
+    'a device whose volume cannot be opened (%s: %s) is kept, and held as soon as it can',
+    async (code, text) => {
+      refused = new HoldfastError(code, text);
+      await devices.recover(async () => 'current');
+      expect(inner.list()).toHaveLength(2);
+      expect(holds.size).toBe(0);
+      refused = undefined;
+      const counts = () => ['kept', 'revoked'].map((volumeId) => holds.get(volumeId));
+      await expect.poll(counts, { timeout: 5000 }).toEqual([1, 1]);
+      await devices.detach('kept');
+      expect(holds.get('kept')).toBe(0);
+      await devices.release();
+    },
+  );
 
   test('a defect of the daemon stops its start', async () => {
     refused = new HoldfastError('INTERNAL', 'a defect');

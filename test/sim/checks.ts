@@ -95,7 +95,7 @@ export class Checks {
 
   #isBacked(asked: Asked, node: SimNode): void {
     const world = this.#world;
-    const isStable = (asked.flags & FLAG_FUA) !== 0 || world.shape.durability === 'writethrough';
+    const isStable = (asked.flags & FLAG_FUA) !== 0 || world.history.isWritethrough;
     if (asked.kind === FLUSH) {
       for (const { block, value } of world.history.coveredBy(asked.operation.issuedMs)) {
         if (node.disk.stable[block] === value) continue;

@@ -34,12 +34,12 @@ export class History {
   /** Acknowledged and not known to be covered by a flush. */
   #unflushed: { operation: Operation; blocks: readonly number[] }[] = [];
   /** Every write counts as flushed once it is acknowledged. */
-  readonly #isWritethrough: boolean;
+  isWritethrough: boolean;
   /** When the oldest request was asked for that is not answered. */
   readonly #oldestAskedMs: () => number;
 
   constructor(isWritethrough: boolean, oldestAskedMs: () => number) {
-    this.#isWritethrough = isWritethrough;
+    this.isWritethrough = isWritethrough;
     this.#oldestAskedMs = oldestAskedMs;
   }
 
@@ -58,6 +58,10 @@ export class History {
     return this.#flushed.get(index) as Candidate[];
   }
 
+  becomesWriteback(): void {
+    this.isWritethrough = false;
+  }
+
   issued(operation: Operation, blocks: readonly number[], value: number): void {
     for (const index of blocks) {
       const block = this.#of(index);
@@ -70,7 +74,7 @@ export class History {
   acknowledged(operation: Operation, blocks: readonly number[], nowMs: number, isFua: boolean): void {
     operation.endedMs = nowMs;
     for (const block of blocks) this.#overwrite(this.#of(block).candidates, operation, nowMs);
-    if (isFua || this.#isWritethrough) for (const block of blocks) this.#overwriteFlushed(block, operation);
+    if (isFua || this.isWritethrough) for (const block of blocks) this.#overwriteFlushed(block, operation);
     else this.#unflushed.push({ operation, blocks });
   }
 

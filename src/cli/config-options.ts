@@ -218,7 +218,7 @@ export const OPTIONS = {
     schema: duration(0, 3_600_000),
     default: '30s',
     range: '0ms to 1h; 0ms: never',
-    text: 'A data-plane thread that is longer than this in one turn of its loop is stuck: the daemon ends itself, devices stay, and the next daemon takes over.',
+    text: 'A data-plane thread that is longer than this in one turn of its loop is stuck: the daemon ends itself, devices stay, and the next daemon takes over. One that waits in the kernel for a hung disk is logged instead: an end would wait too.',
   }),
   overcommit: option({
     argument: 'RATIO',

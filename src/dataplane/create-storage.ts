@@ -18,13 +18,15 @@ export interface NodeStorageOptions extends NodePoolsOptions {
   readonly runDirectory?: string | undefined;
   readonly threadCount: number;
   readonly busyPollMicros: number;
-  /** A thread that is longer than this in one turn of its loop is stuck: onDeath. 0 or undefined: none is. */
+  /** A thread that is longer than this in one turn of its loop is stuck: onDeath, or onHungDisk. 0 or undefined: none is. */
   readonly stuckAfterMs?: number | undefined;
   /** How long a caller waits for a disk that hangs; the work itself is never given up. */
   readonly answerDeadlineMs?: number | undefined;
   /** no-data-flush, no-intent-flush, stuck-thread: tests only. */
   readonly testFaults: ReadonlySet<string>;
   readonly onEvent: (event: ThreadEvent) => void;
+  /** A data-plane thread waits in the kernel for the disk of one of these pools; `isOver`: it goes on. */
+  readonly onHungDisk?: ((pools: readonly string[], isOver: boolean) => void) | undefined;
   /** A data-plane thread died or is stuck: the process must stop, without waiting for its threads. */
   readonly onDeath: (error: Error) => void;
 }
@@ -32,8 +34,11 @@ export interface NodeStorageOptions extends NodePoolsOptions {
 export async function createNodeStorage(options: NodeStorageOptions): Promise<Storage> {
   const pools = await NodePools.open(options);
   const threads: ThreadHandle[] = [];
-  const watchdog = new Watchdog(options.stuckAfterMs ?? 0, options.onDeath);
   let storage: Storage | undefined;
+  const watchdog = new Watchdog(options.stuckAfterMs ?? 0, {
+    stuck: options.onDeath,
+    hung: (thread, isOver) => options.onHungDisk?.(storage?.poolsOf(thread) ?? [], isOver),
+  });
   const onEvent = (event: ThreadEvent): void => {
     if (event.type === 'volumeFailed')
       storage?.replicaFailed(event.volumeId, `its ${event.what} failed (errno ${event.errno})`);

@@ -12,6 +12,7 @@ import { HoldfastError } from '../core/errors.ts';
 import { BLOCK_BYTES } from '../core/units.ts';
 import { createFile, hasErrno, removeDirectory, syncDirectory, writeFully } from './durable-files.ts';
 import { native } from './native.ts';
+import { whyNotEnded } from './process-state.ts';
 import type { PoolStatus } from './node-storage.ts';
 
 export type IoMode = PoolStatus['ioMode'];
@@ -43,10 +44,13 @@ export async function lockPool(directory: string): Promise<FileHandle> {
   try {
     if (!native.tryLock(lock.fd)) {
       const holder = (await readFile(path, 'ascii').catch(() => '')).trim();
+      const ending = await whyNotEnded(Number(holder));
       throw new HoldfastError(
         'BUSY',
-        `the pool at ${directory} is used by ${/^\d+$/.test(holder) ? `process ${holder}` : 'another process'}: ` +
-          'stop that daemon first, or give this one another directory',
+        ending === undefined
+          ? `the pool at ${directory} is used by ${/^\d+$/.test(holder) ? `process ${holder}` : 'another process'}: ` +
+              'stop that daemon first, or give this one another directory'
+          : `the pool at ${directory} is not free yet: ${ending}`,
         { details: { directory, holderPid: Number(holder) || undefined } },
       );
     }

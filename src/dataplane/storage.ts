@@ -24,6 +24,7 @@ import { failureError, failureOf, markFailed } from './failure-mark.ts';
 import { type OpenReplica, openReplica } from './open-replica.ts';
 import { closeFiles, openFiles } from './replica-lock.ts';
 import type { NodePools } from './node-pools.ts';
+import { poolsOf, threadsFor } from './placement.ts';
 import type { Pool } from './pool.ts';
 import { createReplica, deleteReplica, describeReplica, growReplica, holdsData } from './replica-files.ts';
 import { SUPERBLOCK_FILE_NAME, SuperblockFile } from './superblock-file.ts';
@@ -216,6 +217,13 @@ export class Storage implements NodeStorage {
     return Promise.all(this.#threads.map((thread) => thread.askThreadCounters()));
   }
 
+  /** The names of the pools that a thread serves. */
+  poolsOf(thread: number): string[] {
+    const names = this.#pools.names();
+    const places = poolsOf(thread, names.length, this.#threads.length);
+    return names.filter((_, place) => places.includes(place));
+  }
+
   /** A flush or log write of this replica failed: it is not opened again, by this process or a later one. */
   replicaFailed(volumeId: string, reason: string): void {
     if (this.#failures.has(volumeId)) return;
@@ -255,12 +263,13 @@ export class Storage implements NodeStorage {
     );
     try {
       await this.#promise(replica, open);
-      const thread = this.#leastLoaded();
+      const thread = this.#leastLoaded(pool);
       const { superblock } = replica;
       await thread.ask({
         type: 'open',
         open: {
           volumeId,
+          pool: pool.name,
           sizeBytes: replica.sizeBytes,
           ioMode: replica.ioMode,
           durability: superblock.current.durability,
@@ -355,8 +364,10 @@ export class Storage implements NodeStorage {
 
   // ---- helpers
 
-  #leastLoaded(): ThreadHandle {
-    const [first, ...others] = this.#threads;
+  #leastLoaded(pool: Pool): ThreadHandle {
+    const names = this.#pools.names();
+    const places = threadsFor(names.indexOf(pool.name), names.length, this.#threads.length);
+    const [first, ...others] = this.#threads.filter((_, place) => places.includes(place));
     if (first === undefined) throw new HoldfastError('INTERNAL', 'there is no data-plane thread');
     return others.reduce((least, thread) => (thread.volumeCount < least.volumeCount ? thread : least), first);
   }

@@ -4,6 +4,8 @@ import type { VolumeCounters } from './node-storage.ts';
 
 export interface OpenVolumeMessage {
   readonly volumeId: string;
+  /** Its name: what hangs with one disk is known by it. */
+  readonly pool: string;
   readonly sizeBytes: number;
   readonly ioMode: 'direct' | 'buffered';
   readonly durability: 'writeback' | 'writethrough';

@@ -30,7 +30,7 @@ import {
 import { SESSION_CAPACITY, ThreadMemory } from './thread-memory.ts';
 import type { ThreadCounters, ThreadData, ThreadEvent, ThreadFaults } from './thread-messages.ts';
 import type { Volume } from './volume.ts';
-import { turnBegins, turnEnds } from './watchdog.ts';
+import { nameThread, turnBegins, turnEnds } from './watchdog.ts';
 import { WriteBatch } from './write-batch.ts';
 
 const SUBMISSION_ENTRIES = 1024;
@@ -55,9 +55,11 @@ export class Thread {
   /** File offsets of the block reads around an unaligned write, only while the entries are written. */
   readonly edgeOffsets = new Float64Array(2);
   readonly reads = new ReadBatch(this.memory.bytes, this.slots);
-  readonly writes = new WriteBatch(this.memory.bytes, this.slots);
   readonly sends = new SendBatch(this.memory.bytes);
   readonly volumes: (Volume | undefined)[] = [];
+  /** One for each pool that has or had a volume here. */
+  readonly #writes: WriteBatch[] = [];
+  readonly #writesByPool = new Map<string, WriteBatch>();
   readonly eventFd = native.eventFd();
   /** [0]: when this turn began, CLOCK_BOOTTIME in milliseconds; in an array so that it is never boxed. */
   readonly clockMs = new Float64Array(1);
@@ -88,7 +90,18 @@ export class Thread {
     this.faults = data.faults;
     this.#busyPollMicros = data.busyPollMicros;
     this.#beat = data.beat;
+    nameThread(this.#beat);
     native.readClock(this.clockMs);
+  }
+
+  /** The buffered writes to a pool. */
+  writesTo(pool: string): WriteBatch {
+    const known = this.#writesByPool.get(pool);
+    if (known !== undefined) return known;
+    const writes = new WriteBatch(this.memory.bytes, this.slots);
+    this.#writesByPool.set(pool, writes);
+    this.#writes.push(writes);
+    return writes;
   }
 
   nowMs(): number {
@@ -216,7 +229,7 @@ export class Thread {
       this.#runWrites();
       this.#flushDirty();
       if (this.#hasFreed && this.#parked.length > 0) this.#retryParked();
-      else if (this.reads.isEmpty && this.writes.isEmpty && this.#dirtyCount === 0) return;
+      else if (this.reads.isEmpty && this.#areWritesEmpty() && this.#dirtyCount === 0) return;
     }
   }
 
@@ -233,14 +246,23 @@ export class Thread {
 
   /** A finished write may let others start: until there are none. */
   #runWrites(): void {
-    const writes = this.writes;
-    while (!writes.isEmpty) {
-      const count = writes.run(this.clockMs);
-      for (let i = 0; i < count; i++) {
-        const request = writes.request(i);
-        this.#volumeOf(request).dataDone(request, writes.result(i));
+    for (let at = 0; at < this.#writes.length; at++) {
+      const writes = this.#writes[at] as WriteBatch;
+      while (!writes.isEmpty) {
+        const count = writes.run(this.clockMs);
+        for (let i = 0; i < count; i++) {
+          const request = writes.request(i);
+          this.#volumeOf(request).dataDone(request, writes.result(i));
+        }
       }
     }
+  }
+
+  #areWritesEmpty(): boolean {
+    for (let at = 0; at < this.#writes.length; at++) {
+      if (!(this.#writes[at] as WriteBatch).isEmpty) return false;
+    }
+    return true;
   }
 
   #dispatch(index: number, tag: number, result: number): void {
@@ -252,10 +274,10 @@ export class Thread {
         this.#session(index).sent(result);
         return;
       case TAG_DATA:
-        this.#volumeOf(index).dataDone(index, result);
+        this.#volumeOf(index).ringDone(index, result);
         return;
       case TAG_FLUSH:
-        this.#volume(index).core.flushDone(result < 0 ? -result : 0);
+        this.#volume(index).flushDone(result);
         return;
       case TAG_ZERO:
         this.#volumeOf(index).zeroDone(index, result);

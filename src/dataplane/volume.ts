@@ -18,6 +18,7 @@ import { TAG_DATA, TAG_FLUSH, TAG_MERGE_READ, TAG_ZERO } from './tags.ts';
 import type { Thread } from './thread.ts';
 import type { OpenVolumeMessage } from './thread-messages.ts';
 import { VolumeLogs } from './volume-logs.ts';
+import type { WriteBatch } from './write-batch.ts';
 
 const EIO = 5;
 const ENOSPC = 28;
@@ -49,6 +50,7 @@ export class Volume implements VolumePorts {
   /** Completed requests by duration: bucket i counts those below 2^i × 8 µs, and not in an earlier one. */
   readonly latency = new Float64Array(24);
   readonly #thread: Thread;
+  readonly #writes: WriteBatch;
   readonly #message: OpenVolumeMessage;
   readonly #windowMemory: NativeMemory;
   /** [0]: bytes that may still be written before the free space is looked up. */
@@ -57,6 +59,7 @@ export class Volume implements VolumePorts {
 
   constructor(thread: Thread, index: number, message: OpenVolumeMessage) {
     this.#thread = thread;
+    this.#writes = thread.writesTo(message.pool);
     this.#message = message;
     this.index = index;
     this.volumeId = message.volumeId;
@@ -132,7 +135,7 @@ export class Volume implements VolumePorts {
       slots.ioOffset[request] = offset;
       slots.ioBuffer[request] = slots.data[request] as number;
       slots.ioLeft[request] = length;
-      if (this.#thread.writes.isOpen(this.#thread.clockMs)) this.#thread.writes.add(request, this.dataFd);
+      if (this.#writes.isOpen(this.#thread.clockMs)) this.#writes.add(request, this.dataFd);
       else this.#continueWrite(request);
       return;
     }
@@ -157,6 +160,7 @@ export class Volume implements VolumePorts {
 
   startFlush(): void {
     this.counters[4] = (this.counters[4] as number) + 1;
+    this.#writes.flushes.began(this.#thread.clockMs);
     if (this.#thread.faults.noDataFlush) this.#thread.ring.nop(this.index, TAG_FLUSH);
     else this.#thread.ring.fdatasync(this.dataFd, this.index, TAG_FLUSH);
   }
@@ -173,6 +177,17 @@ export class Volume implements VolumePorts {
 
   // ---- ends of ring entries
 
+  ringDone(request: number, result: number): void {
+    if (this.#thread.slots.kind[request] !== READ) this.#writes.ringWrites.ended(this.#thread.clockMs);
+    this.dataDone(request, result);
+  }
+
+  flushDone(result: number): void {
+    this.#writes.flushes.ended(this.#thread.clockMs);
+    this.core.flushDone(result < 0 ? -result : 0);
+  }
+
+  /** Of a ring entry or of a batch. */
   dataDone(request: number, result: number): void {
     const slots = this.#thread.slots;
     const isRead = slots.kind[request] === READ;
@@ -216,6 +231,7 @@ export class Volume implements VolumePorts {
 
   zeroDone(request: number, result: number): void {
     const slots = this.#thread.slots;
+    this.#writes.ringWrites.ended(this.#thread.clockMs);
     if (result !== -EOPNOTSUPP) {
       // The second step of the fallback below keeps the blocks; its first has zeroed them.
       if (result === 0 && slots.pending[request] === ZERO_PUNCHED) {
@@ -285,6 +301,7 @@ export class Volume implements VolumePorts {
 
   #continueWrite(request: number): void {
     const slots = this.#thread.slots;
+    this.#writes.ringWrites.began(this.#thread.clockMs);
     this.#thread.ring.write(
       this.dataFd,
       slots.ioBuffer[request] as number,
@@ -330,6 +347,7 @@ export class Volume implements VolumePorts {
 
   #zero(request: number, mode: number): void {
     const slots = this.#thread.slots;
+    this.#writes.ringWrites.began(this.#thread.clockMs);
     this.#thread.ring.fallocate(
       this.dataFd,
       mode,

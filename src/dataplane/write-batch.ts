@@ -5,9 +5,11 @@
 // that thread. See docs/adr/0002-buffered-writes.md for the figures.
 // Why not always: the call blocks when the kernel makes writers wait (dirty pages, a journal commit), and the
 // whole thread with it. So after a batch that took long, writes go through the ring for twenty times as long,
-// a second at most: there they are slower.
+// a second at most: there they are slower. And a disk that leaves what is in the ring unanswered is not called at
+// all: such a call could hold up the thread for as long as the disk hangs. One batch is for one pool.
 
 import { native } from './native.ts';
+import { Outstanding } from './outstanding.ts';
 import type { Slots } from './slots.ts';
 import { TransferBatch } from './transfer-batch.ts';
 
@@ -15,8 +17,14 @@ import { TransferBatch } from './transfer-batch.ts';
 const STALL_MICROS = 2000;
 const DETOUR_PER_STALL = 20;
 const LONGEST_DETOUR_MS = 1000;
+const RING_WRITE_LIMIT_MS = 100;
+/** A flush of much data takes its time on a sound disk. */
+const FLUSH_LIMIT_MS = 1000;
 
 export class WriteBatch extends TransferBatch {
+  /** Writes and zeroing in the ring. */
+  readonly ringWrites = new Outstanding(RING_WRITE_LIMIT_MS);
+  readonly flushes = new Outstanding(FLUSH_LIMIT_MS);
   readonly #memory: Uint8Array;
   /** [0]: until when writes go through the ring. */
   readonly #detourUntilMs = new Float64Array(1);
@@ -28,7 +36,11 @@ export class WriteBatch extends TransferBatch {
 
   /** False: writes go through the ring now. */
   isOpen(clockMs: Float64Array): boolean {
-    return (clockMs[0] as number) >= (this.#detourUntilMs[0] as number);
+    return (
+      (clockMs[0] as number) >= (this.#detourUntilMs[0] as number) &&
+      !this.ringWrites.isOverdue(clockMs) &&
+      !this.flushes.isOverdue(clockMs)
+    );
   }
 
   /** Makes all of them. Returns how many; results and requests are then read by position until the next run. */

@@ -3,12 +3,22 @@ import { createBeat, turnBegins, turnEnds, Watchdog } from '../../src/dataplane/
 
 const LIMIT_MS = 1000;
 let stuck: string[];
+let hung: string[];
+/** Thread ids; a beat names its thread in its second word. */
+let inDiskSleep: Set<number>;
 let watchdog: Watchdog;
+
+const watch = {
+  stuck: (error: Error): unknown => stuck.push(error.message),
+  hung: (thread: number, isOver: boolean): unknown => hung.push(`${thread} ${isOver ? 'over' : 'hung'}`),
+};
 
 beforeEach(() => {
   vi.useFakeTimers();
   stuck = [];
-  watchdog = new Watchdog(LIMIT_MS, (error) => stuck.push(error.message));
+  hung = [];
+  inDiskSleep = new Set();
+  watchdog = new Watchdog(LIMIT_MS, watch, (threadId) => inDiskSleep.has(threadId));
 });
 
 afterEach(() => {
@@ -42,6 +52,43 @@ test('a thread that waits, has not begun, or takes one turn after the other is n
   expect(stuck).toEqual([]);
 });
 
+test.each(['inside a turn', 'while it waits for the ring'])(
+  'a thread that sleeps for a disk %s is told once, is not stuck, and is told again when it goes on',
+  (where) => {
+    const [sound, hanging] = [createBeat(), createBeat()];
+    for (const beat of [sound, hanging]) watchdog.watch(beat);
+    hanging[1] = 77;
+    inDiskSleep.add(77);
+    turnBegins(hanging);
+    if (where !== 'inside a turn') turnEnds(hanging);
+    vi.advanceTimersByTime(LIMIT_MS);
+    expect(hung).toEqual([]);
+    vi.advanceTimersByTime(10 * LIMIT_MS);
+    expect(hung).toEqual(['1 hung']);
+    turnEnds(hanging);
+    turnBegins(hanging);
+    turnEnds(hanging);
+    inDiskSleep.clear();
+    vi.advanceTimersByTime(10 * LIMIT_MS);
+    expect(hung).toEqual(['1 hung', '1 over']);
+    expect(stuck).toEqual([]);
+  },
+);
+
+test('a thread that stays in its turn after the disk has answered is stuck after the limit', () => {
+  const beat = createBeat();
+  watchdog.watch(beat);
+  beat[1] = 77;
+  inDiskSleep.add(77);
+  turnBegins(beat);
+  vi.advanceTimersByTime(10 * LIMIT_MS);
+  inDiskSleep.clear();
+  vi.advanceTimersByTime((LIMIT_MS * 3) / 4);
+  expect(stuck).toEqual([]);
+  vi.advanceTimersByTime(LIMIT_MS / 4);
+  expect(stuck).toHaveLength(1);
+});
+
 test('the word runs over without ever meaning the opposite', () => {
   const beat = createBeat();
   beat[0] = 0x7ffffffe;
@@ -54,7 +101,7 @@ test('the word runs over without ever meaning the opposite', () => {
 });
 
 test('a limit of 0 watches nothing', () => {
-  const none = new Watchdog(0, (error) => stuck.push(error.message));
+  const none = new Watchdog(0, watch);
   const beat = createBeat();
   none.watch(beat);
   turnBegins(beat);

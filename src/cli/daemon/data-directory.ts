@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { errorText, HoldfastError } from '../../core/errors.ts';
 import { native } from '../../dataplane/native.ts';
+import { whyNotEnded } from '../../dataplane/process-state.ts';
 
 /** A daemon that was just killed may still be on its way out. */
 const LOCK_WAIT_MS = 10_000;
@@ -25,11 +26,7 @@ export async function lockDataDirectory(directory: string): Promise<FileHandle> 
     while (!native.tryLock(file.fd)) {
       if (performance.now() > deadline) {
         const holder = (await file.readFile('utf8')).trim();
-        throw new HoldfastError(
-          'CONFLICT',
-          `${directory} is in use by process ${holder === '' ? '(unknown)' : holder}: give this daemon its own --data-dir`,
-          { details: { processId: Number(holder) } },
-        );
+        throw await inUse(directory, holder);
       }
       await delay(LOCK_RETRY_MS);
     }
@@ -40,4 +37,16 @@ export async function lockDataDirectory(directory: string): Promise<FileHandle> 
     await file.close();
     throw error;
   }
+}
+
+async function inUse(directory: string, holder: string): Promise<HoldfastError> {
+  const details = { processId: Number(holder) };
+  const ending = await whyNotEnded(Number(holder));
+  if (ending !== undefined) {
+    const text = `${directory} is not free yet: ${ending}; do not use another data directory`;
+    return new HoldfastError('CONFLICT', text, { details });
+  }
+  const user = `process ${holder === '' ? '(unknown)' : holder}`;
+  const text = `${directory} is in use by ${user}: give this daemon its own --data-dir`;
+  return new HoldfastError('CONFLICT', text, { details });
 }

@@ -64,6 +64,17 @@ function reportPool(log: Logger, event: PoolEvent): void {
   log.error(event, 'a pool cannot be opened; its volumes wait, the others serve, and it is tried again');
 }
 
+/** Ending frees nothing that such a thread holds: the others go on, and so does it when the disk answers. */
+function reportHungDisk(log: Logger, pools: readonly string[], isOver: boolean): void {
+  const disk = pools.length === 1 ? `pool '${pools[0]}'` : `one of the pools ${pools.join(', ')}`;
+  if (isOver) return log.warn({ pools }, `the disk of ${disk} answers again`);
+  log.fatal(
+    { pools },
+    `the disk of ${disk} hangs: the volumes of its data-plane thread wait until it answers, the others serve; look at ` +
+      'the kernel log and the disk',
+  );
+}
+
 function reportEvent(log: Logger, event: ThreadEvent): void {
   switch (event.type) {
     case 'ready':
@@ -212,6 +223,7 @@ async function start(options: {
     busyPollMicros: Math.round(config.busyPoll * 1000),
     testFaults: faults,
     onEvent: (event) => reportEvent(log, event),
+    onHungDisk: (pools, isOver) => reportHungDisk(log, pools, isOver),
     onDeath: (error) => stopAtOnce(log, health, 'a data-plane thread died or is stuck', error),
   });
   current.storage = opened;

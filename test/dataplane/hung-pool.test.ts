@@ -1,0 +1,138 @@
+// One pool's disk hangs and another's does not: a frozen ext4 beside a sound directory, both buffered.
+// Needs root for losetup, mount and fsfreeze.
+
+import { mkdtemp, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
+import { createNodeStorage } from '../../src/dataplane/create-storage.ts';
+import type { Storage } from '../../src/dataplane/storage.ts';
+import { FrozenFileSystem } from '../support/frozen-file-system.ts';
+import { CMD, NbdClient } from '../support/nbd-client.ts';
+
+const MIB = 1024 * 1024;
+const STUCK_AFTER_MS = 400;
+const VOLUMES = { hung: 'aa'.repeat(16), sound: 'bb'.repeat(16) };
+type PoolName = keyof typeof VOLUMES;
+
+let directory = '';
+let disk: FrozenFileSystem;
+let storage: Storage;
+let clients: NbdClient[] = [];
+let events: string[] = [];
+
+beforeAll(async () => {
+  directory = await mkdtemp('/var/tmp/holdfast-hung-pool-');
+  disk = await FrozenFileSystem.create(directory);
+});
+
+afterAll(async () => {
+  await disk.dispose();
+  await rm(directory, { recursive: true, force: true });
+});
+
+afterEach(async () => {
+  await disk.thaw();
+  for (const client of clients.splice(0)) client.destroy();
+  for (const pool of ['hung', 'sound'] as const) {
+    await storage.closeVolume(VOLUMES[pool]);
+    await storage.deleteReplica(VOLUMES[pool], pool);
+  }
+  await storage.close();
+});
+
+async function start(threadCount: number): Promise<void> {
+  events = [];
+  const directories = { hung: join(disk.directory, 'pool'), sound: join(directory, 'sound') };
+  const pool = (name: PoolName) => ({
+    name,
+    directory: directories[name],
+    ioMode: 'buffered' as const,
+    reserveBytes: 0,
+    overcommitRatio: 10,
+  });
+  storage = await createNodeStorage({
+    nodeName: 'node',
+    pools: [pool('hung'), pool('sound')],
+    threadCount,
+    busyPollMicros: 0,
+    stuckAfterMs: STUCK_AFTER_MS,
+    testFaults: new Set(),
+    onEvent: () => undefined,
+    onHungDisk: (pools, isOver) => events.push(`${pools.join()} ${isOver ? 'answers' : 'hangs'}`),
+    onDeath: (error) => events.push(error.message),
+  });
+}
+
+async function serve(pool: PoolName): Promise<NbdClient> {
+  const volumeId = VOLUMES[pool];
+  await storage.createReplica({
+    volumeId,
+    volumeName: pool,
+    replicaId: volumeId,
+    pool,
+    sizeBytes: 8 * MIB,
+    lineage: volumeId,
+    epoch: 1,
+    durability: 'writeback',
+    failureMode: 'soft',
+  });
+  await storage.openVolume({ volumeId, epoch: 2, opening: volumeId, attachmentNumber: 0 });
+  const { path } = await storage.exportUnix(volumeId, pool, join(directory, `${pool}.sock`));
+  const client = await NbdClient.connect(path, pool);
+  clients.push(client);
+  return client;
+}
+
+async function until(what: () => boolean): Promise<void> {
+  for (let waitedMs = 0; waitedMs < 10_000; waitedMs += 20) {
+    if (what()) return;
+    await sleep(20);
+  }
+  throw new Error('it never came true');
+}
+
+/** Fails by the test's own limit when it does not answer. */
+async function expectAnswers(client: NbdClient, byte: number): Promise<void> {
+  await client.write(4096, Buffer.alloc(4096, byte));
+  expect((await client.read(4096, 4096)).equals(Buffer.alloc(4096, byte))).toBe(true);
+  expect((await client.request({ type: CMD.flush })).error).toBe(0);
+}
+
+test('with two threads the volume of a sound pool answers while the thread of the other waits for its disk, and both go on', async () => {
+  await start(2);
+  const [hung, sound] = [await serve('hung'), await serve('sound')];
+  await hung.write(0, Buffer.alloc(MIB, 1));
+  await disk.freeze();
+  const write = hung.request({ type: CMD.write, payload: Buffer.alloc(4096, 2) });
+  await until(() => events.length > 0);
+  expect(events).toEqual(['hung hangs']);
+  const endsMs = performance.now() + 4 * STUCK_AFTER_MS;
+  for (let byte = 1; performance.now() < endsMs; byte = (byte + 1) % 256) {
+    await expectAnswers(sound, byte);
+    await sleep(20);
+  }
+  expect(events).toEqual(['hung hangs']);
+  await disk.thaw();
+  expect((await write).error).toBe(0);
+  await until(() => events.length > 1);
+  expect(events).toEqual(['hung hangs', 'hung answers']);
+  await expectAnswers(hung, 3);
+  await expectAnswers(sound, 4);
+}, 20_000);
+
+test('a single thread makes no call that waits to a disk that left what is in the ring unanswered', async () => {
+  await start(1);
+  const [hung, sound] = [await serve('hung'), await serve('sound')];
+  await hung.write(0, Buffer.alloc(MIB, 1));
+  await disk.freeze();
+  const trim = hung.request({ type: CMD.trim, offset: MIB, length: MIB });
+  await sleep(300);
+  const write = hung.request({ type: CMD.write, payload: Buffer.alloc(4096, 2) });
+  await sleep(2 * STUCK_AFTER_MS);
+  await expectAnswers(sound, 5);
+  expect(events).toEqual([]);
+  await disk.thaw();
+  expect((await trim).error).toBe(0);
+  expect((await write).error).toBe(0);
+}, 20_000);

@@ -41,6 +41,8 @@ function wish(changes: Partial<PlacementWish> = {}): PlacementWish {
   return { copies: 1, sizeBytes: 10 * GIB, writtenBytes: 0, ...changes };
 }
 
+const NAMES = ['a', 'b', 'c', 'd', 'e', 'f', 'g', 'h'];
+
 const namesOf = (placement: { chosen: readonly { node: string }[] }): string[] =>
   placement.chosen.map((found) => found.node);
 
@@ -124,33 +126,33 @@ describe('a choice', () => {
 describe('for all clusters', () => {
   const anyPool = fc.record({
     name: fc.constantFrom('fast', 'slow'),
-    totalBytes: fc.integer({ min: 0, max: 20 }).map((count) => count * GIB),
-    availableBytes: fc.integer({ min: 0, max: 20 }).map((count) => count * GIB),
+    totalBytes: fc.integer({ min: 5, max: 40 }).map((count) => count * GIB),
+    availableBytes: fc.integer({ min: 2, max: 20 }).map((count) => count * GIB),
     reserveBytes: fc.constantFrom(0, GIB),
     overcommitRatio: fc.constantFrom(0.5, 1, 2),
-    provisionedBytes: fc.integer({ min: 0, max: 20 }).map((count) => count * GIB),
-    problem: fc.constantFrom(null, null, null, 'broken'),
+    provisionedBytes: fc.integer({ min: 0, max: 10 }).map((count) => count * GIB),
+    problem: fc.constantFrom(...Array.from({ length: 9 }, () => null), 'broken'),
   });
-  const mostly = fc.constantFrom(true, true, true, true, false);
+  const mostly = fc.integer({ min: 0, max: 14 }).map((drawn) => drawn > 0);
   const anyNode = fc.record({
-    name: fc.constantFrom(...'abcdefgh'),
+    name: fc.constantFrom(...NAMES),
     zone: fc.constantFrom(null, 'z1', 'z2', 'z3'),
     labels: fc.constantFrom({}, { disk: 'ssd' }),
     isAlive: mostly,
     lostAt: fc.constant(null),
     cordoned: mostly.map((value) => !value),
     draining: mostly.map((value) => !value),
-    pools: fc.uniqueArray(anyPool, { maxLength: 2, selector: ({ name }) => name }),
+    pools: fc.uniqueArray(anyPool, { minLength: 1, maxLength: 2, selector: ({ name }) => name }),
   });
-  const anyNodes = fc.uniqueArray(anyNode, { maxLength: 8, selector: ({ name }) => name });
-  const anyHolders = fc.uniqueArray(fc.constantFrom(...'abcdefgh'), { maxLength: 3 });
+  const anyNodes = fc.uniqueArray(anyNode, { maxLength: 8, size: 'max', selector: ({ name }) => name });
+  const anyHolders = fc.uniqueArray(fc.constantFrom(...NAMES), { maxLength: 2 });
   const anyWish = fc.record({
     copies: fc.integer({ min: 0, max: 6 }),
     sizeBytes: fc.integer({ min: 1, max: 10 }).map((count) => count * GIB),
     writtenBytes: fc.integer({ min: 0, max: 3 }).map((count) => count * GIB),
     pool: fc.constantFrom(undefined, 'fast'),
-    nodeLabels: fc.constantFrom(undefined, undefined, { disk: 'ssd' }),
-    preferredNode: fc.constantFrom(undefined, ...'abc'),
+    nodeLabels: fc.constantFrom(...Array.from({ length: 6 }, () => undefined), { disk: 'ssd' }),
+    preferredNode: fc.constantFrom(undefined, ...NAMES),
   });
 
   function holds(check: (nodes: PlacementNode[], holders: string[], wanted: PlacementWish) => void): void {

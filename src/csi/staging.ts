@@ -19,6 +19,7 @@ import type { Use } from './capabilities.ts';
 import {
   requireLeftover,
   showsDevice,
+  showsDeviceFile,
   showsFileSystem,
   type DeviceView,
   viewDevice,
@@ -120,7 +121,9 @@ export class Staging {
     const type = fileSystemTypeFor(record, use.fileSystemType);
     const standing = mountAt(await readMounts(), path);
     if (standing === undefined || !(await this.#isStaged(standing, view, type))) {
-      const isMountedElsewhere = (await readMounts()).some((mount) => showsFileSystem(mount, view));
+      const mounts = await readMounts();
+      if (record.fileSystem?.made !== true) requireNoBlockUse(record, mounts, view);
+      const isMountedElsewhere = mounts.some((mount) => showsFileSystem(mount, view));
       if (!isMountedElsewhere) await prepareFileSystem(this.#volumes, record, device, type);
       await mkdir(path, { recursive: true });
       await mountDevice(device.path, path, type, [
@@ -176,6 +179,16 @@ export class Staging {
       );
     }
   }
+}
+
+/** CONFLICT while a pod has it as a block volume: what it writes would be formatted over, now or after an interruption. */
+function requireNoBlockUse(record: VolumeRecord, mounts: readonly Mount[], view: DeviceView): void {
+  const raw = mounts.find((mount) => showsDeviceFile(mount, view));
+  if (raw === undefined) return;
+  throw new HoldfastError(
+    'CONFLICT',
+    `volume '${record.name}' has no file system and is in use as a block volume at ${raw.mountPoint}: unpublish it there first`,
+  );
 }
 
 async function requireBlockStage(record: VolumeRecord, path: string): Promise<void> {

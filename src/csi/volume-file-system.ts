@@ -2,15 +2,18 @@
 //
 //   record            device            then
 //   made              anything          check and mount; mkfs never again
-//   chosen, not made  anything          our own mkfs was interrupted: nobody has used it yet, make it again
+//   chosen, not made  blank, or what    our own mkfs was interrupted: nobody has used it yet, make it again
+//                     its mkfs leaves
+//   chosen, not made  other data        somebody used it all the same: refuse, a person must look
 //   nothing           blank             record the choice, make it, record that it was made; refused where
 //                                       the copy holds data anywhere: a few blank MiB are no blank device
 //   nothing           a file system     somebody made it on the attached device: mount it, record nothing
 //   nothing           other data        refuse: a person must look
 //   nothing           unreadable        an error, never 'blank'
 //
-// 'Chosen' is recorded only here, after the device was seen blank and its copy empty: that is what makes the
-// second row safe, and why nothing is recorded in the fourth.
+// 'Chosen' is recorded only here, after the device was seen blank and its copy empty, and from then on until it is
+// made the volume is not to be had as a block volume, by hand or as an export: that is what makes the second row
+// safe, and why nothing is recorded where somebody else's file system is found.
 
 import { HoldfastError } from '../core/errors.ts';
 import type { VolumeRecord } from '../control/records.ts';
@@ -71,6 +74,7 @@ async function makeOrFind(
     await requireFileSystem(record, device, type);
     return;
   }
+  if (wasInterrupted) await requireOwnLeftover(record, device, type);
   if (device.readOnly) {
     throw new HoldfastError(
       'CONFLICT',
@@ -88,6 +92,29 @@ async function makeOrFind(
   if (fileSystem?.made === true) return;
   await makeFileSystem(device.path, type, { fresh });
   await volumes.fileSystemMade(record.id);
+}
+
+/** What no mkfs of ours leaves when it is interrupted was put there by somebody: it is not formatted over. */
+async function requireOwnLeftover(
+  record: VolumeRecord,
+  device: AttachedDevice,
+  type: FileSystemType,
+): Promise<void> {
+  const found = await detectFileSystem(device.path);
+  const own = [record.fileSystem?.type, type].map(familyOf);
+  if (found === undefined || own.includes(familyOf(found))) return;
+  throw new HoldfastError(
+    'CONFLICT',
+    `volume '${record.name}' was to get a file system of type ${type}, which was not finished, and holds ${found} data ` +
+      'that was not made here: it is not formatted over. Copy that data elsewhere, or, if it is not wanted, delete the ' +
+      'volume and make a new one',
+    { details: { found } },
+  );
+}
+
+/** The ext types are told apart by features alone, and those come one after the other. */
+function familyOf(type: string | undefined): string | undefined {
+  return type?.replace(/^ext[234]$/, 'ext');
 }
 
 async function requireFileSystem(

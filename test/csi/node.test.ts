@@ -234,6 +234,44 @@ describe('a file system is made once', () => {
     expect((await world.volumes.volumes.get(volumeId)).fileSystem).toEqual({ type: 'ext4', made: true });
   });
 
+  test('and until it is finished the volume is no block volume, so that nothing can be written that it would destroy', async () => {
+    const volumeId = await volume();
+    await world.volumes.volumes.chooseFileSystem(volumeId, 'ext4');
+    const block = blockCapability();
+    for (const outcome of [
+      await world.outcome('NodeStageVolume', stageRequest(volumeId, block)),
+      await world.outcome('NodePublishVolume', publishRequest(volumeId, { capability: block })),
+    ]) {
+      expect(outcome).toMatch(/^FAILED_PRECONDITION: .*interrupted.*raw data would be lost/);
+    }
+    expect(world.devices.list()).toEqual([]);
+  });
+
+  test('not while a pod has the volume as a block volume', async () => {
+    const volumeId = await volume();
+    const capability = blockCapability();
+    await world.call('NodePublishVolume', publishRequest(volumeId, { capability }));
+    expect(await world.outcome('NodeStageVolume', stageRequest(volumeId))).toMatch(
+      /^FAILED_PRECONDITION: .*in use as a block volume at .*pods\/target/,
+    );
+    expect((await world.volumes.volumes.get(volumeId)).fileSystem).toBeNull();
+    expect(await unpublish(volumeId)).toBe('OK');
+    expect(await world.outcome('NodeStageVolume', stageRequest(volumeId))).toBe('OK');
+  });
+
+  test('after an interrupted mkfs not over what somebody else put there', async () => {
+    const volumeId = await volume();
+    await execa('mkfs.xfs', ['-q', await attachRaw(volumeId)]);
+    await unstage(volumeId);
+    await world.volumes.volumes.chooseFileSystem(volumeId, 'ext4');
+    expect(await world.outcome('NodeStageVolume', stageRequest(volumeId))).toMatch(
+      /^FAILED_PRECONDITION: .*holds xfs data.*not formatted over/,
+    );
+    expect(
+      (await execa('blkid', ['-p', '-o', 'value', '-s', 'TYPE', world.devices.fileOf(volumeId)])).stdout,
+    ).toBe('xfs');
+  });
+
   test('and never again, even when the device reads as blank', async () => {
     const volumeId = await volume();
     await world.call('NodeStageVolume', stageRequest(volumeId));

@@ -2,6 +2,7 @@
 
 import type { Command } from 'commander';
 import { type ApiClient, connectApi } from './api-client.ts';
+import { awaitDaemon } from './await-daemon.ts';
 import { DEFAULT_DATA_DIRECTORY } from './config-options.ts';
 
 export interface ClientOptions {
@@ -26,7 +27,11 @@ function apiPath({ api }: ClientOptions): string {
 }
 
 export async function withApi<T>(options: ClientOptions, use: (client: ApiClient) => Promise<T>): Promise<T> {
-  const client = connectApi(apiPath(options));
+  const path = apiPath(options);
+  // With --json standard error holds errors, as JSON, and nothing else.
+  const say = (text: string): unknown => options.json || process.stderr.write(`holdfast: ${text}\n`);
+  await awaitDaemon(path, { say });
+  const client = connectApi(path);
   try {
     return await use(client);
   } finally {

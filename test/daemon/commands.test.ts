@@ -169,11 +169,21 @@ test('the API socket is for its owner alone', async () => {
 });
 
 test('--api wins over HOLDFAST_API, and without a daemon both say how to get one', async () => {
-  const wrong = await holdfast(place.path('nothing.sock'), 'volume', 'ls');
+  const nothing = place.path('no/directory/nothing.sock');
+  const wrong = await holdfast(nothing, 'volume', 'ls');
   expect(wrong.exitCode).toBe(69);
-  expect(wrong.stderr).toContain(place.path('nothing.sock'));
+  expect(wrong.stderr).toContain(nothing);
   expect(wrong.stderr).toContain('--api or HOLDFAST_API');
-  expect((await holdfast(place.path('nothing.sock'), 'volume', 'ls', '--api', daemon.api)).exitCode).toBe(0);
+  expect((await holdfast(nothing, 'volume', 'ls', '--api', daemon.api)).exitCode).toBe(0);
+});
+
+test('a command that comes before the daemon listens waits for it', async () => {
+  await mkdir(place.path('later'));
+  const early = holdfast(place.path('later/api.sock'), 'status', '--json');
+  const late = place.daemon([], {}, 'later');
+  const { exitCode, stdout, stderr } = await early;
+  expect([exitCode, stderr]).toEqual([0, '']);
+  expect(JSON.parse(stdout)).toMatchObject({ processId: late.process.pid });
 });
 
 test('the launcher works from any directory and through symbolic links', async () => {

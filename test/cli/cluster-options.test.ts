@@ -18,8 +18,10 @@ afterEach(async () => {
   await rm(directory, { recursive: true });
 });
 
+let warnings: string[];
 async function read(flags: Readonly<Record<string, string>>): Promise<ClusterOptions | undefined> {
-  return await readClusterOptions(resolveConfig({ flags, environment: {} }));
+  warnings = [];
+  return await readClusterOptions(resolveConfig({ flags, environment: {} }), (text) => warnings.push(text));
 }
 
 test('a daemon that is given none of the options talks with no other', async () => {
@@ -32,8 +34,16 @@ test('without a host it listens on the machine itself only', async () => {
   }
 });
 
-test('halves are refused with what is missing', async () => {
-  await expect(read({ listen: ':7400' })).rejects.toThrow(/--cluster-key FILE.*keygen/);
+test('without a key it listens nowhere, and says what is missing', async () => {
+  for (const listen of [':7400', '0.0.0.0:7400']) {
+    expect(await read({ listen })).toBeUndefined();
+    expect(warnings).toEqual([expect.stringMatching(/--cluster-key FILE.*nothing listens.*keygen/)]);
+  }
+  await read({ listen: ':7400', clusterKey });
+  expect(warnings).toEqual([]);
+});
+
+test('other halves are refused with what is missing', async () => {
   await expect(read({ clusterKey })).rejects.toThrow(/--cluster-key .* give --listen/);
   await expect(read({ advertise: 'a:1' })).rejects.toThrow(/--advertise .* give --listen/);
   await expect(read({ listen: ':7400', clusterKey: '/nowhere' })).rejects.toThrow(/keygen \/nowhere/);

@@ -15,8 +15,14 @@ export interface ClusterOptions {
 
 const ALL_ADDRESSES = ['0.0.0.0', '::'];
 
-/** undefined: this daemon talks with no other. INVALID for halves. */
-export async function readClusterOptions(config: Config): Promise<ClusterOptions | undefined> {
+/**
+ * undefined: this daemon talks with no other, and listens nowhere. `--listen` without a key is a warning, so that a
+ * daemon whose key is not there yet serves its own volumes. INVALID for other halves.
+ */
+export async function readClusterOptions(
+  config: Config,
+  warn: (text: string) => void,
+): Promise<ClusterOptions | undefined> {
   const { listen, advertise, clusterKey } = config;
   if (listen === undefined) {
     const given = advertise === undefined ? clusterKey && '--cluster-key' : '--advertise';
@@ -24,10 +30,11 @@ export async function readClusterOptions(config: Config): Promise<ClusterOptions
     throw new HoldfastError('INVALID', `${given} is for a daemon that others reach: give --listen as well`);
   }
   if (clusterKey === undefined) {
-    throw new HoldfastError(
-      'INVALID',
-      '--listen needs --cluster-key FILE: make the key once with "holdfast cluster keygen FILE", and copy it to every node',
+    warn(
+      'no other daemon can reach this one: --listen needs --cluster-key FILE, and without it nothing listens there; ' +
+        'make the key once with "holdfast cluster keygen FILE", copy it to every node, and start the daemon with it',
     );
+    return undefined;
   }
   const shown = advertise?.host ?? listen.host;
   if (ALL_ADDRESSES.includes(shown)) {

@@ -177,7 +177,7 @@ async function start(options: {
   lockMemory(config.lockMemory, log);
   const ring = requireRing();
 
-  const cluster = await readClusterOptions(config);
+  const cluster = await readClusterOptions(config, (text) => log.warn(text));
   if (cluster !== undefined)
     log.warn(cluster.listen, '--listen is for the cluster: nothing listens there yet');
 

@@ -1,10 +1,12 @@
 // Mounts that a crash left behind: of devices of ours whose volume is gone, or published elsewhere by now.
 // Run once when the daemon starts, before devices are recovered: a device that is still mounted cannot be
-// taken away cleanly. Directories stay: whoever made them removes them.
+// taken away cleanly. Directories stay: whoever made them removes them. A mount that will not go is reported and keeps
+// nothing from starting.
 
 import type { JudgeAttachment } from '../core/attachment-verdict.ts';
+import { HoldfastError } from '../core/errors.ts';
 import type { Logger } from '../observe/log.ts';
-import type { Mount } from './mountinfo.ts';
+import { type Mount, mountAt } from './mountinfo.ts';
 import { readMounts, unmountLazily } from './mounts.ts';
 import { type BackendIdentifier, NbdSysfs } from './nbd-sysfs.ts';
 
@@ -34,11 +36,27 @@ export async function repairStaleMounts({
     const owner = device === undefined ? undefined : ownerOf(device);
     if (owner === undefined || !volumeIds.has(owner.volumeId)) continue;
     if ((await judge(owner.volumeId, owner.attachmentNumber)) !== 'over') continue;
-    await unmountLazily(mount.mountPoint);
-    log.info({ volumeId: owner.volumeId, device, mountPoint: mount.mountPoint }, 'took away a stale mount');
-    count++;
+    const context = { volumeId: owner.volumeId, device, mountPoint: mount.mountPoint };
+    try {
+      if (!(await takeAway(mount))) continue;
+      log.info(context, 'took away a stale mount');
+      count++;
+    } catch (error) {
+      log.error({ ...context, error }, 'a stale mount could not be taken away; unmount it by hand');
+    }
   }
   return count;
+}
+
+/** False: it went with another one, since the kernel unmounts what was propagated together. */
+async function takeAway({ id, mountPoint }: Mount): Promise<boolean> {
+  const mounts = await readMounts();
+  if (!mounts.some((mount) => mount.id === id)) return false;
+  if (mountAt(mounts, mountPoint)?.id !== id) {
+    throw new HoldfastError('CONFLICT', `another mount lies on ${mountPoint}: unmount that one first`);
+  }
+  await unmountLazily(mountPoint);
+  return true;
 }
 
 function shownDevice(mount: Mount): string | undefined {

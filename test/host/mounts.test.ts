@@ -141,6 +141,24 @@ describe('stale mounts', () => {
     expect(await mounted()).toHaveLength(3);
   });
 
+  test('that the kernel takes away together are no failure', async () => {
+    for (const name of ['shared', 'peer']) mkdirSync(path(name));
+    await execa('mount', ['-t', 'tmpfs', 'tmpfs', path('shared')]);
+    await execa('mount', ['--make-shared', path('shared')]);
+    mkdirSync(path('shared/below'));
+    await bindMount(path('shared'), path('peer'), false);
+    await mountDevice(device, path('shared/below'), 'ext4', []);
+    expect(await mounted()).toHaveLength(7);
+    expect(await repair('over')).toBe(4);
+    expect((await mounted()).sort()).toEqual([path('peer'), path('shared')]);
+  });
+
+  test('that cannot be taken away are reported, what lies on them stays, and the others go', async () => {
+    await execa('mount', ['-t', 'tmpfs', 'tmpfs', path('b')]);
+    expect(await repair('over')).toBe(2);
+    expect((await mounted()).sort()).toEqual([path('b'), path('b')]);
+  });
+
   test('of another daemon stay', async () => {
     expect(await repair('over', new Set())).toBe(0);
     expect(await mounted()).toHaveLength(3);

@@ -12,3 +12,6 @@ export const TAG_GENERATION = 9; // volume: one read, write or flush of the gene
 export const TAG_ACCEPT = 10; // listener
 export const TAG_WAKE = 11; // the thread
 export const TAG_TICK = 12; // the thread
+export const TAG_LINK_RECEIVE = 13; // link
+export const TAG_LINK_SEND = 14; // link
+export const TAG_LINK_CONNECT = 15; // link

@@ -32,8 +32,13 @@ const SESSIONS_AT = HEADERS_AT + REQUEST_CAPACITY * REPLY_HEADER_BYTES;
 const ARENA_AT = Math.ceil((SESSIONS_AT + SESSION_CAPACITY * SESSION_BYTES) / ARENA_BYTES) * ARENA_BYTES;
 const LARGE_ARENA_AT = ARENA_AT + ARENA_BYTES;
 
+/** Links to other daemons; how a link divides its part: peers/link-memory.ts. */
+export const LINK_CAPACITY = 1024;
+export const LINK_BYTES = 256 * 1024;
+const LINKS_AT = LARGE_ARENA_AT + LARGE_ARENA_BYTES;
+
 export class ThreadMemory {
-  readonly region: NativeMemory = native.createMemory(LARGE_ARENA_AT + LARGE_ARENA_BYTES);
+  readonly region: NativeMemory = native.createMemory(LINKS_AT + LINK_CAPACITY * LINK_BYTES);
   readonly bytes = new Uint8Array(this.region.buffer);
   readonly words = new Int32Array(this.region.buffer);
   readonly view = new DataView(this.region.buffer);
@@ -57,6 +62,15 @@ export class ThreadMemory {
 
   messageOffset(session: number): number {
     return SESSIONS_AT + session * SESSION_BYTES + RECEIVE_BYTES;
+  }
+
+  linkOffset(link: number): number {
+    return LINKS_AT + link * LINK_BYTES;
+  }
+
+  /** Of ordinary buffers, in bytes. */
+  get freeBytes(): number {
+    return this.#ordinary.freeBytes;
   }
 
   /**

@@ -9,6 +9,7 @@ import { type MessagePort, receiveMessageOnPort } from 'node:worker_threads';
 import { invariant } from '../core/invariant.ts';
 import { native } from './native.ts';
 import { Session, type SessionOptions } from './nbd/session.ts';
+import type { Peers } from './peers/peers.ts';
 import { ReadBatch } from './read-batch.ts';
 import { Ring } from './ring.ts';
 import { SendBatch } from './send-batch.ts';
@@ -20,6 +21,9 @@ import {
   TAG_FLUSH,
   TAG_GENERATION,
   TAG_INTENT,
+  TAG_LINK_CONNECT,
+  TAG_LINK_RECEIVE,
+  TAG_LINK_SEND,
   TAG_MERGE_READ,
   TAG_RECEIVE,
   TAG_SEND,
@@ -76,6 +80,8 @@ export class Thread {
   #interrupted: Session[] = [];
   #interruptedNext: Session[] = [];
   #interruptedCount = 0;
+  /** Links to other daemons, where there are any. */
+  #peers: Peers | undefined;
   #isTickArmed = false;
   /** Listeners whose accept failed (no descriptors left, say): tried again at the next tick. */
   readonly #acceptLater: number[] = [];
@@ -147,7 +153,8 @@ export class Thread {
       }
       turnEnds(this.#beat);
       // The last turn hands in what it has (the stop's own answer is on the port) and waits for nothing.
-      const isWaiting = !this.#isStopped && this.#interruptedCount === 0;
+      const isWaiting =
+        !this.#isStopped && this.#interruptedCount === 0 && this.#peers?.isInterrupted !== true;
       this.ring.enter(isWaiting ? 1 : 0, this.#busyPollMicros, -1);
     }
   }
@@ -206,6 +213,12 @@ export class Thread {
     this.#hasFreed = true;
   }
 
+  // ---- links to other daemons
+
+  attachPeers(peers: Peers): void {
+    this.#peers = peers;
+  }
+
   // ---- listeners
 
   listen(index: number, listener: Listener): void {
@@ -224,11 +237,15 @@ export class Thread {
 
   /** Makes what has gathered, until nothing of it lets anything else start. */
   #carryOut(): void {
+    const peers = this.#peers;
     for (;;) {
+      // First: the other copies work while this one does.
+      peers?.carryOut();
       this.#runReads();
       this.#runWrites();
       this.#flushDirty();
-      if (this.#hasFreed && this.#parked.length > 0) this.#retryParked();
+      if (this.#hasFreed && (this.#parked.length > 0 || peers?.isParked === true)) this.#retryParked();
+      else if (peers?.hasWork === true) continue;
       else if (this.reads.isEmpty && this.#areWritesEmpty() && this.#dirtyCount === 0) return;
     }
   }
@@ -302,6 +319,11 @@ export class Thread {
       case TAG_TICK:
         this.#tick();
         return;
+      case TAG_LINK_RECEIVE:
+      case TAG_LINK_SEND:
+      case TAG_LINK_CONNECT:
+        this.#peers?.completed(index, tag, result);
+        return;
       case TAG_CLOSE:
         return;
       default:
@@ -325,6 +347,7 @@ export class Thread {
     this.#interruptedNext = sessions;
     this.#interruptedCount = 0;
     for (let i = 0; i < count; i++) (sessions[i] as Session).retry();
+    this.#peers?.goOnWithInterrupted();
   }
 
   #retryParked(): void {
@@ -334,6 +357,7 @@ export class Thread {
       const session = this.#parked.shift();
       session?.retry();
     }
+    this.#peers?.retryParked();
   }
 
   #accepted(index: number, result: number): void {
@@ -389,7 +413,8 @@ export class Thread {
     const nowMs = this.nowMs();
     let isNeeded = false;
     for (const volume of this.volumes) if (volume?.tick() === true) isNeeded = true;
-    const isMemoryShort = this.#parked.length > 0;
+    const isMemoryShort = this.#parked.length > 0 || this.#peers?.isParked === true;
+    if (this.#peers?.tick(nowMs, isMemoryShort) === true) isNeeded = true;
     for (const session of this.#sessions) {
       if (session === undefined) continue;
       session.checkDeadlines(nowMs, isMemoryShort);

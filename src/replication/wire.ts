@@ -203,10 +203,14 @@ export class FrameReader {
   #frameNumber = 0;
   readonly #crc32c: Crc32c;
 
-  /** `payloadCrc32c`: headers are too short to be worth a call into the addon. */
-  constructor(payloadCrc32c: Crc32c, hearer: number) {
+  /**
+   * `payloadCrc32c`: headers are too short to be worth a call into the addon. `framesRead`: by another reader of the
+   * same connection before, for one that was handed over after its Hello.
+   */
+  constructor(payloadCrc32c: Crc32c, hearer: number, framesRead = 0) {
     this.#crc32c = payloadCrc32c;
     this.hearer = hearer;
+    this.#frameNumber = framesRead;
   }
 
   /** Reads the header at `at`. Only after OK do `fields` and `payloadBytes` count; after all else the link ends. */

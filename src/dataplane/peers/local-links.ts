@@ -1,0 +1,198 @@
+// Links within a thread: a frontend and a primary on the same node. Frames are queued and delivered in the turn, so
+// that neither end is ever called from within a call of its own. No byte is copied: a write's frame arrives with a twin
+// of its slot, over the same buffer; a read's with a buffer of its own, which comes back with the answer (the host
+// exchanges it for the asker's).
+//
+// The slots of the two ends are never the same: an end that gave a link up may send the same request over the next
+// link while the other end still works on it, and would find its own state overwritten.
+//
+// A frame that finds no slot waits, and so does all behind it.
+
+import { invariant } from '../../core/invariant.ts';
+import { BLOCK_BYTES } from '../../core/units.ts';
+import {
+  type ControlMessage,
+  FRAME_HELLO,
+  FRAME_REPLY,
+  FrameFields,
+  type Hello,
+} from '../../replication/frames.ts';
+import { OFFSET } from '../../replication/frames.ts';
+import { NONE } from '../../replication/requests.ts';
+import { bufferBytesOf, needsRequest } from '../../replication/wire-types.ts';
+import type { LinkHost } from './hosts.ts';
+import type { PeerSlots } from './peer-slots.ts';
+import type { PeerLink, PeersOptions } from './peers.ts';
+
+/** A power of two. All links of a thread together. */
+const CAPACITY = 8192;
+const MASK = CAPACITY - 1;
+const NUMBERS = 4;
+/** As a type: the other end is gone. */
+const CLOSED = 0;
+
+export class LocalEnd implements PeerLink {
+  readonly number: number;
+  readonly index: number;
+  host: LinkHost | undefined;
+  other: LocalEnd | undefined;
+  readonly #links: LocalLinks;
+
+  constructor(links: LocalLinks, number: number, index: number, host: LinkHost | undefined) {
+    this.#links = links;
+    this.number = number;
+    this.index = index;
+    this.host = host;
+  }
+
+  sendFrame(fields: FrameFields, request: number): void {
+    if (this.other !== undefined) this.#links.push(this.other, fields, request);
+  }
+
+  sendControl(type: number, message: ControlMessage): void {
+    if (this.other !== undefined) this.#links.pushControl(this.other, type, message);
+  }
+
+  close(): void {
+    this.#links.close(this);
+  }
+}
+
+export class LocalLinks {
+  readonly #slots: PeerSlots;
+  readonly #options: PeersOptions;
+  readonly #gone: (end: LocalEnd) => void;
+  readonly #in = new FrameFields();
+  readonly #to: (LocalEnd | undefined)[] = new Array<LocalEnd | undefined>(CAPACITY).fill(undefined);
+  readonly #type = new Uint8Array(CAPACITY);
+  readonly #flags = new Uint8Array(CAPACITY);
+  readonly #errno = new Uint16Array(CAPACITY);
+  readonly #epoch = new Uint32Array(CAPACITY);
+  readonly #lengthBytes = new Uint32Array(CAPACITY);
+  readonly #numbers = new Float64Array(CAPACITY * NUMBERS);
+  readonly #request = new Int32Array(CAPACITY);
+  readonly #messages = new Map<number, ControlMessage>();
+  #head = 0;
+  #tail = 0;
+  /** The oldest frame found no slot. */
+  isWaiting = false;
+
+  /** `gone`: an end's number may be forgotten. */
+  constructor(slots: PeerSlots, options: PeersOptions, gone: (end: LocalEnd) => void) {
+    this.#slots = slots;
+    this.#options = options;
+    this.#gone = gone;
+  }
+
+  get hasWork(): boolean {
+    return this.#head < this.#tail && !this.isWaiting;
+  }
+
+  push(to: LocalEnd, fields: FrameFields, request: number): void {
+    const place = this.#place(to, fields.type);
+    this.#flags[place] = fields.flags;
+    this.#errno[place] = fields.errno;
+    this.#epoch[place] = fields.epoch;
+    this.#lengthBytes[place] = fields.lengthBytes;
+    this.#numbers.set(fields.numbers, place * NUMBERS);
+    this.#request[place] = request;
+    if (request !== NONE) this.#slots.hold(request);
+  }
+
+  pushControl(to: LocalEnd, type: number, message: ControlMessage): void {
+    this.#messages.set(this.#place(to, type), message);
+  }
+
+  close(end: LocalEnd): void {
+    const { other } = end;
+    end.host = undefined;
+    end.other = undefined;
+    this.#gone(end);
+    if (other === undefined) return;
+    other.other = undefined;
+    this.#place(other, CLOSED);
+  }
+
+  /** Delivers what waits, and what that makes others send. False: there was nothing. */
+  deliver(): boolean {
+    const hadWork = this.hasWork;
+    while (this.hasWork && this.#deliverOne(this.#head & MASK));
+    return hadWork;
+  }
+
+  #place(to: LocalEnd, type: number): number {
+    // Every frame of a volume stands for a request or is rare: there are fewer of them than slots.
+    invariant(this.#tail - this.#head < CAPACITY, 'the frames within a thread fit their queue');
+    const place = this.#tail & MASK;
+    this.#tail += 1;
+    this.#to[place] = to;
+    this.#type[place] = type;
+    this.#request[place] = NONE;
+    return place;
+  }
+
+  /** False: it has to wait. */
+  #deliverOne(place: number): boolean {
+    const to = this.#to[place] as LocalEnd;
+    const type = this.#type[place] as number;
+    const message = this.#messages.size > 0 ? this.#messages.get(place) : undefined;
+    const sent = this.#request[place] as number;
+    const fields = this.#in;
+    let request = NONE;
+    if (type !== CLOSED && message === undefined && to.host !== undefined) {
+      this.#read(place, fields);
+      request = this.#requestFor(fields, sent);
+      if (request === NONE && needsRequest(fields)) {
+        this.isWaiting = true;
+        return false;
+      }
+    }
+    this.#to[place] = undefined;
+    this.#head += 1;
+    if (type === CLOSED) {
+      this.#closed(to);
+    } else if (message !== undefined) {
+      this.#messages.delete(place);
+      if (type === FRAME_HELLO) this.#greet(to, message as Hello);
+      else to.host?.control(to.number, type, message);
+    } else {
+      if (sent !== NONE && request !== sent) this.#slots.release(sent);
+      to.host?.frame(to.number, fields, request);
+    }
+    return true;
+  }
+
+  /** An answer's slot goes along with it; for a request the receiving end gets one of its own. */
+  #requestFor(fields: FrameFields, sent: number): number {
+    if (fields.type === FRAME_REPLY || !needsRequest(fields)) return sent;
+    if (sent !== NONE) return this.#slots.takeTwin(sent);
+    return this.#slots.take(bufferBytesOf(fields), (fields.numbers[OFFSET] as number) % BLOCK_BYTES);
+  }
+
+  #read(place: number, fields: FrameFields): void {
+    fields.type = this.#type[place] as number;
+    fields.flags = this.#flags[place] as number;
+    fields.errno = this.#errno[place] as number;
+    fields.epoch = this.#epoch[place] as number;
+    fields.lengthBytes = this.#lengthBytes[place] as number;
+    for (let i = 0; i < NUMBERS; i++) fields.numbers[i] = this.#numbers[place * NUMBERS + i] as number;
+  }
+
+  #greet(end: LocalEnd, hello: Hello): void {
+    const host = this.#options.host.hostOf(hello);
+    if (host === undefined) {
+      end.close();
+      return;
+    }
+    end.host = host;
+    host.greeted(end.number, hello);
+  }
+
+  #closed(end: LocalEnd): void {
+    const { host } = end;
+    end.host = undefined;
+    if (host === undefined) return;
+    this.#gone(end);
+    host.linkClosed(end.number);
+  }
+}

@@ -206,7 +206,7 @@ export class Copy implements ExtentPorts {
       this.#isUnknown = false;
       this.#window.adopt(this.#bootId);
     }
-    this.extents.settleInherited(epoch);
+    this.extents.settleInherited(this.#broken.unknownStampsAreNewest ? 0 : epoch);
   }
 
   /** The disk failed: whoever opens it next takes all hot extents for suspect. */

@@ -114,8 +114,7 @@ export class Resync {
     for (let block = 0; block < GENERATION_BLOCKS_PER_EXTENT; block++) {
       const saved = errno === 0 ? (onDisk[block] as number) : STAMP_UNKNOWN;
       const live = base === NONE ? 0 : (extents.stampMemory[base + block] as number);
-      const newest =
-        this.#hub.broken.unknownStampsAreNewest && live === STAMP_UNKNOWN ? saved : Math.max(saved, live);
+      const newest = Math.max(saved, live);
       const stamp = newest === STAMP_UNKNOWN ? this.#epoch : newest;
       stamps.push(stamp);
       if (stamp > 0) isAny = true;

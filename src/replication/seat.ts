@@ -67,9 +67,9 @@ export class Seat {
     this.olderUnansweredCount = 0;
     if (forgetsJoin) {
       this.isGating = false;
-      this.joinRound = 0;
       this.isReadyToJoin = false;
     }
+    this.joinRound = 0;
     this.settledAtSequence = 0;
     this.resync?.stop();
     this.resync = undefined;

@@ -83,7 +83,7 @@ export class Secondary {
     this.#hub = hub;
     const nowMs = hub.ports.nowMs();
     this.#grantedUntilMs = sitsOut && !hub.broken.sitOutAfterRestart ? nowMs + LEASE_MS : nowMs;
-    this.#heardMs = nowMs;
+    this.#heardMs = sitsOut && hub.broken.sitOutAfterRestart ? Number.NEGATIVE_INFINITY : nowMs;
     this.#answers = new RequestQueue(hub.table);
     this.#locks = new RangeLocks(hub.table, (request) => this.#locked(request));
   }
@@ -414,7 +414,7 @@ export class Secondary {
     const nowMs = hub.ports.nowMs();
     this.progress();
     if (hub.pending !== undefined || this.#greeting !== undefined) return;
-    const isSilent = nowMs - this.#heardMs >= LEASE_MS;
+    const isSilent = nowMs - this.#heardMs >= (hub.broken.waitForOwnGrant ? LEASE_MS / 2 : LEASE_MS);
     if (!isSilent && this.#stream?.isOpen === true) return;
     if (nowMs >= this.#lookAtMs) {
       this.#lookAtMs = nowMs + STORE_RETRY_MS;

@@ -50,6 +50,17 @@ export const MIXES = {
     clockDrift: random.pick([0, 0.005]),
     safetyMs: 20_000,
   }),
+  /** Primaries are cut off from some, and do not hear of it from the store. */
+  leases: (random) => ({
+    copies: random.pick([2, 3, 3]),
+    networkDelayMs: random.pick([2, 50, 150]),
+    partitionMs: random.between(800, 2500),
+    storeCutMs: random.between(800, 2000),
+    killMs: random.pick([0, 3000]),
+    pauseMs: random.pick([0, 2500]),
+    thinkMs: 10,
+    safetyMs: 25_000,
+  }),
   /** The store answers late or not at all while the set changes. */
   store: (random) => ({
     copies: random.pick([2, 3, 4]),

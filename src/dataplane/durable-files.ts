@@ -11,9 +11,18 @@ import { errorText, HoldfastError, isHoldfastError } from '../core/errors.ts';
 export async function syncDirectory(path: string): Promise<void> {
   const directory = await open(path, 'r');
   try {
-    await directory.sync();
+    await synced(directory.sync(), path);
   } finally {
     await directory.close();
+  }
+}
+
+/** A sync of `what`. Its failure says so (hasLostWrites): what was written before may be gone. */
+export async function synced(sync: Promise<void>, what: string): Promise<void> {
+  try {
+    await sync;
+  } catch (error) {
+    throw lostWrites(error, `flushing ${what}`);
   }
 }
 
@@ -67,6 +76,19 @@ export async function removeDirectory(parent: string, name: string): Promise<voi
 
 export function hasErrno(error: unknown, code: string): boolean {
   return error instanceof Error && (error as NodeJS.ErrnoException).code === code;
+}
+
+/**
+ * As storageError, of a write or sync after which the disk may lack what was written before: tried again it would
+ * succeed without that, so the replica must not be believed again by itself.
+ */
+export function lostWrites(error: unknown, doing: string): HoldfastError {
+  const { code, message } = storageError(error, doing);
+  return new HoldfastError(code, message, { cause: error, details: { lostWrites: true } });
+}
+
+export function hasLostWrites(error: unknown): error is HoldfastError {
+  return isHoldfastError(error) && error.details['lostWrites'] === true;
 }
 
 /** What a failed file operation means to callers. `doing` completes 'while …'; HoldfastErrors pass unchanged. */

@@ -19,7 +19,7 @@ import {
 } from '../replication/layout/generations.ts';
 import { decodeIntent, encodeIntent, intentFileBytes } from '../replication/layout/intent.ts';
 import type { Durability, Superblock } from '../replication/layout/superblock.ts';
-import { readFully, syncDirectory, writeFully } from './durable-files.ts';
+import { readFully, syncDirectory, synced, writeFully } from './durable-files.ts';
 import { DATA_FILE_NAME, type ReplicaFiles } from './replica-lock.ts';
 import type { SuperblockFile } from './superblock-file.ts';
 
@@ -96,7 +96,7 @@ async function inheritMarks(
   // again; after a failed fsync of a predecessor, syncing alone would promise what is not there.
   if (decoded.bits.some((byte) => byte !== 0)) {
     await writeFully(intent, encodeIntent(decoded.bits, extentCount), 0);
-    await intent.datasync();
+    await synced(intent.datasync(), 'the intent log');
   }
   return decoded;
 }
@@ -115,5 +115,5 @@ export async function fillMissingGenerations(generations: FileHandle, extentCoun
     }
     await writeFully(generations, bytes, generationFileOffset(first));
   }
-  await generations.datasync();
+  await synced(generations.datasync(), 'the generation table');
 }

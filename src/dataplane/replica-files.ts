@@ -23,6 +23,7 @@ import {
   removeDirectory,
   storageError,
   syncDirectory,
+  synced,
   writeFully,
 } from './durable-files.ts';
 import type { ReplicaSpec } from './node-storage.ts';
@@ -259,9 +260,9 @@ async function growFiles(
   try {
     const oldExtentCount = Math.ceil(oldSizeBytes / EXTENT_BYTES);
     const extentCount = Math.ceil(sizeBytes / EXTENT_BYTES);
-    await extend(files.data, sizeBytes);
+    await extend(files.data, sizeBytes, 'the data');
     await fillMissingGenerations(files.generations, oldExtentCount);
-    await extend(files.generations, generationFileBytes(extentCount));
+    await extend(files.generations, generationFileBytes(extentCount), 'the generation table');
     await addIntentSectors(files, intentSectorCount(oldExtentCount), intentSectorCount(extentCount));
     await superblock.update({ sizeBytes });
   } catch (error) {
@@ -270,9 +271,9 @@ async function growFiles(
   }
 }
 
-async function extend(file: ReplicaFiles['data'], sizeBytes: number): Promise<void> {
+async function extend(file: ReplicaFiles['data'], sizeBytes: number, what: string): Promise<void> {
   if ((await file.stat()).size < sizeBytes) await file.truncate(sizeBytes);
-  await file.sync();
+  await synced(file.sync(), what);
 }
 
 /** Only sectors that no extent of the old size uses: the others belong to whoever serves the replica. */
@@ -284,7 +285,7 @@ async function addIntentSectors(files: ReplicaFiles, oldCount: number, count: nu
     encodeIntentSector(bytes, (index - oldCount) * INTENT_SECTOR_BYTES, index, none);
   }
   await writeFully(files.intent, bytes, intentSectorOffset(oldCount));
-  await files.intent.sync();
+  await synced(files.intent.sync(), 'the intent log');
 }
 
 async function allocated(directory: string): Promise<number> {

@@ -20,6 +20,7 @@ import type {
   ReplicaStatus,
   VolumeCounters,
 } from './node-storage.ts';
+import { hasLostWrites } from './durable-files.ts';
 import { failureError, failureOf, markFailed } from './failure-mark.ts';
 import { type OpenReplica, openReplica } from './open-replica.ts';
 import { closeFiles, openFiles } from './replica-lock.ts';
@@ -130,7 +131,9 @@ export class Storage implements NodeStorage {
     const { volumeId } = open;
     return await this.#turns.run(volumeId, `opening volume ${volumeId}`, async (turn) => {
       const opened = this.#open.get(volumeId);
-      if (opened !== undefined) await this.#adopt(opened, open);
+      if (opened !== undefined) {
+        await this.#marking(volumeId, opened.replica.directory, () => this.#adopt(opened, open));
+      }
       const { lastEnd, window } = opened?.replica ?? (await this.#openFresh(open));
       if (opened === undefined && turn.isAbandoned) await this.#closeOpen(volumeId);
       return { lastEnd, isWindowIntact: window.entries !== 'unknown' };
@@ -149,7 +152,9 @@ export class Storage implements NodeStorage {
     await this.#turns.run(volumeId, `growing volume ${volumeId}`, async () => {
       const pool = await this.#requirePoolOf(volumeId);
       const opened = this.#open.get(volumeId);
-      await growReplica(pool, volumeId, sizeBytes, opened?.replica);
+      const directory = pool.replicaDirectory(volumeId);
+      await this.#requireUnfailed(volumeId, directory);
+      await this.#marking(volumeId, directory, () => growReplica(pool, volumeId, sizeBytes, opened?.replica));
       if (opened === undefined) return;
       await opened.thread.ask({ type: 'grow', volumeId, sizeBytes: opened.replica.sizeBytes });
     });
@@ -161,19 +166,12 @@ export class Storage implements NodeStorage {
   ): Promise<void> {
     await this.#turns.run(volumeId, `recording a change of volume ${volumeId}`, async () => {
       const opened = this.#open.get(volumeId);
-      if (opened !== undefined) {
-        await opened.replica.superblock.update(change);
-        return;
-      }
-      const pool = await this.#requirePoolOf(volumeId);
+      const pool = opened?.pool ?? (await this.#requirePoolOf(volumeId));
       const directory = pool.replicaDirectory(volumeId);
-      const files = await openFiles(directory, volumeId, pool.ioMode);
-      try {
-        const superblock = await SuperblockFile.load(files.superblock, join(directory, SUPERBLOCK_FILE_NAME));
-        await superblock.update(change);
-      } finally {
-        await closeFiles(files);
-      }
+      await this.#marking(volumeId, directory, async () => {
+        if (opened !== undefined) await opened.replica.superblock.update(change);
+        else await this.#updateClosed(pool, volumeId, change);
+      });
     });
   }
 
@@ -255,14 +253,13 @@ export class Storage implements NodeStorage {
     const { volumeId } = open;
     const pool = await this.#requirePoolOf(volumeId);
     const directory = pool.replicaDirectory(volumeId);
-    const failure = this.#failures.get(volumeId) ?? (await failureOf(directory));
-    if (failure !== undefined) throw failureError(volumeId, directory, failure);
+    await this.#requireUnfailed(volumeId, directory);
     const { durability } = open;
-    const replica = await whileBusy(() =>
-      openReplica(pool, this.#windows, volumeId, this.#bootId, durability),
+    const replica = await this.#marking(volumeId, directory, () =>
+      whileBusy(() => openReplica(pool, this.#windows, volumeId, this.#bootId, durability)),
     );
     try {
-      await this.#promise(replica, open);
+      await this.#marking(volumeId, directory, () => this.#promise(replica, open));
       const thread = this.#leastLoaded(pool);
       const { superblock } = replica;
       await thread.ask({
@@ -349,8 +346,56 @@ export class Storage implements NodeStorage {
   /** What the superblock promised is unknown from here on: nothing more may be acknowledged on its word. */
   #superblockFailed(volumeId: string, thread: ThreadHandle, error: HoldfastError): void {
     this.replicaFailed(volumeId, `its superblock could not be written (${errorText(error)})`);
+    this.#failThread(volumeId, thread, error);
+  }
+
+  #failThread(volumeId: string, thread: ThreadHandle, error: HoldfastError): void {
     // Closed meanwhile: nothing is served any more.
     void thread.ask({ type: 'fail', volumeId, errno: errnoOf(error) }).catch(() => undefined);
+  }
+
+  /** The superblock of a copy that is not open. */
+  async #updateClosed(pool: Pool, volumeId: string, change: Partial<Superblock>): Promise<void> {
+    const directory = pool.replicaDirectory(volumeId);
+    await this.#requireUnfailed(volumeId, directory);
+    const files = await openFiles(directory, volumeId, pool.ioMode);
+    try {
+      const superblock = await SuperblockFile.load(files.superblock, join(directory, SUPERBLOCK_FILE_NAME));
+      await superblock.update(change);
+    } finally {
+      await closeFiles(files);
+    }
+  }
+
+  /** IO once something of it was lost, until a person has looked. */
+  async #requireUnfailed(volumeId: string, directory: string): Promise<void> {
+    const failure = this.#failures.get(volumeId) ?? (await failureOf(directory));
+    if (failure !== undefined) throw failureError(volumeId, directory, failure);
+  }
+
+  /**
+   * Whatever could not be made durable: the copy is marked before that is told, whoever asked for it. Tried again it
+   * would succeed, and be believed, without what the disk has lost.
+   */
+  async #marking<Result>(
+    volumeId: string,
+    directory: string,
+    operation: () => Promise<Result>,
+  ): Promise<Result> {
+    try {
+      return await operation();
+    } catch (error) {
+      if (!hasLostWrites(error)) throw error;
+      const opened = this.#open.get(volumeId);
+      // An open superblock's failure has been told already.
+      if (opened !== undefined && opened.replica.superblock.failure === undefined) {
+        this.#failThread(volumeId, opened.thread, error);
+      }
+      const reason = this.#failures.get(volumeId) ?? `a write to its metadata was lost (${errorText(error)})`;
+      this.#failures.set(volumeId, reason);
+      await this.#mark(volumeId, directory, reason);
+      throw error;
+    }
   }
 
   async #mark(volumeId: string, directory: string, reason: string): Promise<void> {

@@ -20,7 +20,7 @@ import {
   type Superblock,
   superblockSlotOffset,
 } from '../replication/layout/superblock.ts';
-import { hasErrno, readFully, storageError, writeFully } from './durable-files.ts';
+import { hasErrno, lostWrites, readFully, storageError, synced, writeFully } from './durable-files.ts';
 
 export const SUPERBLOCK_FILE_NAME = 'superblock';
 
@@ -125,10 +125,10 @@ export class SuperblockFile {
     try {
       for (const { bytes, offset } of copies) {
         await writeFully(this.#file, bytes, offset);
-        await this.#file.datasync();
+        await synced(this.#file.datasync(), this.#path);
       }
     } catch (error) {
-      this.#failure = storageError(error, `writing ${this.#path}`);
+      this.#failure = writeError(error, this.#path);
       this.#onFailure(this.#failure);
       throw this.#failure;
     }
@@ -150,4 +150,10 @@ export class SuperblockFile {
       );
     }
   }
+}
+
+/** A write that found no room has lost nothing; after any other failure the disk may. */
+function writeError(error: unknown, path: string): HoldfastError {
+  const known = storageError(error, `writing ${path}`);
+  return isHoldfastError(error) || known.code === 'NO_SPACE' ? known : lostWrites(error, `writing ${path}`);
 }

@@ -10,6 +10,7 @@ import { createNodeStorage } from '../../src/dataplane/create-storage.ts';
 import type { Storage } from '../../src/dataplane/storage.ts';
 import { CMD, ERR, NbdClient } from '../support/nbd-client.ts';
 
+const MIB = 1024 * 1024;
 const VOLUME = 'cd'.repeat(16);
 const OPEN = { volumeId: VOLUME, epoch: 2, opening: 'ab'.repeat(16), attachmentNumber: 0 };
 let directory = '';
@@ -70,23 +71,38 @@ test('a failed replica is refused after a close and after a restart, says why, a
   expect((await storage.replica(VOLUME))?.problem).toBeUndefined();
 });
 
-/** The next fdatasync that this process asks for fails, as that of a dying disk does. */
-async function failNextSync(): Promise<void> {
+/** The n-th fdatasync (or fsync) that this process asks for fails, as that of a dying disk does. Returns what undoes it. */
+async function failSync(method: 'datasync' | 'sync' = 'datasync', nth = 1): Promise<() => void> {
   const probe = await open('/dev/null');
   await probe.close();
-  const handles = Object.getPrototypeOf(probe) as { datasync: () => Promise<void> };
-  const { datasync } = handles;
-  handles.datasync = () => {
-    handles.datasync = datasync;
-    return Promise.reject(Object.assign(new Error('EIO: i/o error, fdatasync'), { code: 'EIO', errno: -5 }));
+  const handles = Object.getPrototypeOf(probe) as Record<typeof method, (this: unknown) => Promise<void>>;
+  const original = handles[method];
+  const undo = (): void => {
+    handles[method] = original;
   };
+  let count = 0;
+  handles[method] = function (): Promise<void> {
+    count += 1;
+    if (count < nth) return original.call(this);
+    undo();
+    return Promise.reject(Object.assign(new Error(`EIO: i/o error, ${method}`), { code: 'EIO', errno: -5 }));
+  };
+  return undo;
+}
+
+async function expectRefused(): Promise<void> {
+  await expect(storage.openVolume(OPEN)).rejects.toThrow(/is not served: .*EIO/);
+  await expect(storage.updateSuperblock(VOLUME, { promisedEpoch: 3 })).rejects.toThrow(
+    /is not served: .*EIO/,
+  );
+  await expect(storage.resizeReplica(VOLUME, 16 * MIB)).rejects.toThrow(/is not served: .*EIO/);
 }
 
 test('when the superblock of an open volume cannot be written, nothing more is acknowledged, reads go on, and the copy stays closed', async () => {
   const { path } = await storage.exportUnix(VOLUME, 'volume', join(directory, 'socket'));
   const client = await NbdClient.connect(path, 'volume');
   await client.write(0, Buffer.alloc(4096, 1));
-  await failNextSync();
+  await failSync();
   await expect(storage.updateSuperblock(VOLUME, { attachmentNumber: 1 })).rejects.toMatchObject({
     code: 'IO',
   });
@@ -103,4 +119,64 @@ test('when the superblock of an open volume cannot be written, nothing more is a
   await storage.close();
   storage = await start();
   await expect(storage.openVolume(OPEN)).rejects.toThrow('its superblock could not be written');
+});
+
+test('an opening at which any of its syncs fails is not tried again and believed, by this process or the next', async () => {
+  await storage.closeVolume(VOLUME);
+  const mark = join(directory, 'pool', VOLUME, 'failed');
+  let failures = 0;
+  for (const method of ['datasync', 'sync'] as const) {
+    for (let nth = 1; ; nth += 1) {
+      const undo = await failSync(method, nth);
+      const outcome = await storage.openVolume(OPEN).catch((error: unknown) => error);
+      undo();
+      if (!(outcome instanceof Error)) break; // it makes fewer syncs than that
+      failures += 1;
+      expect(outcome).toMatchObject({ code: 'IO' });
+      await expectRefused();
+      await rm(mark);
+    }
+    await storage.closeVolume(VOLUME);
+  }
+  expect(failures).toBeGreaterThanOrEqual(5);
+  await failSync();
+  await expect(storage.openVolume(OPEN)).rejects.toMatchObject({ code: 'IO' });
+  await storage.close();
+  storage = await start();
+  await expectRefused();
+});
+
+test.each([
+  [
+    'change of its superblock',
+    'datasync',
+    () => storage.updateSuperblock(VOLUME, { fileSystemMade: 'ext4' }),
+  ],
+  ['growth', 'sync', () => storage.resizeReplica(VOLUME, 16 * MIB)],
+] as const)(
+  'a %s of a closed copy whose sync fails is not tried again and believed',
+  async (_, method, change) => {
+    await storage.closeVolume(VOLUME);
+    await failSync(method);
+    await expect(change()).rejects.toMatchObject({ code: 'IO' });
+    await expectRefused();
+    await storage.close();
+    storage = await start();
+    await expectRefused();
+    await rm(join(directory, 'pool', VOLUME, 'failed'));
+    await change();
+  },
+);
+
+test('when the growth of an open volume cannot be made durable, nothing more is acknowledged', async () => {
+  const { path } = await storage.exportUnix(VOLUME, 'volume', join(directory, 'socket'));
+  const client = await NbdClient.connect(path, 'volume');
+  await failSync('sync');
+  await expect(storage.resizeReplica(VOLUME, 16 * MIB)).rejects.toMatchObject({ code: 'IO' });
+  await storage.counters(VOLUME);
+  expect((await client.request({ type: CMD.write, payload: Buffer.alloc(4096, 2) })).error).toBe(ERR.io);
+  client.destroy();
+  await expect(storage.resizeReplica(VOLUME, 16 * MIB)).rejects.toThrow('is not served');
+  await storage.closeVolume(VOLUME);
+  await expectRefused();
 });

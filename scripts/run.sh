@@ -11,6 +11,7 @@ done
 export PATH
 case $command in
   test:csi) exec node scripts/test.ts --only csi-sanity "$@" ;;
+  sim) exec node test/sim/main.ts "$@" ;;
   soak) HOLDFAST_SOAK=1 exec node scripts/test.ts "$@" ;;
   *) exec node "scripts/$command.ts" "$@" ;;
 esac

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Makes this clone ready for one command: system packages, npm packages, the addon, test tools.
-#   sh scripts/setup.sh [demo|test|soak|bench|check|build|test:csi]      (no word: what Holdfast itself needs)
+#   sh scripts/setup.sh [demo|test|soak|bench|sim|check|build|test:csi]      (no word: what Holdfast itself needs)
 # Every step looks first at what is there: a second run takes a second. It installs system packages only
 # as root on a machine with apt; elsewhere it prints the exact command and stops. It never touches
 # anything outside this clone otherwise.
@@ -55,7 +55,7 @@ lab_packages='qemu-system-common dmsetup'
 # Tests start their own etcd and never speak to the one that Debian may start with the package.
 store_packages='etcd-server etcd-client openssl'
 case $command in
-  check) packages='' ;;
+  check | sim) packages='' ;;
   build) packages=$build_packages ;;
   product) packages="$build_packages $volume_packages" ;;
   demo) packages="$build_packages $volume_packages $tool_packages $guest_packages" ;;

@@ -4,7 +4,7 @@
 // are durable (promise), and by one opening an epoch (oneServes); at every reply taken: nobody of a later epoch had
 // served when its request was sent (accepted). At every write: the mark stands before the data (marks). Now and then:
 // where two members differ, a window or a mark says so (coverage); what an absent copy lacks, every member can
-// tell (delta).
+// tell (delta). At every Welcome: numbers rise, and nothing of an older stream is on its way to the disk (order).
 
 import {
   BLOCK_BYTES,
@@ -12,12 +12,14 @@ import {
   GENERATION_BLOCK_BYTES,
   GENERATION_BLOCKS_PER_EXTENT,
 } from '../../src/core/units.ts';
+import { minimumInSync, type VolumeConfig } from '../../src/replication/config.ts';
+import type { Hello } from '../../src/replication/frames.ts';
 import {
   decodeGenerationSector,
   generationFileOffset,
   NEWEST_STAMP,
 } from '../../src/replication/layout/generations.ts';
-import { decodeSuperblockSlots } from '../../src/replication/layout/superblock.ts';
+import { decodeSuperblockSlots, type Superblock } from '../../src/replication/layout/superblock.ts';
 import { WindowFile } from '../../src/replication/layout/window.ts';
 import { FLAG_FUA, FLUSH, READ } from '../../src/replication/requests.ts';
 import type { Asked } from './consumer.ts';
@@ -43,6 +45,10 @@ export class Checks {
   /** By epoch: who replied in it first. */
   readonly #served = new Map<number, Served>();
   #newestServed: Served | undefined;
+  readonly #hellos = new Map<number, Hello>();
+  readonly #numbers = new Map<SimProcess, Map<string, number>>();
+  /** Incarnations that the store named at some time. */
+  readonly #named = new Set<string>();
 
   constructor(world: World) {
     this.#world = world;
@@ -61,11 +67,15 @@ export class Checks {
     if (asked !== undefined) asked.repliedBy = { replicaId: replica.replicaId, epoch };
     const { config } = world.store.current;
     // The store names another already: that one has not served yet, and asks this one's members first.
-    if (config.primary.opening !== primary.opening || config.epoch !== epoch) return;
+    if (config.primary.opening !== primary.opening) return;
+    // By the failure mode and the copies wanted that it knows: a change of these alone is no new epoch.
+    const wanted = minimumInSync(replica.known.config);
+    if (config.epoch === epoch && config.inSync.length < wanted)
+      world.violate('acknowledged', `a reply leaves while ${config.inSync.length} copies are in sync`);
     for (const { replicaId, incarnation } of config.inSync) {
       const node = world.nodeOf(replicaId);
       if (!this.#isNamed(node, incarnation)) continue;
-      if (node.disk.highestPromise < epoch) {
+      if (config.epoch === epoch && node.disk.highestPromise < epoch) {
         world.violate(
           'promise',
           `${node.name} has promised ${node.disk.highestPromise} durably when a reply of epoch ${epoch} leaves`,
@@ -80,7 +90,8 @@ export class Checks {
     if (known === undefined) {
       const served = { ...by, firstMs: this.#world.schedule.nowMs };
       this.#served.set(by.epoch, served);
-      if (this.#newestServed === undefined || by.epoch > this.#newestServed.epoch) this.#newestServed = served;
+      if (this.#newestServed === undefined || by.epoch > this.#newestServed.epoch)
+        this.#newestServed = served;
     } else if (known.opening !== by.opening)
       this.#world.violate('oneServes', `two openings serve in epoch ${by.epoch}`);
   }
@@ -122,7 +133,8 @@ export class Checks {
     const by = asked.repliedBy;
     if (by === undefined || newest === undefined || newest.epoch <= by.epoch) return;
     for (const later of this.#served.values()) {
-      if (later.epoch <= by.epoch || later.replicaId === by.replicaId || later.firstMs >= asked.sentMs) continue;
+      if (later.epoch <= by.epoch || later.replicaId === by.replicaId || later.firstMs >= asked.sentMs)
+        continue;
       this.#world.violate(
         'accepted',
         `a request sent at ${asked.sentMs.toFixed(2)} was answered by ${by.replicaId} of epoch ${by.epoch}; ${later.replicaId} had served in epoch ${later.epoch} since ${later.firstMs.toFixed(2)}`,
@@ -131,7 +143,59 @@ export class Checks {
     }
   }
 
+  // ---- streams and sessions
+
+  /** A Hello arrived on this link. */
+  greeted(link: number, hello: Hello): void {
+    this.#hellos.set(link, hello);
+  }
+
+  /** It is answered: `dataOperations` of the process are on their way to the disk. */
+  welcomes(by: SimProcess, link: number, dataOperations: number): void {
+    const hello = this.#hellos.get(link);
+    const isStream = hello?.kind === 'stream';
+    if (hello === undefined) return;
+    const of = isStream ? (hello.config.primary.opening ?? '') : String(hello.attachment);
+    const number = isStream ? hello.stream : hello.session;
+    let numbers = this.#numbers.get(by);
+    if (numbers === undefined) {
+      numbers = new Map();
+      this.#numbers.set(by, numbers);
+    }
+    const key = `${hello.kind} ${of}`;
+    if (number <= (numbers.get(key) ?? 0))
+      this.#world.violate(
+        'order',
+        `node${by.node} answers ${key} number ${number} after ${numbers.get(key)}`,
+      );
+    numbers.set(key, number);
+    if (isStream && hello.config.epoch < by.replica.superblock.promisedEpoch)
+      this.#world.violate(
+        'order',
+        `node${by.node} answers a stream of epoch ${hello.config.epoch}, below its promise`,
+      );
+    if (isStream && dataOperations > 0)
+      this.#world.violate(
+        'order',
+        `node${by.node} answers a new stream while ${dataOperations} writes are under way`,
+      );
+  }
+
   // ---- disks
+
+  /** The store names a member. */
+  named(config: VolumeConfig): void {
+    for (const { incarnation } of config.inSync) if (incarnation !== null) this.#named.add(incarnation);
+  }
+
+  /** A superblock is written. */
+  keeps(by: SimNode, { lastInSyncIncarnation }: Superblock): void {
+    if (lastInSyncIncarnation !== null && !this.#named.has(lastInSyncIncarnation))
+      this.#world.violate(
+        'promise',
+        `${by.name} notes itself in sync as ${lastInSyncIncarnation}, which the store never named`,
+      );
+  }
 
   /** A replica promises, answers or grants in this epoch. */
   speaksIn(by: SimNode, epoch: number): void {
@@ -140,6 +204,9 @@ export class Checks {
         'promise',
         `${by.name} speaks in epoch ${epoch}, and its durable promise is ${by.disk.highestPromise}`,
       );
+    const own = this.#world.current.replicas.find(({ id }) => id === by.replicaId);
+    if (own !== undefined && own.bootId !== by.bootId)
+      this.#world.violate('promise', `${by.name} answers in a boot that the store does not know`);
   }
 
   /** Data is on its way to the disk. */
@@ -249,7 +316,8 @@ function stampOf(node: SimNode, block: number): number {
   const inExtent = Math.floor((block % BLOCKS_PER_EXTENT) / BLOCKS_PER_GENERATION);
   const extents = node.process?.replica.copy.extents;
   if (extents === undefined && node.disk.isExtentHot(extent)) return NEWEST_STAMP;
-  const live = extents?.isHot(extent) === true ? extents.stampMemory[extents.stampOffset(extent) + inExtent] : 0;
+  const live =
+    extents?.isHot(extent) === true ? extents.stampMemory[extents.stampOffset(extent) + inExtent] : 0;
   onDisk.fill(NEWEST_STAMP);
   decodeGenerationSector(node.disk.generations.cache, generationFileOffset(extent), extent, onDisk, 0);
   return Math.max(live as number, onDisk[inExtent] as number);

@@ -2,7 +2,12 @@
 // process may die: the kernel keeps its requests and gives them to the next one.
 
 import { BLOCK_BYTES } from '../../src/core/units.ts';
-import { type ControlMessage, FRAME_REQUEST, type FrameFields, SEQUENCE } from '../../src/replication/frames.ts';
+import {
+  type ControlMessage,
+  FRAME_REQUEST,
+  type FrameFields,
+  SEQUENCE,
+} from '../../src/replication/frames.ts';
 import { Frontend, type FrontendPorts } from '../../src/replication/frontend.ts';
 import { FLAG_FUA, FLUSH, NONE, READ, RequestTable, WRITE, ZERO } from '../../src/replication/requests.ts';
 import { TICK_MS } from '../../src/replication/timing.ts';
@@ -124,7 +129,8 @@ export class Consumer {
     world.trace(() => `consumer ${this.attachment}: ${describe(asked)} → ${errno === 0 ? 'ok' : errno}`);
     if (errno === 0) world.checks.replyTaken(asked);
     if (errno !== 0) {
-      const isOver = this.attachment < world.store.current.config.attachment.number;
+      const newest = world.consumers.at(-1)?.attachment ?? 0;
+      const isOver = this.attachment < Math.max(newest, world.current.attachment.number);
       world.expect(
         isOver || world.mayFail,
         `a request of the current attachment does not fail (${describe(asked)}: ${errno})`,

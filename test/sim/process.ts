@@ -9,6 +9,7 @@ import {
   FRAME_GRANT,
   FRAME_HELLO,
   FRAME_REPLY,
+  FRAME_WELCOME,
   FrameFields,
   type Hello,
   SEQUENCE,
@@ -41,7 +42,7 @@ import { TICK_MS } from '../../src/replication/timing.ts';
 import { bufferBytesOf, needsRequest } from '../../src/replication/wire-types.ts';
 import { GENERATION_BLOCKS_PER_EXTENT } from '../../src/core/units.ts';
 import type { Endpoint } from './network.ts';
-import type { SimNode, World } from './world.ts';
+import type { DiskAction, SimNode, World } from './world.ts';
 
 const EIO = 5;
 const SLOTS = 192;
@@ -57,6 +58,7 @@ export class SimProcess implements ReplicaPorts, Endpoint {
   readonly #buffers: (Int32Array | undefined)[] = new Array(SLOTS).fill(undefined);
   #isAlive = true;
   #diskOperations = 0;
+  #dataWrites = 0;
   /** By link: frames that wait for a slot, and what came behind them. */
   readonly #waiting = new Map<number, (() => boolean)[]>();
 
@@ -121,6 +123,7 @@ export class SimProcess implements ReplicaPorts, Endpoint {
   }
 
   #control(link: number, type: number, message: ControlMessage): void {
+    if (type === FRAME_HELLO) this.#world.checks.greeted(link, message as Hello);
     if (type === FRAME_HELLO) this.replica.greeted(link, message as Hello);
     else this.replica.control(link, type, message);
   }
@@ -154,6 +157,15 @@ export class SimProcess implements ReplicaPorts, Endpoint {
       waiting.splice(0, count);
       if (waiting.length === 0) this.#waiting.delete(link);
     }
+  }
+
+  /** What a person asks for. False: not now. */
+  handOver(replicaId: string): boolean {
+    let isBegun = false;
+    this.#enter(() => {
+      isBegun = this.replica.handOver(replicaId);
+    });
+    return isBegun;
   }
 
   storeChanged(): void {
@@ -207,18 +219,23 @@ export class SimProcess implements ReplicaPorts, Endpoint {
 
   // ---- ports: disk
 
-  /** Ends after a while, by `end` with an errno; `land` is what the kernel does even for a killed process. */
-  #operation(what: 'data' | 'meta' | 'flush', land: () => void, end: (errno: number) => void): void {
+  /**
+   * Ends after a while, by `end` with an errno; `land` is what the kernel does even for a killed process, `write`
+   * what of it may be on its way when the power goes.
+   */
+  #operation(what: DiskAction, land: () => void, end: (errno: number) => void, write?: () => void): void {
     const home = this.#home;
     const { bootId } = home;
     this.#diskOperations += 1;
     const errno = home.diskErrno(what);
+    if (write !== undefined) home.writesInFlight.add(write);
     this.#world.schedule.after(home.diskDelay(what), () => {
       this.#diskOperations -= 1;
       // A machine that lost power takes its operations with it; whether they had landed is a matter of chance.
       if (home.bootId !== bootId) return;
+      if (write !== undefined) home.writesInFlight.delete(write);
       if (errno === 0) land();
-      else if (what === 'data' && this.#world.random.disk.chance(0.3)) land();
+      else if (what === 'write' && errno === EIO && this.#world.random.disk.chance(0.3)) land();
       this.deliver(() => end(errno));
     });
   }
@@ -229,7 +246,7 @@ export class SimProcess implements ReplicaPorts, Endpoint {
     const buffer = this.#buffers[request] as Int32Array;
     const count = (this.table.lengthBytes[request] as number) / BLOCK_BYTES;
     this.#operation(
-      'data',
+      'read',
       () => buffer.set(disk.blocks.subarray(block, block + count)),
       (errno) => {
         this.table.isHole[request] =
@@ -244,11 +261,8 @@ export class SimProcess implements ReplicaPorts, Endpoint {
     const block = (this.table.offsetBytes[request] as number) / BLOCK_BYTES;
     const values = (this.#buffers[request] as Int32Array).slice();
     this.#world.checks.dataStarts(this.#home, block, values.length);
-    this.#operation(
-      'data',
-      () => disk.write(block, values),
-      (errno) => this.replica.dataDone(request, errno),
-    );
+    const write = (): void => disk.write(block, values);
+    this.#write(request, write);
   }
 
   startZero(request: number): void {
@@ -256,11 +270,17 @@ export class SimProcess implements ReplicaPorts, Endpoint {
     const block = (this.table.offsetBytes[request] as number) / BLOCK_BYTES;
     const count = (this.table.lengthBytes[request] as number) / BLOCK_BYTES;
     this.#world.checks.dataStarts(this.#home, block, count);
-    this.#operation(
-      'data',
-      () => disk.write(block, new Int32Array(count)),
-      (errno) => this.replica.dataDone(request, errno),
-    );
+    const write = (): void => disk.write(block, new Int32Array(count));
+    this.#write(request, write);
+  }
+
+  #write(request: number, write: () => void): void {
+    this.#dataWrites += 1;
+    const end = (errno: number): void => {
+      this.#dataWrites -= 1;
+      this.replica.dataDone(request, errno);
+    };
+    this.#operation('write', write, end, write);
   }
 
   startFlush(): void {
@@ -283,13 +303,17 @@ export class SimProcess implements ReplicaPorts, Endpoint {
       encodeIntentSector(bytes, 0, sector, bits);
       sectors.push({ offset: intentSectorOffset(sector), bytes });
     }
+    const write = (): void => {
+      for (const { offset, bytes } of sectors) disk.intent.write(offset, bytes);
+    };
     this.#operation(
       'meta',
       () => {
-        for (const { offset, bytes } of sectors) disk.intent.write(offset, bytes);
+        write();
         if (durable) disk.intent.flush();
       },
       (errno) => this.replica.intentRoundDone(errno),
+      write,
     );
   }
 
@@ -309,14 +333,18 @@ export class SimProcess implements ReplicaPorts, Endpoint {
       encodeGenerationSector(bytes, 0, extent, stamps, 0);
       sectors.push({ offset, bytes });
     }
+    const write = (): void => {
+      if (this.#world.broken.generationsBeforeCooling) return;
+      for (const { offset, bytes } of sectors) disk.generations.write(offset, bytes);
+    };
     this.#operation(
       'meta',
       () => {
-        if (this.#world.broken.generationsBeforeCooling) return;
-        for (const { offset, bytes } of sectors) disk.generations.write(offset, bytes);
+        write();
         disk.generations.flush();
       },
       (errno) => this.replica.generationsMerged(errno),
+      write,
     );
   }
 
@@ -337,15 +365,18 @@ export class SimProcess implements ReplicaPorts, Endpoint {
     const offset = superblockSlotOffset(sequence);
     const bytes = encodeSuperblock(superblock, sequence);
     const world = this.#world;
+    world.checks.keeps(this.#home, superblock);
     world.expect(superblock.promisedEpoch >= disk.highestPromise, 'a promised epoch never goes back');
+    const write = (): void => disk.superblock.write(offset, bytes);
     this.#operation(
       'meta',
       () => {
-        disk.superblock.write(offset, bytes);
+        write();
         disk.superblock.flush();
         disk.highestPromise = Math.max(disk.highestPromise, superblock.promisedEpoch);
       },
       (errno) => this.replica.superblockDone(errno === 0 ? 0 : EIO),
+      write,
     );
   }
 
@@ -367,6 +398,7 @@ export class SimProcess implements ReplicaPorts, Endpoint {
   }
 
   sendControl(link: number, type: number, message: ControlMessage): void {
+    if (type === FRAME_WELCOME) this.#world.checks.welcomes(this, link, this.#dataWrites);
     this.#world.sendControl(this, link, type, message);
   }
 

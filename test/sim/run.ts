@@ -4,7 +4,9 @@
 import { EXTENT_BYTES, BLOCK_BYTES } from '../../src/core/units.ts';
 import { InvariantError } from '../../src/core/invariant.ts';
 import { type BrokenRules, NOTHING_BROKEN } from '../../src/replication/rules.ts';
+import { arrangeFaults } from './faults.ts';
 import { Random } from './random.ts';
+import { arrangeRestore, endHeld } from './restore.ts';
 import { type Shape, Violation, World } from './world.ts';
 
 const SERVE_AGAIN_MS = 20_000;
@@ -36,7 +38,7 @@ export function drawShape(seed: number): Shape {
   const hasFault = isStormy ? 0.6 : 0.3;
   return {
     copies,
-    extraNodes: random.below(2),
+    extraNodes: random.below(3),
     failureMode: random.pick(['soft', 'soft', 'alwayson', 'alwayson', 'hard', 1]),
     durability: random.chance(0.75) ? 'writeback' : 'writethrough',
     extents,
@@ -70,109 +72,16 @@ export function drawShape(seed: number): Shape {
     moveMs: sometimes(0.4, 1500, 8000),
     handOverMs: sometimes(0.4, 700, 5000),
     frontendKillMs: sometimes(0.3, 1500, 8000),
+    storeSlowMs: sometimes(0.2, 2000, 8000),
+    spaceMs: sometimes(hasFault * 0.4, 2500, 8000),
+    burstMs: sometimes(0.15, 1500, 6000),
+    failureModeMs: sometimes(0.2, 1000, 5000),
+    weakenMs: sometimes(0.3, 1500, 6000),
+    addReplicaMs: sometimes(0.25, 1000, 5000),
+    removeReplicaMs: sometimes(0.2, 1500, 6000),
+    restoresStore: random.chance(0.06),
     safetyMs: random.between(6000, 20_000),
   };
-}
-
-/** Lets things go wrong, each kind at its own rate. */
-function arrangeFaults(world: World): void {
-  const { shape, random, schedule } = world;
-  const faults = random.faults;
-  const every = (meanMs: number, run: () => void): void => {
-    if (meanMs === 0) return;
-    const next = (): void => {
-      if (world.isHealed) return;
-      run();
-      schedule.after(faults.wait(meanMs), next);
-    };
-    schedule.after(faults.wait(meanMs), next);
-  };
-  const replicaNodes = world.nodes.slice(0, shape.copies);
-  const aNode = () =>
-    faults.chance(0.5) ? world.nodeOf(world.current.primary.replicaId) : faults.pick(replicaNodes);
-  every(shape.killMs, () => world.kill(aNode()));
-  every(shape.powerCutMs, () => world.cutPower([aNode()]));
-  every(shape.allPowerCutMs, () => world.cutPower(world.nodes));
-  every(shape.pauseMs, () => {
-    const node = aNode();
-    if (!node.isUp || node.isPaused) return;
-    world.fault(`${node.name} stands still`);
-    node.pause();
-    schedule.after(faults.pick([50, 500, 2000, 4000, 8000]) * faults.between(0.5, 1.5), () => node.resume());
-  });
-  every(shape.partitionMs, () => {
-    const count = world.nodes.length;
-    const one = aNode().index;
-    const cuts: [number, number][] = [];
-    const isOneWay = faults.chance(0.4);
-    const isWhole = faults.chance(0.5);
-    for (let other = 0; other < count; other++) {
-      if (other === one || (!isWhole && faults.chance(0.5))) continue;
-      if (!isOneWay || faults.chance(0.5)) cuts.push([one, other]);
-      if (!isOneWay || faults.chance(0.5)) cuts.push([other, one]);
-    }
-    world.fault(`the network is cut: ${cuts.map(([from, to]) => `${from}>${to}`).join(' ')}`);
-    for (const [from, to] of cuts) world.network.cut(from, to);
-    const losesStore = faults.chance(0.3);
-    if (losesStore) world.store.cutOff.add(one);
-    schedule.after(faults.pick([100, 800, 3000, 6000]) * faults.between(0.5, 1.5), () => {
-      for (const [from, to] of cuts) world.network.mend(from, to);
-      if (losesStore) world.store.cutOff.delete(one);
-    });
-  });
-  every(shape.linkBreakMs, () => {
-    world.fault('connections break');
-    world.network.breakSome(faults.pick([0.1, 0.5, 1]));
-  });
-  every(shape.storeDownMs, () => {
-    if (world.store.isDown) return;
-    world.fault('the store is down');
-    world.store.isDown = true;
-    schedule.after(faults.wait(2500), () => {
-      world.store.isDown = false;
-    });
-  });
-  every(shape.storeCutMs, () => {
-    const node = aNode().index;
-    world.fault(`node${node} does not reach the store`);
-    world.store.cutOff.add(node);
-    schedule.after(faults.wait(2500), () => world.store.cutOff.delete(node));
-  });
-  every(shape.slowDiskRate, () => {
-    const node = aNode();
-    world.fault(`${node.name}'s disk is slow`);
-    node.slowFactor = faults.pick([10, 100, 1000]);
-    schedule.after(faults.wait(2000), () => {
-      node.slowFactor = 1;
-    });
-  });
-  every(shape.diskErrorMs, () => {
-    const node = aNode();
-    // The last good copy is spared: what has no copy left cannot be judged.
-    if (world.inSyncNodes().filter((other) => other.isUp).length < 2 || shape.copies < 3) return;
-    if (replicaNodes.some((other) => other.errorsLeft > 0)) return;
-    world.fault(`${node.name}'s disk fails`);
-    node.errorKind = faults.pick(['data', 'data', 'flush'] as const);
-    node.errorsLeft = 1 + faults.below(3);
-  });
-  every(shape.moveMs, () => {
-    world.fault('the volume moves');
-    world.move();
-  });
-  every(shape.handOverMs, () => {
-    const primary = world.nodeOf(world.current.primary.replicaId);
-    const target = faults.pick(world.current.inSync).replicaId;
-    if (target === primary.replicaId) return;
-    if (primary.process?.isAlive() === true && !primary.isPaused && primary.process.replica.handOver(target))
-      world.fault(`handover from ${primary.name} to ${target}`);
-  });
-  every(shape.frontendKillMs, () => {
-    const consumer = world.consumers.at(-1);
-    if (consumer?.frontend === undefined || consumer.node.isPaused) return;
-    world.fault('the consumer’s daemon is killed');
-    consumer.kill();
-    schedule.after(faults.wait(800), () => consumer.start());
-  });
 }
 
 function runUntil(world: World, endMs: number, isDone: () => boolean): boolean {
@@ -193,10 +102,13 @@ function heal(world: World): void {
   world.store.isDown = false;
   world.store.cutOff.clear();
   world.store.lossRate = 0;
+  world.store.delayMs = world.shape.storeDelayMs;
   for (const node of world.nodes) {
     node.slowFactor = 1;
     node.errorsLeft = 0;
     if (node.isPaused) node.resume();
+    // Watches are taken up again.
+    node.process?.storeChanged();
   }
   const repair = (): void => {
     world.restartFailed();
@@ -253,16 +165,21 @@ function play(world: World): void {
     if (!world.isHealed) {
       keepAttached(world);
       schedule.after(500, watch);
-  const checkEverything = (): void => {
-    world.checks.everything();
-    schedule.after(100, checkEverything);
-  };
-  checkEverything();
+      const checkEverything = (): void => {
+        world.checks.everything();
+        schedule.after(250, checkEverything);
+      };
+      checkEverything();
     }
   };
   schedule.after(500, watch);
   runUntil(world, shape.safetyMs, () => false);
+  const snapshot = arrangeRestore(world);
   heal(world);
+  if (snapshot !== undefined) {
+    endHeld(world, snapshot, (endMs) => runUntil(world, endMs, () => false));
+    return;
+  }
   keepAttached(world);
   // It serves again.
   const before = world.answeredCount;
@@ -279,15 +196,15 @@ function play(world: World): void {
   world.isIssuing = false;
   // All copies come back, and nothing is left to do.
   const isQuiet = (): boolean =>
-    world.current.inSync.length === shape.copies &&
+    world.current.inSync.length === world.current.replicas.length &&
     (world.consumers.at(-1)?.asked.length ?? 0) === 0 &&
-    world.nodes.slice(0, shape.copies).every(({ process }) => process?.replica.copy.isDataQuiet === true) &&
+    world.hosts().every(({ process }) => process?.replica.copy.isDataQuiet === true) &&
     world.nodes.some(({ process }) => process?.replica.primary?.isIdle === true);
   if (!runUntil(world, schedule.nowMs + ALL_IN_SYNC_MS, isQuiet)) {
     const { inSync, epoch } = world.current;
     throw new Violation(
       'liveness',
-      `not at rest: epoch ${epoch}, in sync ${inSync.map(({ replicaId }) => replicaId).join(' ')} of ${shape.copies}`,
+      `not at rest: epoch ${epoch}, in sync ${inSync.map(({ replicaId }) => replicaId).join(' ')} of ${world.current.replicas.length}`,
     );
   }
   world.checkEquality();

@@ -16,6 +16,9 @@ export class SimStore {
   /** Nodes that do not reach it. */
   readonly cutOff = new Set<number>();
   changes = 0;
+  /** All it ever held. */
+  readonly past: StoredConfig[] = [];
+  readonly #waiting: (() => void)[] = [];
   onChange: () => void = () => {};
   readonly #schedule: Schedule;
   readonly #random: Random;
@@ -81,10 +84,22 @@ export class SimStore {
 
   #apply(baseRevision: number, config: VolumeConfig): ProposalOutcome {
     if (this.current.revision !== baseRevision) return { type: 'conflict', current: this.current };
+    this.past.push(this.current);
     this.current = { config, revision: baseRevision + 1 };
     this.changes += 1;
     this.onChange();
+    for (const run of this.#waiting.splice(0)) this.#schedule.after(0, run);
     return { type: 'committed', revision: this.current.revision };
+  }
+
+  afterNextChange(run: () => void): void {
+    this.#waiting.push(run);
+  }
+
+  /** Put back from an old snapshot; its revisions go on from there, or above all that there were. */
+  restore({ config, revision }: StoredConfig, isBumped: boolean): void {
+    this.current = { config, revision: isBumped ? this.current.revision + 1000 : revision };
+    this.onChange();
   }
 
   /** A person's tool: never lost, always on the newest. */

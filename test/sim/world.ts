@@ -20,6 +20,7 @@ import { History, type Operation } from './history.ts';
 import { Network } from './network.ts';
 import { SimProcess } from './process.ts';
 import { Random } from './random.ts';
+import { addReplica, MAX_REPLICAS, removeReplica } from './operators.ts';
 import { Schedule } from './schedule.ts';
 import { SimStore } from './store.ts';
 
@@ -31,6 +32,7 @@ export type Checker =
   | 'acknowledged'
   | 'accepted'
   | 'promise'
+  | 'order'
   | 'marks'
   | 'coverage'
   | 'delta'
@@ -45,6 +47,9 @@ export class Violation extends Error {
     this.checker = checker;
   }
 }
+
+const EIO = 5;
+const ENOSPC = 28;
 
 /** What one seed draws: the cluster, the load, and the rates of what goes wrong (mean time between, in ms; 0: never). */
 export interface Shape {
@@ -84,14 +89,28 @@ export interface Shape {
   readonly moveMs: number;
   readonly handOverMs: number;
   readonly frontendKillMs: number;
+  readonly storeSlowMs: number;
+  readonly spaceMs: number;
+  /** People who move and hand over several times in a row. */
+  readonly burstMs: number;
+  readonly failureModeMs: number;
+  readonly weakenMs: number;
+  readonly addReplicaMs: number;
+  readonly removeReplicaMs: number;
+  /** The run ends with the store put back from an old snapshot: everything must stand still. */
+  readonly restoresStore: boolean;
   readonly safetyMs: number;
 }
+
+export type DiskAction = 'read' | 'write' | 'meta' | 'flush';
 
 export class SimNode {
   readonly index: number;
   readonly name: string;
-  readonly replicaId: string;
-  readonly disk: Disk;
+  replicaId: string;
+  disk: Disk;
+  /** It is to have a copy: its daemon opens one. */
+  isHost = false;
   bootId: string;
   process: SimProcess | undefined;
   isUp = true;
@@ -99,7 +118,9 @@ export class SimNode {
   slowFactor = 1;
   /** Operations that fail from now on: how many, of what. */
   errorsLeft = 0;
-  errorKind: 'data' | 'meta' | 'flush' = 'data';
+  errorKind: 'data' | 'flush' | 'space' = 'data';
+  /** What a power cut may leave behind in part. */
+  readonly writesInFlight = new Set<() => void>();
   readonly #world: World;
   readonly #queue: (() => void)[] = [];
   readonly #rate: number;
@@ -143,26 +164,37 @@ export class SimNode {
     next();
   }
 
-  forget(): void {
+  cutPower(random: Random): void {
+    this.isUp = false;
+    for (const write of this.writesInFlight) if (random.chance(0.5)) write();
+    this.writesInFlight.clear();
     this.#queue.length = 0;
     this.isPaused = false;
+    this.disk.cutPower(random);
+    this.bootId = this.#world.drawId();
   }
 
-  diskDelay(what: 'data' | 'meta' | 'flush'): number {
+  diskDelay(what: DiskAction): number {
     const { shape, random } = this.#world;
     const base = what === 'flush' ? 4 : what === 'meta' ? 3 : 1;
     return Math.min(random.disk.wait(shape.diskDelayMs * base) * this.slowFactor, 9000) + 0.01;
   }
 
-  diskErrno(what: 'data' | 'meta' | 'flush'): number {
-    if (this.errorsLeft === 0 || this.errorKind !== what) return 0;
+  diskErrno(what: DiskAction): number {
+    if (this.errorsLeft === 0) return 0;
+    const { errorKind } = this;
+    const isHit =
+      errorKind === 'flush'
+        ? what === 'flush'
+        : what === 'write' || (what === 'read' && errorKind === 'data');
+    if (!isHit) return 0;
     // The last good copy is spared: without one there is nothing to judge.
     const others = this.#world
       .inSyncNodes()
       .filter((node) => node !== this && node.isUp && !node.disk.isMarked);
     if (others.length === 0) return 0;
     this.errorsLeft -= 1;
-    return 5;
+    return errorKind === 'space' ? ENOSPC : EIO;
   }
 }
 
@@ -200,6 +232,7 @@ export class World {
   log: string[] | undefined;
   #idCount = 0;
   #linkCount = 0;
+  #replicaCount = 99;
   #violation: Violation | undefined;
 
   constructor(seed: number, shape: Shape, broken: BrokenRules = NOTHING_BROKEN, isTraced = false) {
@@ -240,6 +273,7 @@ export class World {
       shape.storeDelayMs,
       shape.storeLossRate,
     );
+    this.checks.named(this.current);
     this.store.onChange = () => {
       const { config } = this.store.current;
       this.trace(
@@ -247,10 +281,14 @@ export class World {
           `store: epoch ${config.epoch} primary ${config.primary.replicaId} inSync ${config.inSync.map(({ replicaId }) => replicaId).join(' ')} attachment ${config.attachment.number}@${config.attachment.node}`,
       );
       // The last ones that had everything came back from a reboot: what was not flushed may be gone.
+      this.checks.named(config);
       if (config.attachment.node === null) this.history.allLost();
       if (this.random.faults.chance(0.7)) for (const node of this.nodes) node.process?.storeChanged();
     };
-    for (const node of this.nodes.slice(0, shape.copies)) node.process = new SimProcess(this, node);
+    for (const node of this.nodes.slice(0, shape.copies)) {
+      node.isHost = true;
+      node.process = new SimProcess(this, node);
+    }
     this.#attach();
   }
 
@@ -261,7 +299,11 @@ export class World {
 
   #superblocks(): Superblock[] {
     const count = this.shape.copies + this.shape.extraNodes;
-    return Array.from({ length: count }, (_, index) => ({
+    return Array.from({ length: count }, (_, index) => this.#superblock(index));
+  }
+
+  #superblock(index: number): Superblock {
+    return {
       volumeId: 'v'.padEnd(32, '0'),
       volumeName: 'volume',
       replicaId: `r${index}`,
@@ -269,7 +311,7 @@ export class World {
       lineage: 'lineage',
       promisedEpoch: 0,
       incarnation: `first${index}`,
-      lastInSyncIncarnation: `first${index}`,
+      lastInSyncIncarnation: index < this.shape.copies ? `first${index}` : null,
       bootId: null,
       storedBootId: null,
       cleanMark: null,
@@ -279,7 +321,7 @@ export class World {
       failureMode: String(this.shape.failureMode),
       wrappedKey: null,
       fileSystemMade: null,
-    }));
+    };
   }
 
   #config(superblocks: readonly Superblock[]): VolumeConfig {
@@ -290,7 +332,10 @@ export class World {
       lineage: 'lineage',
       epoch: 1,
       primary: { replicaId: 'r0', opening: null },
-      inSync: copies.map(({ replicaId, incarnation }) => ({ replicaId, incarnation })),
+      inSync: copies.map(({ replicaId, incarnation }) => ({
+        replicaId,
+        incarnation,
+      })),
       replicas: copies.map(({ replicaId }, index) => ({
         id: replicaId,
         node: `node${index}`,
@@ -393,7 +438,7 @@ export class World {
   #restart(node: SimNode, old: SimProcess | undefined, delayMs: number): void {
     const { bootId } = node;
     const attempt = (): void => {
-      if (node.bootId !== bootId || !node.isUp || node.process !== undefined) return;
+      if (node.bootId !== bootId || !node.isUp || node.process !== undefined || !node.isHost) return;
       if (node.disk.isMarked && !this.isHealed) {
         this.schedule.after(500, attempt);
         return;
@@ -404,7 +449,7 @@ export class World {
       }
       this.trace(() => `${node.name}'s daemon starts`);
       node.run(() => {
-        if (node.bootId === bootId && node.isUp && node.process === undefined)
+        if (node.bootId === bootId && node.isUp && node.process === undefined && node.isHost)
           node.process = new SimProcess(this, node);
       });
     };
@@ -415,13 +460,9 @@ export class World {
     this.fault(`power of ${nodes.map(({ name }) => name).join(' ')} is cut`);
     for (const node of nodes) {
       if (!node.isUp) continue;
-      node.isUp = false;
-      const old = node.process;
-      old?.cutPower();
+      node.process?.cutPower();
       node.process = undefined;
-      node.forget();
-      node.disk.cutPower(this.random.disk);
-      node.bootId = this.drawId();
+      node.cutPower(this.random.disk);
       for (const consumer of this.consumers) {
         if (consumer.node !== node) continue;
         // The kernel that used the volume is gone, with all that it had asked for.
@@ -436,9 +477,47 @@ export class World {
         if (node.bootId !== bootId) return;
         node.isUp = true;
         this.trace(() => `${node.name} is up again`);
-        if (node.index < this.shape.copies) this.#restart(node, undefined, 50);
+        this.#restart(node, undefined, 50);
       });
     }
+  }
+
+  /** Nodes that have a copy. */
+  hosts(): SimNode[] {
+    return this.nodes.filter((node) => node.isHost);
+  }
+
+  /** A blank copy on a node that has none. `leadMs`: from the record's change to the daemon's start, or back. */
+  addReplica(node: SimNode, leadMs: number): void {
+    this.#replicaCount += 1;
+    node.replicaId = `r${this.#replicaCount}`;
+    node.disk = new Disk(this.#superblock(this.#replicaCount));
+    node.isHost = true;
+    this.fault(`${node.replicaId} is added on ${node.name}`);
+    const name = (): void => {
+      if (this.current.replicas.length >= MAX_REPLICAS) this.#closeCopy(node);
+      else this.store.change((config) => addReplica(config, node.replicaId, node.name));
+    };
+    if (leadMs >= 0) name();
+    else this.schedule.after(-leadMs, name);
+    this.#restart(node, undefined, Math.max(leadMs, 0));
+  }
+
+  /** Its daemon closes the copy a while later. */
+  removeReplica(node: SimNode, lagMs: number): void {
+    const { replicaId } = node;
+    const next = removeReplica(this.current, replicaId);
+    if (next === undefined || !this.current.replicas.some(({ id }) => id === replicaId)) return;
+    this.fault(`${replicaId} is removed`);
+    this.store.change(() => next);
+    this.schedule.after(lagMs, () => this.#closeCopy(node));
+  }
+
+  #closeCopy(node: SimNode): void {
+    node.isHost = false;
+    node.process?.kill();
+    node.process = undefined;
+    this.trace(() => `${node.name} has no copy any more`);
   }
 
   /** People take up again what its daemon closed. */

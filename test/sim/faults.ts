@@ -1,0 +1,240 @@
+// What goes wrong, and what people do meanwhile: each kind at its own rate and from its own stream of chance, so
+// that a kind taken away leaves the others where they were.
+
+import { changeFailureMode, MAX_REPLICAS, weakenDurability } from './operators.ts';
+import { Random } from './random.ts';
+import type { SimNode, World } from './world.ts';
+
+/** Lets things go wrong until everything is mended. */
+export function arrangeFaults(world: World): void {
+  new Faults(world).arrange();
+}
+
+class Faults {
+  readonly #world: World;
+
+  constructor(world: World) {
+    this.#world = world;
+  }
+
+  arrange(): void {
+    const { shape } = this.#world;
+    this.#every('kill', shape.killMs, (random) => this.#world.kill(this.#node(random)));
+    this.#every('power', shape.powerCutMs, (random) => this.#world.cutPower([this.#node(random)]));
+    this.#every('allPower', shape.allPowerCutMs, () => this.#world.cutPower(this.#world.nodes));
+    this.#every('pause', shape.pauseMs, (random) => this.#pause(random));
+    this.#every('partition', shape.partitionMs, (random) => this.#partition(random));
+    this.#every('links', shape.linkBreakMs, (random) => {
+      this.#world.fault('connections break');
+      this.#world.network.breakSome(random.pick([0.1, 0.5, 1]));
+    });
+    this.#arrangeStore();
+    this.#arrangeDisks();
+    this.#arrangePeople();
+    this.#every('frontend', shape.frontendKillMs, (random) => this.#killFrontend(random));
+  }
+
+  /** `meanMs` 0: never. */
+  #every(kind: string, meanMs: number, run: (random: Random) => void): void {
+    if (meanMs === 0) return;
+    const world = this.#world;
+    const random = new Random(world.seed, `fault ${kind}`);
+    const next = (): void => {
+      if (world.isHealed) return;
+      run(random);
+      world.schedule.after(random.wait(meanMs), next);
+    };
+    world.schedule.after(random.wait(meanMs), next);
+  }
+
+  #node(random: Random): SimNode {
+    const world = this.#world;
+    const isPrimary = random.chance(0.5);
+    const other = random.pick(world.hosts());
+    return isPrimary ? world.nodeOf(world.current.primary.replicaId) : other;
+  }
+
+  #pause(random: Random): void {
+    const node = this.#node(random);
+    const lengthMs = random.pick([50, 500, 2000, 4000, 8000]) * random.between(0.5, 1.5);
+    if (!node.isUp || node.isPaused) return;
+    this.#world.fault(`${node.name} stands still`);
+    node.pause();
+    this.#world.schedule.after(lengthMs, () => node.resume());
+  }
+
+  #partition(random: Random): void {
+    const world = this.#world;
+    const one = this.#node(random).index;
+    const cuts: [number, number][] = [];
+    const isOneWay = random.chance(0.4);
+    const isWhole = random.chance(0.5);
+    for (let other = 0; other < world.nodes.length; other++) {
+      if (other === one || (!isWhole && random.chance(0.5))) continue;
+      if (!isOneWay || random.chance(0.5)) cuts.push([one, other]);
+      if (!isOneWay || random.chance(0.5)) cuts.push([other, one]);
+    }
+    world.fault(`the network is cut: ${cuts.map(([from, to]) => `${from}>${to}`).join(' ')}`);
+    for (const [from, to] of cuts) world.network.cut(from, to);
+    const losesStore = random.chance(0.3);
+    if (losesStore) world.store.cutOff.add(one);
+    world.schedule.after(random.pick([100, 800, 3000, 6000]) * random.between(0.5, 1.5), () => {
+      for (const [from, to] of cuts) world.network.mend(from, to);
+      if (losesStore) world.store.cutOff.delete(one);
+    });
+  }
+
+  // ---- the store
+
+  #arrangeStore(): void {
+    const { shape, store, schedule } = this.#world;
+    this.#every('storeDown', shape.storeDownMs, (random) => {
+      if (store.isDown) return;
+      this.#world.fault('the store is down');
+      store.isDown = true;
+      schedule.after(random.wait(2500), () => {
+        store.isDown = false;
+      });
+    });
+    this.#every('storeCut', shape.storeCutMs, (random) => {
+      const node = this.#node(random).index;
+      this.#world.fault(`node${node} does not reach the store`);
+      store.cutOff.add(node);
+      schedule.after(random.wait(2500), () => store.cutOff.delete(node));
+    });
+    this.#every('storeSlow', shape.storeSlowMs, (random) => {
+      this.#world.fault('the store is slow');
+      store.delayMs = random.pick([100, 400, 1500]);
+      schedule.after(random.wait(2500), () => {
+        store.delayMs = shape.storeDelayMs;
+      });
+    });
+  }
+
+  // ---- disks
+
+  #arrangeDisks(): void {
+    const { shape, schedule } = this.#world;
+    this.#every('slowDisk', shape.slowDiskRate, (random) => {
+      const node = this.#node(random);
+      this.#world.fault(`${node.name}'s disk is slow`);
+      node.slowFactor = random.pick([10, 100, 1000]);
+      schedule.after(random.wait(2000), () => {
+        node.slowFactor = 1;
+      });
+    });
+    this.#every('diskError', shape.diskErrorMs, (random) => {
+      const node = this.#node(random);
+      const kind = random.pick(['data', 'data', 'flush'] as const);
+      const count = 1 + random.below(3);
+      if (!this.#maySpoil()) return;
+      this.#world.fault(`${node.name}'s disk fails (${kind})`);
+      node.errorKind = kind;
+      node.errorsLeft = count;
+    });
+    this.#every('space', shape.spaceMs, (random) => {
+      const node = this.#node(random);
+      const lengthMs = random.wait(1500);
+      if (!this.#maySpoil()) return;
+      this.#world.fault(`${node.name}'s disk is full`);
+      node.errorKind = 'space';
+      node.errorsLeft = Number.POSITIVE_INFINITY;
+      schedule.after(lengthMs, () => {
+        if (node.errorKind === 'space') node.errorsLeft = 0;
+      });
+    });
+  }
+
+  /** The last good copy is spared: what has no copy left cannot be judged. */
+  #maySpoil(): boolean {
+    const world = this.#world;
+    return (
+      world.current.replicas.length >= 3 &&
+      world.inSyncNodes().filter((node) => node.isUp).length >= 2 &&
+      world.nodes.every((node) => node.errorsLeft === 0)
+    );
+  }
+
+  // ---- people
+
+  /** At once, or in the moment after the record's next change, when everybody is busy with that one. */
+  #atWorst(random: Random, run: () => void): void {
+    const world = this.#world;
+    const waitMs = random.pick([0, 0, 1, 10]);
+    if (random.chance(0.5)) run();
+    else
+      world.store.afterNextChange(() =>
+        world.schedule.after(waitMs, () => {
+          if (!world.isHealed) run();
+        }),
+      );
+  }
+
+  #arrangePeople(): void {
+    const world = this.#world;
+    const { shape } = world;
+    this.#every('move', shape.moveMs, () => this.#move());
+    this.#every('handOver', shape.handOverMs, (random) => this.#handOver(random));
+    this.#every('burst', shape.burstMs, (random) => {
+      let atMs = 0;
+      for (let count = 2 + random.below(5); count > 0; count--) {
+        const isMove = random.chance(0.3);
+        world.schedule.after(atMs, () => {
+          if (world.isHealed) return;
+          if (isMove) this.#move();
+          else this.#handOver(random);
+        });
+        atMs += random.pick([0, 5, 50, 400]);
+      }
+    });
+    this.#every('failureMode', shape.failureModeMs, (random) => {
+      const mode = random.pick(['soft', 'hard', 'alwayson', 1, 2] as const);
+      this.#atWorst(random, () => {
+        world.fault(`failure mode ${mode}`);
+        world.store.change((config) => changeFailureMode(config, mode));
+      });
+    });
+    this.#every('weaken', shape.weakenMs, (random) =>
+      this.#atWorst(random, () => {
+        if (world.current.durability === 'writeback') return;
+        world.fault('durability writeback');
+        world.history.becomesWriteback();
+        world.store.change(weakenDurability);
+      }),
+    );
+    this.#every('add', shape.addReplicaMs, (random) =>
+      this.#atWorst(random, () => {
+        const free = world.nodes.filter((node) => node.isUp && !node.isHost);
+        if (free.length === 0 || world.current.replicas.length >= MAX_REPLICAS) return;
+        world.addReplica(random.pick(free), random.wait(300) * (random.chance(0.5) ? 1 : -1));
+      }),
+    );
+    this.#every('remove', shape.removeReplicaMs, (random) =>
+      this.#atWorst(random, () => world.removeReplica(random.pick(world.hosts()), random.wait(800))),
+    );
+  }
+
+  #move(): void {
+    this.#world.fault('the volume moves');
+    this.#world.move();
+  }
+
+  #handOver(random: Random): void {
+    const world = this.#world;
+    const { inSync, primary } = world.current;
+    const target = random.pick(inSync).replicaId;
+    const node = world.nodeOf(primary.replicaId);
+    if (target === primary.replicaId || node.isPaused || node.process?.isAlive() !== true) return;
+    if (node.process.handOver(target)) world.fault(`handover from ${node.name} to ${target}`);
+  }
+
+  #killFrontend(random: Random): void {
+    const world = this.#world;
+    const consumer = world.consumers.at(-1);
+    const waitMs = random.wait(800);
+    if (consumer?.frontend === undefined || consumer.node.isPaused) return;
+    world.fault('the consumer’s daemon is killed');
+    consumer.kill();
+    world.schedule.after(waitMs, () => consumer.start());
+  }
+}

@@ -3,13 +3,15 @@
 // until it is there.
 //
 // - A pool is opened as what it was before (known-pools.ts), and remembered before anyone can use it.
-// - Tries of one pool never overlap, so a directory that hangs holds one of libuv's threads and no more.
+// - Tries of one pool never overlap, so a directory that hangs holds few of libuv's threads. Nobody waits for one:
+//   the try goes on by itself, and the pool is not open until it ends.
 // - An open pool stays open until close().
 
 import { HoldfastError } from '../core/errors.ts';
 import type { KnownPools } from './known-pools.ts';
 import type { ClosedPool } from './node-storage.ts';
 import { Pool, type PoolOptions } from './pool.ts';
+import { findSamePlace } from './same-place.ts';
 import { storageError } from './durable-files.ts';
 import { whileBusy } from './while-busy.ts';
 
@@ -36,27 +38,38 @@ export interface NodePoolsOptions {
   readonly poolRetryIntervalMs?: number | undefined;
   /** How long the start waits for a pool that another process has: that one may be on its way out. */
   readonly poolBusyWaitMs?: number | undefined;
+  /** After this long a directory is said to hang, and nobody waits for it any more. */
+  readonly poolHangLimitMs?: number | undefined;
 }
 
 const RETRY_INTERVAL_MS = 10_000;
+const HANG_LIMIT_MS = 5000;
 
 interface Place {
   readonly config: PoolConfig;
   pool: Pool | undefined;
   error: HoldfastError | undefined;
-  attempt: Promise<void> | undefined;
+  attempt: Attempt | undefined;
+}
+
+/** Neither rejects. */
+interface Attempt {
+  readonly ended: Promise<void>;
+  /** The directory did not answer in time; never, if it does. */
+  readonly hangs: Promise<void>;
 }
 
 export class NodePools {
   readonly #places: readonly Place[];
   readonly #known: KnownPools | undefined;
   readonly #onEvent: (event: PoolEvent) => void;
+  readonly #hangLimitMs: number;
   #retries: NodeJS.Timeout | undefined;
   #isClosed = false;
 
-  /** Resolves when every pool is open or has failed. INVALID, without having touched any, where two are one. */
+  /** Resolves when every pool is open, has failed or hangs. INVALID, without having touched any, where two are one. */
   static async open(options: NodePoolsOptions): Promise<NodePools> {
-    requireDistinct(options.pools);
+    await requireDistinct(options.pools, options.poolHangLimitMs ?? HANG_LIMIT_MS);
     const pools = new NodePools(options);
     // A pool whose last owner was killed is free when its last request has landed.
     await Promise.all(
@@ -67,10 +80,11 @@ export class NodePools {
     return pools;
   }
 
-  private constructor({ pools, knownPools, onPoolEvent }: NodePoolsOptions) {
+  private constructor({ pools, knownPools, onPoolEvent, poolHangLimitMs }: NodePoolsOptions) {
     this.#places = pools.map((config) => ({ config, pool: undefined, error: undefined, attempt: undefined }));
     this.#known = knownPools;
     this.#onEvent = onPoolEvent ?? (() => undefined);
+    this.#hangLimitMs = poolHangLimitMs ?? HANG_LIMIT_MS;
   }
 
   /** In the order of the configuration. */
@@ -127,10 +141,21 @@ export class NodePools {
     await Promise.all(this.#places.map((place) => this.#try(place, (open) => open())));
   }
 
-  /** CONFLICT while it is open: what is in use is not forgotten. Then whatever is found is tried as a new pool. */
+  /**
+   * CONFLICT while it is open: what is in use is not forgotten. Then whatever is found is tried as a new pool.
+   * UNAVAILABLE while a try hangs: it would bring back what is forgotten.
+   */
   async forget(name: string): Promise<void> {
     const place = this.#placeOf(name);
-    await place?.attempt;
+    if (place?.attempt !== undefined) await this.#waitFor(place.attempt);
+    if (place?.attempt !== undefined) {
+      throw new HoldfastError(
+        'UNAVAILABLE',
+        `pool '${name}' cannot be forgotten now: ${place.error?.message ?? 'it is being opened'}; or stop the daemon, ` +
+          'take the pool from its configuration and forget it then',
+        { details: { pool: name } },
+      );
+    }
     if (place?.pool !== undefined) {
       throw new HoldfastError('CONFLICT', `pool '${name}' is open: there is nothing to forget`);
     }
@@ -153,14 +178,31 @@ export class NodePools {
     return this.#places.find(({ config }) => config.name === name);
   }
 
+  /** Until it ends or hangs. */
+  #waitFor({ ended, hangs }: Attempt): Promise<void> {
+    return Promise.race([ended, hangs]);
+  }
+
   #try(place: Place, run: (open: () => Promise<Pool>) => Promise<Pool>): Promise<void> {
     if (place.pool !== undefined) return Promise.resolve();
     const { config } = place;
     const { name, directory } = config;
+    const hanging = Promise.withResolvers<void>();
+    const open = async (expectedId: string | undefined): Promise<Pool> => {
+      const timer = setTimeout(() => {
+        this.#failed(place, hangError(config));
+        hanging.resolve();
+      }, this.#hangLimitMs);
+      try {
+        return await Pool.open(name, directory, { ...config, expectedId });
+      } finally {
+        clearTimeout(timer);
+      }
+    };
     const attempt = async (): Promise<void> => {
       try {
         const known = this.#known?.idOf(name);
-        const pool = await run(() => Pool.open(name, directory, { ...config, expectedId: known }));
+        const pool = await run(() => open(known));
         try {
           if (this.#isClosed) throw new HoldfastError('UNAVAILABLE', 'the daemon is stopping');
           await this.#known?.remember(name, pool.id);
@@ -172,16 +214,20 @@ export class NodePools {
         place.error = undefined;
         this.#onEvent({ type: 'opened', pool: name, directory: pool.directory, ioMode: pool.ioMode });
       } catch (thrown) {
-        const error = storageError(thrown, `opening pool '${name}' at ${directory}`);
-        const isNews = place.error?.message !== error.message;
-        place.error = error;
-        if (isNews && !this.#isClosed) this.#onEvent({ type: 'failed', pool: name, directory, error });
+        this.#failed(place, storageError(thrown, `opening pool '${name}' at ${directory}`));
       } finally {
         place.attempt = undefined;
       }
     };
-    place.attempt ??= attempt();
-    return place.attempt;
+    place.attempt ??= { ended: attempt(), hangs: hanging.promise };
+    return this.#waitFor(place.attempt);
+  }
+
+  #failed(place: Place, error: HoldfastError): void {
+    const { name, directory } = place.config;
+    const isNews = place.error?.message !== error.message;
+    place.error = error;
+    if (isNews && !this.#isClosed) this.#onEvent({ type: 'failed', pool: name, directory, error });
   }
 }
 
@@ -194,11 +240,27 @@ function unconfiguredError(name: string): HoldfastError {
   );
 }
 
-function requireDistinct(pools: readonly PoolConfig[]): void {
+function hangError({ name, directory }: PoolConfig): HoldfastError {
+  return new HoldfastError(
+    'UNAVAILABLE',
+    `the disk of pool '${name}' does not answer at ${directory}: look at the kernel log and the disk; the pool is ` +
+      'opened when it answers',
+    { details: { pool: name } },
+  );
+}
+
+async function requireDistinct(pools: readonly PoolConfig[], hangLimitMs: number): Promise<void> {
   for (const field of ['name', 'directory'] as const) {
     const values = pools.map((pool) => pool[field]);
     const twice = values.find((value, index) => values.indexOf(value) !== index);
     if (twice === undefined) continue;
     throw new HoldfastError('INVALID', `two pools have the ${field} '${twice}': give each its own`);
   }
+  const directories = pools.map(({ directory }) => directory);
+  const same = await findSamePlace(directories, hangLimitMs);
+  if (same === undefined) return;
+  throw new HoldfastError(
+    'INVALID',
+    `two pools have the same directory, named ${same.map((path) => `'${path}'`).join(' and ')}: give each its own`,
+  );
 }

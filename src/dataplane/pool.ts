@@ -14,6 +14,7 @@ import { type FileHandle, stat, statfs } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { HoldfastError } from '../core/errors.ts';
 import { BLOCK_BYTES, GIB, roundUp } from '../core/units.ts';
+import { DiskGate, OPERATIONS_AT_A_TIME } from './disk-gate.ts';
 import { hasErrno, storageError } from './durable-files.ts';
 import type { PoolStatus } from './node-storage.ts';
 import {
@@ -56,6 +57,8 @@ export class Pool {
   readonly ioMode: IoMode;
   readonly reserveBytes: number;
   readonly overcommitRatio: number;
+  /** Whoever uses the pool's files from the main thread goes through it. */
+  readonly gate: DiskGate;
   readonly #lock: FileHandle;
   /** Sizes by volume id, of replicas that are there or being created. */
   readonly #provisioned = new Map<string, number>();
@@ -106,6 +109,7 @@ export class Pool {
   ) {
     this.name = name;
     this.directory = directory;
+    this.gate = new DiskGate(name, directory);
     this.id = id;
     this.ioMode = ioMode;
     this.reserveBytes = reserveBytes;
@@ -137,7 +141,7 @@ export class Pool {
 
   /** Why nothing can be done with it though it is open, as the last look at it found; undefined: nothing is wrong. */
   get problem(): HoldfastError | undefined {
-    return this.#problem;
+    return this.gate.problem ?? this.#problem;
   }
 
   /**
@@ -251,11 +255,14 @@ export class Pool {
   }
 
   async #countReplicas(): Promise<void> {
-    await Promise.all(
-      (await this.volumeIds()).map(async (volumeId) => {
+    const ids = await this.volumeIds();
+    // A few at a time: a disk that hangs must not hold all of libuv's threads.
+    const countOn = async (): Promise<void> => {
+      for (let volumeId = ids.pop(); volumeId !== undefined; volumeId = ids.pop()) {
         this.#provisioned.set(volumeId, await sizeOnDisk(this.replicaDirectory(volumeId)));
-      }),
-    );
+      }
+    };
+    await Promise.all(Array.from({ length: OPERATIONS_AT_A_TIME }, countOn));
   }
 }
 

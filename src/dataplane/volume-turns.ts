@@ -5,6 +5,7 @@
 // not begun when their callers left never begin.
 
 import { HoldfastError } from '../core/errors.ts';
+import { inTime } from './in-time.ts';
 
 export interface Turn {
   /** Its caller has left with an error: what it opens is of no use to anybody. */
@@ -67,21 +68,5 @@ export class VolumeTurns {
         'disk answers: look at the kernel log and the disk, then try again',
       { details: { volumeId } },
     );
-  }
-}
-
-async function inTime<Result>(
-  work: Promise<Result>,
-  deadlineMs: number,
-  late: () => HoldfastError,
-): Promise<Result> {
-  let timer: NodeJS.Timeout | undefined;
-  const deadline = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(late()), deadlineMs);
-  });
-  try {
-    return await Promise.race([work, deadline]);
-  } finally {
-    clearTimeout(timer);
   }
 }

@@ -1,6 +1,6 @@
 // The pools of a node: each opens, fails and comes back by itself.
 
-import { mkdir, mkdtemp, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readdir, readFile, rename, rm, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
@@ -154,6 +154,23 @@ test('two pools in one directory, or of one name, are refused before any is touc
   await expect(open(pool('a', 'x'), pool('a', 'y'))).rejects.toMatchObject({ code: 'INVALID' });
   expect(await readdir(directory)).toEqual([]);
 });
+
+test.each(['real', 'real/new'])(
+  'one directory named twice through a symbolic link is refused as two pools in one: %s',
+  async (place) => {
+    await mkdir(path('real'));
+    await symlink(path('real'), path('link'));
+    const pool = (name: string, directory: string) => ({
+      name,
+      directory: path(directory),
+      overcommitRatio: 1,
+    });
+    await expect(
+      NodePools.open({ pools: [pool('a', place), pool('b', place.replace('real', 'link'))] }),
+    ).rejects.toMatchObject({ code: 'INVALID', message: expect.stringContaining('give each its own') });
+    expect(await readdir(path('real'))).toEqual([]);
+  },
+);
 
 test('a list of known pools that cannot be read is refused with what to do', async () => {
   await writeFile(path('pools.json'), 'garbage');

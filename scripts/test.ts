@@ -1,11 +1,11 @@
 // `npm test`: every suite, one after the other, then the closing line 'N passed, N failed'. A suite that
 // runs out of its time, loads no test, skips one or ends oddly counts as a failure: nothing is retried,
 // nothing passes in silence.
-//   --only NAME   one suite: check, unit, lab or csi-sanity
+//   --only NAME   one suite: check, unit, sim, lab or csi-sanity
 
 import { spawn } from 'node:child_process';
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { availableParallelism, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
@@ -14,8 +14,9 @@ import { z } from 'zod';
 interface Suite {
   readonly name: string;
   readonly limitMinutes: number;
-  /** Arguments of vitest; undefined: the suite is `npm run check`. */
+  /** Arguments of vitest, or else a script of its own, which counts as one test. */
   readonly vitest?: readonly string[];
+  readonly script?: readonly [string, ...string[]];
 }
 
 interface Totals {
@@ -23,19 +24,30 @@ interface Totals {
   failed: number;
 }
 
+const SOAK_FACTOR = 12;
+const isSoak = process.env['HOLDFAST_SOAK'] === '1';
+/** Of fresh seeds, on every core. */
+const SIM_MINUTES = 5 * (isSoak ? SOAK_FACTOR : 1);
+
 /** The limits of the ordinary run add up to 45 minutes, from cold on 2 cores. */
 const SUITES: readonly Suite[] = [
-  { name: 'check', limitMinutes: 3 },
-  { name: 'unit', limitMinutes: 14, vitest: ['--project', 'unit', '--reporter', 'default'] },
-  { name: 'lab', limitMinutes: 21, vitest: ['--project', 'lab', '--reporter', 'verbose'] },
-  { name: 'csi-sanity', limitMinutes: 7, vitest: ['--project', 'csi-sanity', '--reporter', 'verbose'] },
+  { name: 'check', limitMinutes: 3, script: ['scripts/check.ts'] },
+  { name: 'unit', limitMinutes: 12, vitest: ['--project', 'unit', '--reporter', 'default'] },
+  {
+    name: 'sim',
+    limitMinutes: 7,
+    script: [
+      'test/sim/main.ts',
+      ...['--seed', 'fresh', '--minutes', String(SIM_MINUTES), '--jobs', String(availableParallelism())],
+    ],
+  },
+  { name: 'lab', limitMinutes: 18, vitest: ['--project', 'lab', '--reporter', 'verbose'] },
+  { name: 'csi-sanity', limitMinutes: 5, vitest: ['--project', 'csi-sanity', '--reporter', 'verbose'] },
 ];
-const SOAK_FACTOR = 12;
 /** How long a suite that was told to stop may take to clean up its guests and daemons. */
 const STOP_GRACE_MS = 20_000;
 
 const root = fileURLToPath(new URL('..', import.meta.url));
-const isSoak = process.env['HOLDFAST_SOAK'] === '1';
 
 const vitestReportSchema = z.object({
   numPassedTests: z.number(),
@@ -107,15 +119,10 @@ async function runSuite(suite: Suite, scratch: string): Promise<Totals> {
   const started = performance.now();
   console.log(`\n=== ${suite.name} (at most ${limitMinutes} min)`);
   const report = join(scratch, `${suite.name}.json`);
-  const [script, args] =
-    suite.vitest === undefined
-      ? ['scripts/check.ts', []]
-      : [
-          'node_modules/vitest/vitest.mjs',
-          ['run', ...suite.vitest, '--reporter', 'json', '--outputFile.json', report],
-        ];
-  const { ok, timedOut } = await run(process.execPath, [script, ...args], limitMinutes * 60_000);
-  const totals = suite.vitest === undefined ? { passed: ok ? 1 : 0, failed: 0 } : await readReport(report);
+  const vitest = ['node_modules/vitest/vitest.mjs', 'run', ...(suite.vitest ?? [])];
+  const args = suite.script ?? [...vitest, '--reporter', 'json', '--outputFile.json', report];
+  const { ok, timedOut } = await run(process.execPath, args, limitMinutes * 60_000);
+  const totals = suite.script !== undefined ? { passed: ok ? 1 : 0, failed: 0 } : await readReport(report);
   const result = totals ?? { passed: 0, failed: 0 };
   if (timedOut) console.log(`${suite.name}: not finished after ${limitMinutes} min`);
   if (!ok && result.failed === 0) result.failed = 1;

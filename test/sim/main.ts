@@ -1,7 +1,7 @@
 // `npm run sim`: whole clusters in one thread, seed after seed, on as many cores as asked for. A seed that fails
 // is printed with the commit and how to see it again; --shrink looks for the smallest world that still fails.
 //   --seeds N      how many (1000; without an end when --minutes is given)
-//   --seed S       the first one (1)
+//   --seed S       the first one (1); 'fresh': never run before
 //   --minutes M    as many seeds as there is time for
 //   --jobs J       worker threads (1)
 //   --trace        prints what happened
@@ -38,7 +38,7 @@ const { values } = parseArgs({
 const change = JSON.parse(values.shape) as Partial<Shape>;
 const brokenRules = values.broken === undefined ? [] : (values.broken.split(',') as Rule[]);
 const rules = brokenRules.length === 0 ? NOTHING_BROKEN : breaking(...brokenRules);
-const firstSeed = Number(values.seed);
+const firstSeed = values.seed === 'fresh' ? Math.floor(Date.now() / 1000) * 1000 : Number(values.seed);
 const seedLimit = Number(values.seeds ?? (values.minutes === undefined ? 1000 : Number.POSITIVE_INFINITY));
 const minutes = Number(values.minutes ?? Number.POSITIVE_INFINITY);
 
@@ -141,7 +141,7 @@ const began = performance.now();
 const total = values.trace ? traceOne(firstSeed) : await runAll(Number(values.jobs));
 const seconds = (performance.now() - began) / 1000;
 console.log(
-  `${total.seeds} seeds, ${total.failures.length} violations: ${total.operations} simulated operations, ` +
+  `${total.seeds} seeds from ${firstSeed}, ${total.failures.length} violations: ${total.operations} simulated operations, ` +
     `${total.faults} faults, ${(total.simulatedMs / 3_600_000).toFixed(1)} h of simulated time in ${seconds.toFixed(1)} s; ` +
     `${Math.round(total.calls / (total.cpuMs / 1000))} calls into the core a second and core, ` +
     `${Math.round(total.operations / seconds)} operations and ${Math.round(total.faults / seconds)} faults a second`,

@@ -1,8 +1,10 @@
 // What Node's own fs module does not offer: locks, holes, and the room a file system has left.
 #include <linux/fiemap.h>
 #include <linux/fs.h>
+#include <linux/magic.h>
 #include <sys/file.h>
 #include <sys/ioctl.h>
+#include <sys/statfs.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
@@ -58,6 +60,31 @@ Napi::Value nextRun(const Napi::CallbackInfo& info) {
 constexpr uint32_t kNeedsOtherBlocks = FIEMAP_EXTENT_SHARED | FIEMAP_EXTENT_ENCODED;
 constexpr uint32_t kExtentsPerCall = 32;
 
+/** Not in linux/magic.h. */
+constexpr uint64_t kBcachefsMagic = 0xca451a4e;
+constexpr uint64_t kZfsMagic = 0x2fc12fc1;
+
+/** Whether an overwrite goes to new blocks, whoever else uses the old ones: FIEMAP shows them like any others. */
+bool isCopiedOnWrite(int fd, Failure& failure) {
+  struct statfs fileSystem = {};
+  if (fstatfs(fd, &fileSystem) != 0) {
+    failure = Failure::last("fstatfs");
+    return true;
+  }
+  switch (static_cast<uint64_t>(fileSystem.f_type)) {
+    case BTRFS_SUPER_MAGIC: {
+      int flags = 0;
+      return ioctl(fd, FS_IOC_GETFLAGS, &flags) != 0 || (flags & FS_NOCOW_FL) == 0;
+    }
+    case kBcachefsMagic:
+    case kZfsMagic:
+    case NILFS_SUPER_MAGIC:
+      return true;
+    default:
+      return false;
+  }
+}
+
 enum class Allocation { whole, partial, unsupported };
 
 /** Whether every byte of the range has blocks of its own, written or not. */
@@ -92,6 +119,9 @@ Napi::Value isAllocated(const Napi::CallbackInfo& info) {
   const int64_t length = reader.integer(2, "length", 1, kMaxSafeInteger - offset);
   if (!reader.ok()) return {};
   Failure failure;
+  const bool isCopied = isCopiedOnWrite(fd, failure);
+  if (failure) return throwFailure(env, failure);
+  if (isCopied) return Napi::Boolean::New(env, false);
   Allocation allocation = allocationOf(fd, offset, offset + length, failure);
   if (failure) return throwFailure(env, failure);
   if (allocation == Allocation::unsupported) {

@@ -51,7 +51,7 @@ volume_packages='e2fsprogs xfsprogs util-linux kmod'
 tool_packages='fio iproute2 procps'
 guest_packages='user-mode-linux uml-utilities'
 peer_packages='nbdkit libnbd-bin qemu-utils nbd-server nbd-client'
-lab_packages='qemu-system-common dmsetup'
+lab_packages='qemu-system-common dmsetup btrfs-progs'
 # Tests start their own etcd and never speak to the one that Debian may start with the package.
 store_packages='etcd-server etcd-client openssl'
 case $command in

@@ -174,7 +174,8 @@ export interface Native {
   nextRun(fd: number, offset: number, endOffset: number): { endOffset: number; isData: boolean };
   /**
    * Whether the whole range has blocks already, so that writing it takes no room: FIEMAP, with preallocated blocks and
-   * without shared ones; where that is unsupported SEEK_DATA, which takes preallocated blocks for a hole.
+   * without shared ones; where that is unsupported SEEK_DATA, which takes preallocated blocks for a hole. Never on a
+   * file system that writes every block anew (btrfs without the No_COW attribute, bcachefs, ZFS, NILFS).
    */
   isAllocated(fd: number, offset: number, length: number): boolean;
   /** fstatfs: bytes available to unprivileged users and in all. */

@@ -85,13 +85,14 @@ async function isTmpfs(path: string): Promise<boolean> {
 async function prepare(path: string): Promise<void> {
   const user = process.geteuid?.() ?? 0;
   await mkdir(path, { recursive: true, mode: 0o755 });
-  for (const [directory, owners] of [
-    [path, [user, 0]],
-    [await windowDirectoryOf(path), [user]],
-  ] as const) {
-    const status = await lstat(directory);
-    if (status.isDirectory() && owners.some((owner) => owner === status.uid)) continue;
-    throw new HoldfastError('INVALID', `${directory} is not a directory of user ${user}`);
-  }
+  await requireOwner(path, [user, 0], user);
+  // Only now: in a directory of somebody else's nothing is made.
+  await requireOwner(await windowDirectoryOf(path), [user], user);
   await access(join(path, WINDOW_DIRECTORY_NAME), constants.W_OK | constants.X_OK);
+}
+
+async function requireOwner(directory: string, owners: readonly number[], user: number): Promise<void> {
+  const status = await lstat(directory);
+  if (status.isDirectory() && owners.includes(status.uid)) return;
+  throw new HoldfastError('INVALID', `${directory} is not a directory of user ${user}`);
 }

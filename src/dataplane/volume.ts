@@ -1,9 +1,9 @@
 // One open volume in its data-plane thread: carries out what the core decides, on the replica's files.
 //
-// Rules: the data file is touched by ring entries only; a short read or write goes on where it stopped; in
-// direct mode whole blocks only, so an unaligned write first reads the blocks at its edges (under the core's
-// lock of those blocks). Space is decided before a write: a pool that is down to its reserve takes writes
-// only where blocks are allocated already.
+// Rules: the data file is touched by ring entries and by the addon's batch calls of a turn, never by Node's own file
+// functions; a short read or write goes on where it stopped; in direct mode whole blocks only, so an unaligned write
+// first reads the blocks at its edges (under the core's lock of those blocks). Space is decided before a write: a pool
+// that is down to its reserve takes writes only where blocks are allocated already.
 
 import { invariant } from '../core/invariant.ts';
 import { BLOCK_BYTES } from '../core/units.ts';

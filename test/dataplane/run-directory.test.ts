@@ -56,6 +56,9 @@ test("another user's directory or a link in a place where anybody may make one i
   for (const place of [theirs, link])
     expect(await findRunDirectory(undefined, [place, own])).toEqual({ path: own, warning: undefined });
   await expect(findRunDirectory(undefined, [theirs])).rejects.toMatchObject({ code: 'UNSUPPORTED' });
+  await expect(findRunDirectory(theirs)).rejects.toMatchObject({ code: 'INVALID' });
+  expect(await readdir(theirs)).toEqual([]);
+  expect(await readdir(onDisk)).toEqual([]);
 });
 
 test('a mounted tmpfs counts by what it is, not by its name', async () => {

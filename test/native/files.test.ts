@@ -1,15 +1,18 @@
 // Locks, holes, space and mapped memory on real files.
 
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawnSync } from 'node:child_process';
 import {
   closeSync,
   fsyncSync,
   ftruncateSync,
+  mkdirSync,
   mkdtempSync,
   openSync,
   readFileSync,
   rmSync,
   statfsSync,
+  truncateSync,
+  writeFileSync,
   writeSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -202,6 +205,40 @@ describe('isAllocated', () => {
       rmSync(directory, { recursive: true });
     }
   });
+
+  const hasBtrfs =
+    process.geteuid?.() === 0 &&
+    readFileSync('/proc/filesystems', 'utf8').includes('\tbtrfs\n') &&
+    spawnSync('mkfs.btrfs', ['--version']).status === 0;
+  test.skipIf(!hasBtrfs)(
+    'no blocks count where an overwrite goes to new ones, unless the file forbids that (needs root, btrfs and mkfs.btrfs)',
+    () => {
+      const mountPoint = join(dir, 'btrfs');
+      const image = join(dir, 'image');
+      writeFileSync(image, '');
+      truncateSync(image, 256 * MIB);
+      mkdirSync(mountPoint);
+      execFileSync('mkfs.btrfs', ['-q', image]);
+      execFileSync('mount', ['-o', 'loop', image, mountPoint]);
+      try {
+        for (const [name, isAllocated] of [
+          ['copied', false],
+          ['in-place', true],
+        ] as const) {
+          const file = join(mountPoint, name);
+          writeFileSync(file, '');
+          if (isAllocated) execFileSync('chattr', ['+C', file]);
+          const fd = openSync(file, 'r+');
+          writeSync(fd, Buffer.alloc(MIB, 1), 0, MIB, 0);
+          fsyncSync(fd);
+          expect([name, native.isAllocated(fd, 0, MIB)]).toEqual([name, isAllocated]);
+          closeSync(fd);
+        }
+      } finally {
+        execFileSync('umount', ['--lazy', mountPoint]);
+      }
+    },
+  );
 
   test('blocks that were preallocated and never written count, in as many extents as there are', () => {
     const directory = mkdtempSync('/var/tmp/holdfast-allocated-');

@@ -13,6 +13,7 @@ static Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   holdfast::exportProcess(env, exports);
   holdfast::exportBatches(env, exports);
   holdfast::exportSeals(env, exports);
+  holdfast::exportFileWindows(env, exports);
   holdfast::exportNbd(env, exports);
   return exports;
 }

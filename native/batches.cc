@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <utility>
 
+#include "environment.h"
 #include "exports.h"
 
 namespace holdfast {
@@ -19,6 +20,7 @@ namespace {
 
 constexpr size_t kNumbersPerTransfer = 4;
 constexpr size_t kNumbersPerSend = 2;
+constexpr size_t kNumbersPerMappedSend = 6;
 
 struct TypedArray {
   napi_typedarray_type type = napi_int8_array;
@@ -151,6 +153,53 @@ napi_value sendBatch(napi_env env, napi_callback_info info) {
   return nullptr;
 }
 
+napi_value throwBadMappedSend(napi_env env) {
+  napi_throw_range_error(env, nullptr,
+                         "a mapped send is (fd, offset and length inside the memory, window, offset and length in it)");
+  return nullptr;
+}
+
+/** Nothing is sent (-EAGAIN) unless the page cache holds all of it. */
+double sendMappedOnce(const Batch& batch, const FileWindows& windows, const double* entry) {
+  const auto length = static_cast<size_t>(entry[5]);
+  const uint8_t* bytes = windows.cached(static_cast<size_t>(entry[3]), static_cast<size_t>(entry[4]), length);
+  if (bytes == nullptr) return 0;
+  iovec parts[2] = {{batch.bytes + static_cast<size_t>(entry[1]), static_cast<size_t>(entry[2])},
+                    {const_cast<uint8_t*>(bytes), length}};
+  msghdr message = {};
+  message.msg_iov = parts;
+  message.msg_iovlen = 2;
+  return sendOnce(static_cast<int>(entry[0]), &message);
+}
+
+napi_value sendMapped(napi_env env, napi_callback_info info) {
+  Batch batch;
+  if (!readBatchArguments(env, info, kNumbersPerMappedSend, &batch)) return nullptr;
+  const FileWindows& windows = Environment::of(env).windows();
+  for (size_t i = 0; i < batch.count; i++) {
+    const double* entry = batch.entries + i * kNumbersPerMappedSend;
+    if (!isWhole(entry[0], INT32_MAX) || !isWhole(entry[1], batch.memoryBytes) ||
+        !isWhole(entry[2], batch.memoryBytes - entry[1]) || !isWhole(entry[3], FileWindows::kCount - 1)) {
+      return throwBadMappedSend(env);
+    }
+    const auto windowBytes = static_cast<double>(windows.byteCount(static_cast<size_t>(entry[3])));
+    if (!isWhole(entry[4], windowBytes) || !isWhole(entry[5], windowBytes - entry[4])) return throwBadMappedSend(env);
+  }
+  for (size_t i = 0; i < batch.count; i++) {
+    double* entry = batch.entries + i * kNumbersPerMappedSend;
+    if (entry[0] == -EAGAIN) continue;
+    const double fd = entry[0];
+    entry[0] = sendMappedOnce(batch, windows, entry);
+    if (entry[0] <= 0 || entry[0] == entry[2] + entry[5]) continue;
+    // What came behind a message that left in part would land in its middle.
+    for (size_t later = i + 1; later < batch.count; later++) {
+      double* behind = batch.entries + later * kNumbersPerMappedSend;
+      if (behind[0] == fd) behind[0] = -EAGAIN;
+    }
+  }
+  return nullptr;
+}
+
 napi_value writeBatch(napi_env env, napi_callback_info info) {
   Batch batch;
   if (!readTransfers(env, info, &batch)) return nullptr;
@@ -187,7 +236,7 @@ napi_value readClock(napi_env env, napi_callback_info info) {
 
 void exportBatches(Napi::Env env, Napi::Object exports) {
   const std::pair<const char*, napi_callback> functions[] = {
-      {"readBatch", readBatch}, {"sendBatch", sendBatch}, {"writeBatch", writeBatch}, {"readClock", readClock}};
+      {"readBatch", readBatch}, {"sendBatch", sendBatch}, {"sendMapped", sendMapped}, {"writeBatch", writeBatch}, {"readClock", readClock}};
   for (const auto& [name, function] : functions) {
     napi_value value = nullptr;
     napi_create_function(env, name, NAPI_AUTO_LENGTH, function, nullptr, &value);

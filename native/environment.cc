@@ -136,6 +136,7 @@ void Environment::freeEverything() {
     }
   }
   mappings_.clear();
+  windows_.clearAll();
   if (scope != nullptr) napi_close_handle_scope(env_, scope);
 }
 

@@ -10,6 +10,7 @@
 #include <memory>
 #include <vector>
 
+#include "file_windows.h"
 #include "io_ring.h"
 
 namespace holdfast {
@@ -55,6 +56,8 @@ class Environment {
 
   bool ownsRingFd(int fd) const;
 
+  FileWindows& windows() { return windows_; }
+
  private:
   explicit Environment(napi_env env) : env_(env) {}
   void freeEverything();
@@ -62,6 +65,7 @@ class Environment {
   napi_env env_;
   std::vector<std::unique_ptr<OwnedRing>> rings_;
   std::vector<std::unique_ptr<Mapping>> mappings_;
+  FileWindows windows_;
 };
 
 }  // namespace holdfast

@@ -13,6 +13,7 @@ void exportFiles(Napi::Env env, Napi::Object exports);
 void exportProcess(Napi::Env env, Napi::Object exports);
 void exportBatches(Napi::Env env, Napi::Object exports);
 void exportSeals(Napi::Env env, Napi::Object exports);
+void exportFileWindows(Napi::Env env, Napi::Object exports);
 void exportNbd(Napi::Env env, Napi::Object exports);
 
 }  // namespace holdfast

@@ -113,6 +113,14 @@ export interface Native {
    * full). Allocates nothing.
    */
   sendBatch(memory: Uint8Array, entries: Float64Array, count: number): void;
+  /**
+   * Sends a header and bytes of a window (mapWindow) behind it, without waiting for the socket or the disk. `entries`
+   * holds six numbers a send: fd, offset and length of the header in `memory`, window, offset and length in it. The
+   * first is replaced by the bytes sent, perhaps fewer than asked; 0 when the page cache does not hold all of them (or
+   * the file ends before); or a negative errno: -EAGAIN when the socket is full, or when an earlier send of this call
+   * to the same socket left in part; -EFAULT when a page went away meanwhile and cannot be had. Allocates nothing.
+   */
+  sendMapped(memory: Uint8Array, entries: Float64Array, count: number): void;
   /** Stores CLOCK_BOOTTIME in milliseconds, with fractions, into target[0]. Allocates nothing. */
   readClock(target: Float64Array): void;
   /** Registers a sparse table of `count` fixed files, or updates one slot (fd -1 clears). */
@@ -124,6 +132,14 @@ export interface Native {
   createMemory(byteCount: number): NativeMemory;
   /** Maps the first `byteCount` bytes of a file, shared and writable (the in-flight window). */
   mapFile(fd: number, byteCount: number): NativeMemory;
+  /**
+   * Maps bytes [offset, offset+byteCount) of a file read-only into this thread's window `window` (0 to 15), for
+   * sendMapped, in place of what was there. Multiples of 4096; the file may be shorter. Such pages are never locked.
+   * Returns 0 or a negative errno.
+   */
+  mapWindow(window: number, fd: number, offset: number, byteCount: number): number;
+  /** The file, its description and its locks are let go. An empty window is no error. */
+  unmapWindow(window: number): void;
   /** Detaches the buffer and unmaps it. A second call does nothing. */
   freeMemory(memory: NativeMemory): void;
   /** CRC-32C (Castagnoli) of bytes [offset, offset+length) of `bytes`, continuing from `seed` (0 at the start). */

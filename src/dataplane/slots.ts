@@ -24,6 +24,9 @@ export class Slots extends RequestTable {
   /** Bytes charged to the session for the buffer. */
   readonly charged = new Int32Array(REQUEST_CAPACITY);
 
+  /** Of a read's reply: what left from the page cache already, header included. */
+  readonly sentBytes = new Int32Array(REQUEST_CAPACITY);
+
   constructor() {
     super(REQUEST_CAPACITY);
   }

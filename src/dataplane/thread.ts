@@ -7,6 +7,7 @@
 
 import { type MessagePort, receiveMessageOnPort } from 'node:worker_threads';
 import { invariant } from '../core/invariant.ts';
+import { MappedReads } from './mapped-reads.ts';
 import { native } from './native.ts';
 import { Session, type SessionOptions } from './nbd/session.ts';
 import type { Peers } from './peers/peers.ts';
@@ -59,6 +60,7 @@ export class Thread {
   /** File offsets of the block reads around an unaligned write, only while the entries are written. */
   readonly edgeOffsets = new Float64Array(2);
   readonly reads = new ReadBatch(this.memory.bytes, this.slots);
+  readonly mappedReads = new MappedReads(this);
   readonly sends = new SendBatch(this.memory.bytes);
   readonly volumes: (Volume | undefined)[] = [];
   /** One for each pool that has or had a volume here. */
@@ -337,6 +339,8 @@ export class Thread {
     const sends = this.sends;
     const count = sends.run();
     for (let i = 0; i < count; i++) this.#session(sends.session(i)).sent(sends.result(i));
+    // After the replies that are ready: only a connection with nothing else to send takes bytes of the page cache.
+    this.mappedReads.run();
   }
 
   #goOnWithInterrupted(): void {
@@ -396,7 +400,7 @@ export class Thread {
     }
   }
 
-  /** Something was opened whose extents may have to cool. */
+  /** Something is open or mapped that time may change. */
   wakeForTime(): void {
     this.#armTick();
   }
@@ -425,6 +429,7 @@ export class Thread {
       if (listener !== undefined) this.ring.accept(listener.fd, index, TAG_ACCEPT);
     }
     this.#hasBusiness = true;
+    if (this.mappedReads.tick()) isNeeded = true;
     if (isNeeded) this.#armTick();
   }
 

@@ -104,6 +104,7 @@ export class Volume implements VolumePorts {
   /** Everything is at rest and nobody refers to it any more. */
   dispose(): void {
     invariant(this.core.isQuiet && this.inFlightCount === 0, 'only a quiet volume is closed');
+    this.#thread.mappedReads.forget(this.index);
     this.logs.dispose();
     native.freeMemory(this.#windowMemory);
   }
@@ -117,8 +118,8 @@ export class Volume implements VolumePorts {
     this.counters[0] = (this.counters[0] as number) + 1;
     this.counters[1] = (this.counters[1] as number) + length;
     this.#startWhole(request, offset, length);
-    if (this.#message.ioMode === 'buffered') this.#thread.reads.add(request, this.dataFd);
-    else this.#continueRead(request);
+    if (this.#message.ioMode !== 'buffered') this.#continueRead(request);
+    else if (!this.#thread.mappedReads.add(request)) this.#thread.reads.add(request, this.dataFd);
   }
 
   startWrite(request: number): void {
@@ -211,6 +212,21 @@ export class Volume implements VolumePorts {
     slots.ioBuffer[request] = (slots.ioBuffer[request] as number) + result;
     if (isRead) this.#continueRead(request);
     else this.#continueWrite(request);
+  }
+
+  /** All but the last `leftBytes` of its reply have left from the page cache: those are read now, before the lock goes. */
+  replyBegun(request: number, leftBytes: number): void {
+    if (leftBytes === 0) {
+      this.core.requestDone(request, 0);
+      return;
+    }
+    const slots = this.#thread.slots;
+    const length = slots.lengthBytes[request] as number;
+    const sentBytes = Math.max(length - leftBytes, 0);
+    slots.ioOffset[request] = (slots.offsetBytes[request] as number) + sentBytes;
+    slots.ioBuffer[request] = (slots.data[request] as number) + sentBytes;
+    slots.ioLeft[request] = length - sentBytes;
+    this.#thread.reads.add(request, this.dataFd);
   }
 
   edgeRead(request: number, result: number): void {

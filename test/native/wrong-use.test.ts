@@ -47,6 +47,9 @@ beforeAll(() => {
     closeRing: [ring],
     readBatch: [new Uint8Array(8), new Float64Array(4), 0],
     sendBatch: [new Uint8Array(8), new Float64Array(2), 0],
+    sendMapped: [new Uint8Array(8), new Float64Array(6), 0],
+    mapWindow: [0, 1 << 20, 0, 4096],
+    unmapWindow: [0],
     writeBatch: [new Uint8Array(8), new Float64Array(4), 0],
     readClock: [new Float64Array(1)],
     createMemory: [4096],
@@ -112,7 +115,8 @@ describe.each(NAMES)('%s', (name) => {
       const isNumber = typeof value === 'number';
       for (const wrong of NOTHING_RIGHT) {
         if (typeof wrong === typeof value && typeof wrong !== 'object') continue;
-        if ((name.startsWith('crc32c') || name.endsWith('Batch')) && wrong instanceof Uint8Array) continue;
+        const isHot = name.startsWith('crc32c') || name === 'sendMapped' || name.endsWith('Batch');
+        if (isHot && wrong instanceof Uint8Array) continue;
         expectRefusal(name, right.with(position, wrong));
       }
       // The hot calls cut fractions off and take what is not finite as zero; they check only the range.

@@ -4,7 +4,7 @@
 // Invariant: at most one send is in the ring; a request stays in `#sending`, with its buffer, until the kernel
 // has taken its last byte.
 
-import { RequestQueue } from '../../replication/requests.ts';
+import { NONE, RequestQueue } from '../../replication/requests.ts';
 import { isInterruption } from '../ring.ts';
 import { TAG_SEND } from '../tags.ts';
 import type { Thread } from '../thread.ts';
@@ -48,6 +48,9 @@ export class Replies {
   readonly #messageAt: number;
   readonly #outbox: RequestQueue;
   readonly #sending: RequestQueue;
+  /** A reply that has left in part, before its read was made to the end: nothing else may leave before the rest. */
+  #begun = NONE;
+  #isBegunReady = false;
   #leftBytes = 0;
   #iovFirst = 0;
   #iovCount = 0;
@@ -62,16 +65,37 @@ export class Replies {
   }
 
   get hasQueued(): boolean {
-    return !this.#outbox.isEmpty;
+    return this.#begun === NONE ? !this.#outbox.isEmpty : this.#isBegunReady;
+  }
+
+  /** Nothing is under way and nothing waits. */
+  get isFree(): boolean {
+    return !this.isSending && this.#begun === NONE && this.#outbox.isEmpty;
   }
 
   push(request: number): void {
     this.#outbox.push(request);
   }
 
-  /** The next request that was queued and will not be sent, or NONE. */
+  /** The connection was free, and has taken a part of this request's reply (slots.sentBytes). */
+  begun(request: number): void {
+    this.#begun = request;
+    this.#isBegunReady = false;
+  }
+
+  /** The rest of the reply can leave. False: it is not one that has begun. */
+  endBegun(request: number): boolean {
+    if (this.#begun !== request) return false;
+    this.#isBegunReady = true;
+    return true;
+  }
+
+  /** The next request that is queued, to be sent or not, or NONE. */
   takeQueued(): number {
-    return this.#outbox.shift();
+    if (this.#begun === NONE || !this.#isBegunReady) return this.#outbox.shift();
+    const request = this.#begun;
+    this.#begun = NONE;
+    return request;
   }
 
   /** The next request whose reply the kernel is done with, or NONE. */
@@ -86,11 +110,12 @@ export class Replies {
     const iovecs = (this.#messageAt + IOVEC_AT) >> 2;
     let count = 0;
     let total = 0;
-    while (!this.#outbox.isEmpty && count + 2 <= IOVEC_CAPACITY) {
-      const request = this.#outbox.shift();
+    const goneBytes = this.#begun === NONE ? 0 : (slots.sentBytes[this.#begun] as number);
+    while (this.hasQueued && count + 2 <= IOVEC_CAPACITY) {
+      const request = this.takeQueued();
       this.#sending.push(request);
       const header = memory.headerOffset(request);
-      const headerBytes = this.#writeHeader(request, header);
+      const headerBytes = this.writeHeader(request, header);
       ring.storeAddress(words, iovecs + WORDS_PER_IOVEC * count, header);
       words[iovecs + WORDS_PER_IOVEC * count + 2] = headerBytes;
       words[iovecs + WORDS_PER_IOVEC * count + 3] = 0;
@@ -106,7 +131,8 @@ export class Replies {
     }
     this.#iovFirst = 0;
     this.#iovCount = count;
-    this.#leftBytes = total;
+    this.#leftBytes = total - goneBytes;
+    this.#skip(goneBytes);
     this.movedMs[0] = this.#thread.clockMs[0] as number;
     this.#writeMessage();
     this.#thread.sends.add(this.#session, this.#fd, this.#messageAt);
@@ -168,8 +194,8 @@ export class Replies {
     return 0;
   }
 
-  /** Returns its length. */
-  #writeHeader(request: number, at: number): number {
+  /** Returns its length. Again, it writes the same. */
+  writeHeader(request: number, at: number): number {
     const view = this.#thread.memory.view;
     const slots = this.#thread.slots;
     const errno = wireErrno(slots.error[request] as number);

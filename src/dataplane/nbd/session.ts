@@ -2,13 +2,14 @@
 //
 // A request that finds no slot or no memory parks the session: it is not read until something is free, which
 // is the back-pressure. A session that has handed over enough for one turn goes on in the next, after the
-// others.
+// others. A large read that can probably be sent from the page cache waits for what is being sent.
 //
 // Invariants: every request read gets exactly one reply unless the connection is gone; at most one receive
 // and one send are in the ring; the descriptor is closed, and the index free again, only when neither is
 // and nothing of the session is in flight: until then the kernel may still touch its buffers.
 
 import { NONE } from '../../replication/requests.ts';
+import { SMALLEST_MAPPED_BYTES } from '../mapped-reads.ts';
 import { native } from '../native.ts';
 import { isInterruption } from '../ring.ts';
 import { TAG_CLOSE } from '../tags.ts';
@@ -23,6 +24,7 @@ import {
   NBD_CMD_CACHE,
   NBD_CMD_DISC,
   NBD_CMD_FLUSH,
+  NBD_CMD_READ,
   NBD_CMD_WRITE,
   NBD_EINVAL,
   NBD_REQUEST_MAGIC,
@@ -68,6 +70,8 @@ export class Session {
   inFlightCount = 0;
   isClosing = false;
   isParked = false;
+  /** Its last large read found its bytes in the page cache, mapped. */
+  readsAreCached = false;
   readonly #thread: Thread;
   readonly #options: SessionOptions;
   readonly #openedAtMs: number;
@@ -80,6 +84,8 @@ export class Session {
   #isHeld = false;
   /** What the request whose payload is under way will be answered: its payload is discarded. */
   #payloadErrno = 0;
+  /** The next request is a large read, for which the connection must be free. */
+  #isAwaitingRoom = false;
   /** Bytes of the requests handed over in this turn. */
   #turnBytes = 0;
   /** No request is read any more: what is in flight is answered, then the connection ends. */
@@ -142,9 +148,10 @@ export class Session {
 
   #proceed(): void {
     if (!this.#receiver.isReceiving && !this.#isHeld) {
+      this.#isAwaitingRoom = false;
       this.#turnBytes = 0;
       while (!this.isClosing && !this.isParked && this.#step());
-      if (!this.isClosing && !this.isParked && !this.#isLast) {
+      if (!this.isClosing && !this.isParked && !this.#isLast && !this.#isAwaitingRoom) {
         this.#receiver.receive();
         return;
       }
@@ -174,6 +181,7 @@ export class Session {
       this.#isLast = true;
       return false;
     }
+    if (command === NBD_CMD_READ && this.#awaitsRoom(view.getUint32(at + 24))) return false;
     if (this.#turnBytes >= TURN_BYTES) {
       this.#thread.interrupt(this);
       return false;
@@ -215,6 +223,7 @@ export class Session {
     slots.buffer[request] = NONE;
     slots.charged[request] = 0;
     slots.replyBytes[request] = 0;
+    slots.sentBytes[request] = 0;
     return request;
   }
 
@@ -254,6 +263,15 @@ export class Session {
     return true;
   }
 
+  /**
+   * A large read whose bytes will probably leave from the page cache is not taken before the connection has nothing
+   * else to send: now it would have to be copied first, and its reply would leave no earlier.
+   */
+  #awaitsRoom(lengthBytes: number): boolean {
+    this.#isAwaitingRoom = lengthBytes >= SMALLEST_MAPPED_BYTES && this.readsAreCached && !this.isFreeToSend;
+    return this.#isAwaitingRoom;
+  }
+
   #park(): boolean {
     this.#thread.park(this);
     return false;
@@ -268,11 +286,45 @@ export class Session {
       this.#endIfDone();
       return;
     }
-    this.#thread.slots.error[request] = errno;
+    const { slots } = this.#thread;
+    slots.error[request] = errno;
+    if ((slots.sentBytes[request] as number) > 0) {
+      this.#endBegun(request, errno);
+      return;
+    }
     // A write's bytes have gone where they go: its buffer need not wait for the reply to leave.
-    if (this.#thread.slots.command[request] === NBD_CMD_WRITE) this.#buffers.free(request);
+    if (slots.command[request] === NBD_CMD_WRITE) this.#buffers.free(request);
     this.#replies.push(request);
     this.#markDirty();
+  }
+
+  // ---- replies whose bytes leave while the read is made
+
+  /** The next bytes on the connection may be those of a reply that nobody has queued. */
+  get isFreeToSend(): boolean {
+    return !this.isClosing && !this.#isSending && this.#replies.isFree;
+  }
+
+  /** Puts the header of a read that succeeds into its place, and returns its length. */
+  prepareReply(request: number): number {
+    return this.#replies.writeHeader(request, this.#thread.memory.headerOffset(request));
+  }
+
+  /** So much of the reply has left, header included. What is missing follows from the request's buffer once reply() comes. */
+  replyBegun(request: number, sentBytes: number, isWhole: boolean): void {
+    this.#thread.slots.sentBytes[request] = sentBytes;
+    if (!isWhole) this.#replies.begun(request);
+  }
+
+  #endBegun(request: number, errno: number): void {
+    if (errno === 0 && this.#replies.endBegun(request)) {
+      this.#markDirty();
+      return;
+    }
+    this.#release(request);
+    // An error comes too late: the client has been promised bytes that cannot be had.
+    if (errno !== 0) this.close();
+    else this.#endIfDone();
   }
 
   /** At the end of a turn. */
@@ -291,6 +343,7 @@ export class Session {
       this.close();
     }
     if (this.#replies.hasQueued) this.#markDirty();
+    else if (this.#isAwaitingRoom && !this.isParked && this.isFreeToSend) this.#thread.interrupt(this);
     this.#endIfDone();
   }
 

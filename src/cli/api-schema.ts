@@ -83,6 +83,7 @@ const volumeSchema = z.object({
     }),
   ),
   device: z.string(),
+  deviceWaitingSince: z.string(),
   serving: z.boolean(),
   labels,
 });

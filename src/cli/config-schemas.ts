@@ -118,6 +118,7 @@ export function duration(minimumMs: number, maximumMs: number): z.ZodType<number
 export const size = typed((text) => {
   const sizeBytes = parseSize(text);
   if (sizeBytes === undefined) throw new Error("must be a size with its unit, like '10GiB'");
+  if (!Number.isFinite(sizeBytes)) throw new Error('must be below 8 PiB');
   return sizeBytes;
 });
 

@@ -14,14 +14,17 @@ const UNIT_MS: Readonly<Record<string, number>> = {
   d: 86_400_000,
 };
 
-/** Bytes of `10GiB`, `10Gi` (Kubernetes' spelling), `1.5 TB` (powers of ten) or a plain number of bytes. */
+/**
+ * Bytes of `10GiB`, `10Gi` (Kubernetes' spelling), `1.5 TB` (powers of ten) or a plain number of bytes. Infinity: more
+ * than numbers can tell apart.
+ */
 export function parseSize(text: string): number | undefined {
   const trimmed = text.trim();
   const spelled = /[kmgtpe]i?$/i.test(trimmed) ? `${trimmed}B` : trimmed;
   const sizeBytes = bytesIec.parse(spelled);
   if (sizeBytes === null || !Number.isFinite(sizeBytes) || sizeBytes < 0) return undefined;
   const rounded = Math.round(sizeBytes);
-  return Number.isSafeInteger(rounded) ? rounded : undefined;
+  return Number.isSafeInteger(rounded) ? rounded : Number.POSITIVE_INFINITY;
 }
 
 export function formatSize(sizeBytes: number): string {

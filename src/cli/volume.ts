@@ -3,7 +3,7 @@
 import { resolve } from 'node:path';
 import { Command } from 'commander';
 import { HoldfastError } from '../core/errors.ts';
-import { BLOCK_BYTES, roundUp } from '../core/units.ts';
+import { BLOCK_BYTES, MAX_VOLUME_BYTES, roundUp } from '../core/units.ts';
 import type { Finding, VolumeView } from './api-schema.ts';
 import { type ClientOptions, clientOptions, withApi } from './client-command.ts';
 import { printJson, printLine, printTable } from './output.ts';
@@ -24,7 +24,23 @@ function sizeOption(text: string): number {
   if (sizeBytes === undefined || sizeBytes === 0) {
     throw new HoldfastError('INVALID', `--size '${text}' is no size; write it like 10GiB`);
   }
+  if (sizeBytes > MAX_VOLUME_BYTES) {
+    throw new HoldfastError(
+      'INVALID',
+      `--size '${text}' is too large: a volume has at most ${formatSize(MAX_VOLUME_BYTES)}; ask for less, or for several`,
+    );
+  }
   return roundUp(sizeBytes, BLOCK_BYTES);
+}
+
+function replicasOption(text: string): number {
+  if (!/^[0-5]$/.test(text)) {
+    throw new HoldfastError(
+      'INVALID',
+      `--replicas '${text}' must be a whole number from 0 to 5, the copies beside the primary; leave it out for 0`,
+    );
+  }
+  return Number(text);
 }
 
 function labelOption(labels: readonly string[]): Record<string, string> {
@@ -44,6 +60,11 @@ function placeOf(volume: VolumeView): string {
   return `${volume.device === '' ? node : `${node}:${volume.device}`}${readOnly ? ' (read-only)' : ''}`;
 }
 
+function servedNow({ serving, device, deviceWaitingSince }: VolumeView): string {
+  const waits = `requests of ${device} wait for a connection since ${deviceWaitingSince}`;
+  return `${serving ? 'yes' : 'no'}${deviceWaitingSince === '' ? '' : `; ${waits}`}`;
+}
+
 function printVolume(volume: VolumeView, asJson: boolean | undefined): void {
   if (asJson) return printJson(volume);
   const { fileSystem, attachment } = volume;
@@ -59,7 +80,7 @@ function printVolume(volume: VolumeView, asJson: boolean | undefined): void {
       fileSystem === null ? 'none' : `${fileSystem.type}${fileSystem.made ? '' : ' (not made yet)'}`,
     ],
     ['attached', `${placeOf(volume)} (attachment ${attachment.number})`],
-    ['served now', volume.serving ? 'yes' : 'no'],
+    ['served now', servedNow(volume)],
     ['epoch', String(volume.epoch)],
     ...volume.replicas.map(({ node, pool, state, allocatedBytes, problem }): [string, string] => [
       'replica',
@@ -79,13 +100,11 @@ function printFindings(findings: readonly Finding[]): void {
 }
 
 async function create(name: string, options: CreateOptions): Promise<void> {
-  const replicas = Number(options.replicas);
-  if (!Number.isInteger(replicas)) throw new HoldfastError('INVALID', '--replicas must be a whole number');
   const request = {
     name,
     sizeBytes: sizeOption(options.size),
     pool: options.pool ?? '',
-    replicas,
+    replicas: replicasOption(options.replicas),
     durability: (options.durability ?? '') as '',
     failureMode: options.failureMode ?? '',
     labels: labelOption(options.label),

@@ -29,15 +29,19 @@ export interface DeviceService {
   /** The live device, if there is one. */
   find(volumeId: string): AttachedDevice | undefined;
   list(): AttachedDevice[];
+  /** Since when its device has no connection: its requests wait. undefined: connected, or no device. */
+  waitingSince(volumeId: string): Date | undefined;
   /** Paths of devices of this volume that were found after a restart and belong to nobody knows whom: not served. */
   unjudged(volumeId: string): string[];
   /** Tells the kernel the new size and waits until it shows. */
   resize(volumeId: string, sizeBytes: number): Promise<void>;
   /**
    * After a restart: reconnects the devices of current attachments, removes those whose attachment is over, and
-   * leaves alone what nobody can judge. Called once, before anything is served.
+   * leaves alone what nobody can judge. Called once, before anything is served. `open` is asked for the volume of each
+   * device that is to be reconnected, and reports itself where it cannot. What hangs holds nothing up: it goes on, and
+   * is tried again, after this has resolved.
    */
-  recover(judge: JudgeAttachment): Promise<void>;
+  recover(judge: JudgeAttachment, open?: (volumeId: string) => Promise<void>): Promise<void>;
   /** Leaves every device as it is: the next daemon reconnects them. */
   release(): Promise<void>;
 }

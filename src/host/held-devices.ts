@@ -5,7 +5,7 @@
 // - A device also goes without a detach: its attachment was revoked, or somebody disconnected it. Its hold is
 //   given back a little later, or used by the next attach.
 
-import type { AttachmentVerdict, JudgeAttachment } from '../core/attachment-verdict.ts';
+import type { JudgeAttachment } from '../core/attachment-verdict.ts';
 import { isHoldfastError } from '../core/errors.ts';
 import type { Logger } from '../observe/log.ts';
 import type { AttachedDevice, DeviceService } from './device-service.ts';
@@ -77,6 +77,10 @@ export class HeldDevices implements DeviceService {
     return this.#devices.list();
   }
 
+  waitingSince(volumeId: string): Date | undefined {
+    return this.#devices.waitingSince(volumeId);
+  }
+
   unjudged(volumeId: string): string[] {
     return this.#devices.unjudged(volumeId);
   }
@@ -90,10 +94,7 @@ export class HeldDevices implements DeviceService {
    * opened is no proof that its attachment is over: its device stays, its requests waiting, for as long as that takes.
    */
   async recover(judge: JudgeAttachment): Promise<void> {
-    await this.#devices.recover(async (volumeId, attachmentNumber) => {
-      const verdict = await judge(volumeId, attachmentNumber);
-      return verdict === 'current' ? await this.#holdCurrent(volumeId) : verdict;
-    });
+    await this.#devices.recover(judge, (volumeId) => this.#holdCurrent(volumeId));
     await this.#sweep();
     this.#sweeper = setInterval(() => void this.#lookAfterHolds(), this.#sweepIntervalMs).unref(); // reports itself
   }
@@ -106,14 +107,14 @@ export class HeldDevices implements DeviceService {
   }
 
   /** In a turn, since a device that could not be judged at the start is judged again while others are attached. */
-  async #holdCurrent(volumeId: string): Promise<AttachmentVerdict> {
+  async #holdCurrent(volumeId: string): Promise<void> {
     try {
-      await this.#turns.run(volumeId, () => this.#hold(volumeId));
-      return 'current';
+      await this.#turns.run(volumeId, async () => {
+        if (!this.#isReleased) await this.#hold(volumeId);
+      });
     } catch (error) {
       if (!isHoldfastError(error) || error.code === 'INTERNAL') throw error;
       this.#log.error({ volumeId, error }, CANNOT_OPEN);
-      return 'current';
     }
   }
 

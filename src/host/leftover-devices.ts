@@ -87,29 +87,9 @@ export class LeftoverDevices {
     }
   }
 
-  /** Tries each of them once. Never rejects. */
-  async removeOver(): Promise<void> {
-    await Promise.all([...this.#over.values()].map((device) => this.#removeOver(device)));
-  }
-
-  /** Called often. Reports what fails by itself. */
-  lookAfter(): void {
-    const { turns } = this.#options;
-    for (const device of this.#over.values()) {
-      if (!turns.isBusy(keyOf(device))) void this.#removeOver(device);
-    }
-    for (const unjudged of this.#unjudged.values()) {
-      const isDue = unjudged.askAtMs <= performance.now();
-      if (isDue && !turns.isBusy(keyOf(unjudged.device))) void this.#askAgain(unjudged);
-    }
-  }
-
-  #isThere(device: NbdDevice): boolean {
-    const found = this.#options.sysfs.device(device.index);
-    return found !== undefined && formatIdentifier(found) === formatIdentifier(device);
-  }
-
-  async #removeOver(device: NbdDevice): Promise<void> {
+  /** Tries it once now, and again later if that fails. Never rejects. */
+  async removeOver(device: NbdDevice): Promise<void> {
+    this.#over.set(device.index, device);
     const { turns, log } = this.#options;
     const { volumeId, index } = device;
     await turns.run(keyOf(device), async () => {
@@ -126,12 +106,29 @@ export class LeftoverDevices {
     });
   }
 
+  /** Called often. Reports what fails by itself. */
+  lookAfter(): void {
+    const { turns } = this.#options;
+    for (const device of this.#over.values()) {
+      if (!turns.isBusy(keyOf(device))) void this.removeOver(device);
+    }
+    for (const unjudged of this.#unjudged.values()) {
+      const isDue = unjudged.askAtMs <= performance.now();
+      if (isDue && !turns.isBusy(keyOf(unjudged.device))) void this.#askAgain(unjudged);
+    }
+  }
+
+  #isThere(device: NbdDevice): boolean {
+    const found = this.#options.sysfs.device(device.index);
+    return found !== undefined && formatIdentifier(found) === formatIdentifier(device);
+  }
+
   #askLater(device: NbdDevice, isOurs: boolean): void {
     const { askAgainIntervalMs = ASK_AGAIN_INTERVAL_MS } = this.#options;
     this.#unjudged.set(device.index, { device, isOurs, askAtMs: performance.now() + askAgainIntervalMs });
   }
 
-  /** In no turn of the volume: whoever judges takes turns of its own there. */
+  /** In no turn of the volume: whoever serves it takes turns of its own there. */
   async #askAgain({ device, isOurs }: Unjudged): Promise<void> {
     const { turns, log, judge, serve } = this.#options;
     const { volumeId, index } = device;

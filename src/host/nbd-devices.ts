@@ -8,9 +8,10 @@
 // - Nothing here waits for a device without a deadline, and nothing on libuv's pool touches one: a hung
 //   device costs its own operation and no other. Shutting its connection down always frees it.
 // - Operations on one volume take turns; only they change its entry.
+// - After a restart no device waits for another one's volume, and whoever called waits for none that hangs.
 
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { AttachmentVerdict, JudgeAttachment } from '../core/attachment-verdict.ts';
+import type { JudgeAttachment } from '../core/attachment-verdict.ts';
 import { HoldfastError, isHoldfastError } from '../core/errors.ts';
 import { native } from '../dataplane/native.ts';
 import type { NodeStorage } from '../dataplane/node-storage.ts';
@@ -18,6 +19,7 @@ import type { Logger } from '../observe/log.ts';
 import { DeviceRecords } from './device-records.ts';
 import type { AttachedDevice, DeviceService } from './device-service.ts';
 import { hiddenUsers, shownUsers } from './device-users.ts';
+import { inParallel } from './in-parallel.ts';
 import { LeftoverDevices } from './leftover-devices.ts';
 import {
   connectDevice,
@@ -32,6 +34,10 @@ import { Turns } from './turns.ts';
 
 const WATCH_INTERVAL_MS = 1000;
 const MAX_RETRY_DELAY_MS = 10_000;
+/** To open a volume and to prove its device's connection takes milliseconds, unless something hangs. */
+const RECOVERY = { limit: 8, patienceMs: 1000 } as const;
+/** After a restart; what is not settled then goes on beside everything else. */
+const RECOVERY_PATIENCE_MS = 5000;
 /** After umount, the kernel may let go of a device a moment later; and udev looks at what changes. */
 const USE_RETRY_DELAYS_MS = [100, 300, 1000] as const;
 
@@ -66,10 +72,16 @@ export class NbdDevices implements DeviceService {
   readonly #turns = new Turns();
   readonly #leftovers: LeftoverDevices;
   #judge: JudgeAttachment = async () => 'unknown';
+  #open: (volumeId: string) => Promise<void> = async () => undefined;
+  /** Volumes that are being opened for the device that was found: the connection comes after that. */
+  readonly #opening = new Set<string>();
+  /** By volume, since when its device has no connection. */
+  readonly #waitingSince = new Map<string, Date>();
   /** By volume, when a failed repair is tried again and how long was waited for it. */
   readonly #retries = new Map<string, { atMs: number; delayMs: number }>();
   #watch: NodeJS.Timeout | undefined;
   #hasWarnedOfPartitions = false;
+  #isReleased = false;
 
   constructor({ storage, log, recordDirectory, queue }: NbdDevicesOptions) {
     this.#storage = storage;
@@ -129,6 +141,10 @@ export class NbdDevices implements DeviceService {
     return [...this.#entries.keys()].flatMap((volumeId) => this.find(volumeId) ?? []);
   }
 
+  waitingSince(volumeId: string): Date | undefined {
+    return this.find(volumeId) === undefined ? undefined : this.#waitingSince.get(volumeId);
+  }
+
   unjudged(volumeId: string): string[] {
     return this.#leftovers.unjudged(volumeId).map(({ index }) => `/dev/nbd${index}`);
   }
@@ -154,13 +170,10 @@ export class NbdDevices implements DeviceService {
     });
   }
 
-  async recover(judge: JudgeAttachment): Promise<void> {
+  async recover(judge: JudgeAttachment, open = this.#open): Promise<void> {
     this.#judge = judge;
-    if (this.#sysfs.hasModule()) await this.#findDevices(judge);
-    await Promise.all([
-      ...[...this.#entries.keys()].map((volumeId) => this.#repair(volumeId)),
-      this.#leftovers.removeOver(),
-    ]);
+    this.#open = open;
+    if (this.#sysfs.hasModule()) await this.#settleFound();
     const remaining = new Set(
       this.#sysfs.hasModule() ? this.#sysfs.devices().map(({ volumeId }) => volumeId) : [],
     );
@@ -171,6 +184,7 @@ export class NbdDevices implements DeviceService {
   }
 
   async release(): Promise<void> {
+    this.#isReleased = true;
     clearInterval(this.#watch);
     await this.#turns.idle();
     // The kernel has its own reference: its connection lasts until the data plane ends it.
@@ -265,6 +279,7 @@ export class NbdDevices implements DeviceService {
       throw error;
     }
     await this.#applyQueueSettings(device);
+    this.#waitingSince.delete(volumeId);
     const tookMs = Math.round(performance.now() - began);
     this.#log.info({ volumeId, device: path, attachmentNumber, tookMs }, 'device reconnected');
   }
@@ -286,6 +301,7 @@ export class NbdDevices implements DeviceService {
   async #forget({ device: { volumeId }, connectionFd }: Entry): Promise<void> {
     this.#entries.delete(volumeId);
     this.#retries.delete(volumeId);
+    this.#waitingSince.delete(volumeId);
     if (connectionFd !== undefined) native.close(connectionFd);
     await this.#storage.disconnectKernel(volumeId);
     await this.#records.remove(volumeId);
@@ -323,44 +339,70 @@ export class NbdDevices implements DeviceService {
 
   // ---- after a restart, and while running
 
-  /** Asks once for each attachment: the answer may have been prepared for. */
-  async #findDevices(judge: JudgeAttachment): Promise<void> {
+  /** All devices found, those of one attachment together; returns before those that hang are settled. */
+  async #settleFound(): Promise<void> {
     const records = await this.#records.list();
-    const verdicts = new Map<string, AttachmentVerdict>();
-    for (const device of this.#sysfs.devices()) {
-      const identifier = formatIdentifier(device);
-      const verdict = verdicts.get(identifier) ?? (await judge(device.volumeId, device.attachmentNumber));
-      verdicts.set(identifier, verdict);
+    const attachments = Map.groupBy(this.#sysfs.devices(), formatIdentifier);
+    const waiting = new Set(attachments.keys());
+    const settled = inParallel(attachments, RECOVERY, async ([identifier, [device, ...others]]) => {
+      if (device === undefined || this.#isReleased) return;
+      const verdict = await this.#judge(device.volumeId, device.attachmentNumber);
       const isOurs = records.has(device.volumeId);
-      if (verdict === 'current') this.#takeOver(device);
-      else if (verdict === 'unknown') this.#leftovers.addUnjudged(device, isOurs);
-      else if (isOurs) this.#leftovers.addOver(device);
-    }
+      for (const found of [device, ...others]) {
+        if (verdict === 'current') await this.#takeOver(found);
+        else if (verdict === 'unknown') this.#leftovers.addUnjudged(found, isOurs);
+        else if (isOurs) await this.#leftovers.removeOver(found);
+      }
+      if (verdict === 'current') await this.#openAndRepair(device.volumeId);
+      waiting.delete(identifier);
+    });
+    const isLong = sleep(RECOVERY_PATIENCE_MS, 'long', { ref: false });
+    if ((await Promise.race([settled, isLong])) !== 'long') return;
+    void settled.then(() => this.#log.info('every device found is settled now')); // a defect stops the process
+    this.#log.warn({ attachments: [...waiting] }, 'some devices take long; the others are served meanwhile');
   }
 
   /** Of two devices of one attachment (a connect that outlived its deadline) the one in use is kept. */
-  #takeOver(found: NbdDevice): void {
-    const rival = this.#entries.get(found.volumeId)?.device;
-    if (rival !== undefined && shownUsers(found.index, this.#sysfs).length === 0) {
-      this.#leftovers.addOver(found);
-      return;
-    }
-    if (rival !== undefined) this.#leftovers.addOver(rival);
-    const device = { ...found, path: `/dev/nbd${found.index}` };
-    this.#entries.set(found.volumeId, { device, connectionFd: undefined });
+  #takeOver(found: NbdDevice): Promise<void> {
+    return this.#turns.run(found.volumeId, async () => {
+      const rival = this.#entries.get(found.volumeId)?.device;
+      const isNewer = rival !== undefined && rival.attachmentNumber > found.attachmentNumber;
+      if (isNewer || (rival !== undefined && shownUsers(found.index, this.#sysfs).length === 0)) {
+        this.#leftovers.addOver(found);
+        return;
+      }
+      if (rival !== undefined) this.#leftovers.addOver(rival);
+      const device = { ...found, path: `/dev/nbd${found.index}` };
+      this.#entries.set(found.volumeId, { device, connectionFd: undefined });
+      this.#waitingSince.set(found.volumeId, new Date());
+    });
   }
 
   /** A leftover that turned out to be current. */
   async #serve(found: NbdDevice): Promise<void> {
-    await this.#turns.run(found.volumeId, async () => this.#takeOver(found));
-    await this.#repair(found.volumeId);
+    await this.#takeOver(found);
+    await this.#openAndRepair(found.volumeId);
+  }
+
+  /** In no turn: whoever opens the volume takes turns of its own, in which it comes here. */
+  async #openAndRepair(volumeId: string): Promise<void> {
+    this.#opening.add(volumeId);
+    try {
+      await this.#open(volumeId);
+    } finally {
+      this.#opening.delete(volumeId);
+    }
+    await this.#repair(volumeId);
   }
 
   #lookAfterDevices(): void {
     this.#leftovers.lookAfter();
     for (const [volumeId, entry] of this.#entries) {
+      if (isConnected(entry)) continue;
+      if (!this.#waitingSince.has(volumeId)) this.#waitingSince.set(volumeId, new Date());
       const isDue = (this.#retries.get(volumeId)?.atMs ?? 0) <= performance.now();
-      if (isDue && !isConnected(entry) && !this.#turns.isBusy(volumeId)) void this.#repair(volumeId); // reports itself
+      if (!isDue || this.#opening.has(volumeId) || this.#turns.isBusy(volumeId)) continue;
+      void this.#repair(volumeId); // reports itself
     }
   }
 
@@ -369,7 +411,7 @@ export class NbdDevices implements DeviceService {
     await this.#turns.run(volumeId, async () => {
       try {
         const entry = await this.#settledEntry(volumeId);
-        if (entry === undefined || isConnected(entry)) return;
+        if (this.#isReleased || entry === undefined || isConnected(entry)) return;
         await this.#reconnectOrRemove(entry);
         this.#retries.delete(volumeId);
       } catch (error) {

@@ -46,11 +46,20 @@ export interface ThreadSample {
   readonly collections: number;
 }
 
+/** A block device of this node. */
+export interface DeviceSample {
+  readonly volumeId: string;
+  readonly path: string;
+  /** undefined: it has a connection. */
+  readonly waitingSince: Date | undefined;
+}
+
 export interface MetricsSource {
   volumes(): Promise<readonly VolumeSample[]>;
   pools(): Promise<readonly PoolSample[]>;
   closedPools(): readonly { readonly name: string }[];
   threads(): Promise<readonly ThreadSample[]>;
+  devices(): readonly DeviceSample[];
 }
 
 export interface NodeFacts {
@@ -107,6 +116,19 @@ const POOL_GAUGES: readonly [
   ['holdfast_pool_available_bytes', 'Room for data', 'availableBytes'],
   ['holdfast_pool_reserve_bytes', 'Room that data never uses', 'reserveBytes'],
   ['holdfast_pool_provisioned_bytes', 'Sum of the sizes of its volumes', 'provisionedBytes'],
+];
+
+const DEVICE_GAUGES: readonly [name: string, help: string, value: (sample: DeviceSample) => number][] = [
+  [
+    'holdfast_device_connected',
+    '1 while the daemon serves the device, 0 while its requests wait for a connection',
+    ({ waitingSince }) => Number(waitingSince === undefined),
+  ],
+  [
+    'holdfast_device_waiting_seconds',
+    'How long the device has had no connection; 0 while it has one',
+    ({ waitingSince }) => (waitingSince === undefined ? 0 : (Date.now() - waitingSince.getTime()) / 1000),
+  ],
 ];
 
 const THREAD_COUNTERS: readonly [name: string, help: string, field: keyof ThreadSample][] = [
@@ -218,6 +240,20 @@ export function createMetrics(source: MetricsSource, facts: NodeFacts): Registry
       for (const pool of pools) this.set({ pool: pool.name }, 1);
     },
   });
+  for (const [name, help, value] of DEVICE_GAUGES) {
+    new Gauge({
+      name,
+      help,
+      labelNames: ['volume_id', 'device'],
+      registers,
+      collect(): void {
+        this.reset();
+        for (const sample of source.devices()) {
+          this.set({ volume_id: sample.volumeId, device: sample.path }, value(sample));
+        }
+      },
+    });
+  }
   for (const [name, help, field] of THREAD_COUNTERS) {
     new Counter({
       name,

@@ -24,6 +24,7 @@ const VOLUME: VolumeView = {
   fileSystem: { type: 'ext4', made: true },
   attachment: { number: 2, node: '', readOnly: false },
   replicas: [{ id: 'r', node: 'a', pool: 'p', state: 'inSync', allocatedBytes: 4096, problem: '' }],
+  deviceWaitingSince: '',
   device: '',
   serving: false,
   labels: { app: 'db' },

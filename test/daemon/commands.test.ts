@@ -56,6 +56,7 @@ describe('volume', () => {
         },
       ],
       device: '',
+      deviceWaitingSince: '',
       serving: false,
       labels: { app: 'db' },
     });
@@ -115,13 +116,18 @@ describe('volume', () => {
     [['volume', 'create', 'x', '--size', 'big'], 64, 'write it like 10GiB'],
     [['volume', 'create', 'x', '--size', '0'], 64, 'write it like 10GiB'],
     [['volume', 'create', 'x', '--size', '1PiB'], 64, '64 TiB'],
+    [['volume', 'create', 'x', '--size', '9000TiB'], 64, 'at most 64 TiB; ask for less'],
+    [['volume', 'create', 'x', '--size', '8MiB', '--replicas', '-1'], 64, 'from 0 to 5'],
+    [['volume', 'create', 'x', '--size', '8MiB', '--replicas', ''], 64, 'leave it out for 0'],
     [['volume', 'create', 'x', '--size', '8MiB', '--replicas', '1'], 64, 'ask for 0'],
     [['volume', 'create', 'x', '--size', '8MiB', '--replicas', 'two'], 64, 'whole number'],
     [['volume', 'create', 'x', '--size', '8MiB', '--pool', 'mian'], 64, 'Did you mean "main"?'],
     [['volume', 'create', 'x', '--size', '8MiB', '--label', 'novalue'], 64, 'KEY=VALUE'],
     [['volume', 'create', 'x', '--size', '8MiB', '--durability', 'none'], 64, 'durability'],
     [['volume', 'create', 'x', '--size', '60TiB'], 73, 'main'],
-    [['volume', 'create', 'x'], 64, '--size'],
+    [['volume', 'create', 'x'], 64, 'holdfast volume create --help'],
+    [['volume'], 64, 'create [options] <name>'],
+    [['--json', 'daemon'], 64, '--json is no option'],
     [['volume', 'crate', 'x'], 64, 'Did you mean create?'],
     [['volume', 'create', 'x', '--size', '8MiB', '--replica', '1'], 64, 'Did you mean --replicas?'],
   ])('%j ends with %d and says what to do', async (args, exitCode, text) => {
@@ -129,6 +135,38 @@ describe('volume', () => {
     expect(result.stderr).toContain(text);
     expect(result.exitCode).toBe(exitCode);
     expect(result.stdout).toBe('');
+  });
+
+  test.each([
+    [['volume', 'create', 'zz', '--json'], "required option '--size <size>' not specified"],
+    [['--json', 'volume', 'crate'], 'Did you mean create?'],
+    [['volume', '--json'], 'a command is missing'],
+    [['nothing', '--json'], "unknown command 'nothing'"],
+  ])('with --json the wrong usage of %j is one JSON object, with the next step', async (args, text) => {
+    const { exitCode, stdout, stderr } = await daemon.run(...args);
+    expect({ exitCode, stdout }).toEqual({ exitCode: 64, stdout: '' });
+    const message = expect.stringMatching(/--help$/);
+    expect(JSON.parse(stderr)).toEqual({ error: { code: 'INVALID', message, details: {} } });
+    expect(stderr).toContain(text);
+  });
+
+  test('--json and --api may stand before the noun and before the verb, and the last --api counts', async () => {
+    const expected = await daemon.json('volume', 'ls');
+    for (const args of [
+      ['--json', 'volume', 'ls'],
+      ['volume', '--json', 'ls'],
+      ['--api', daemon.api, 'volume', 'ls', '--json'],
+      ['--api', '/no/socket', 'volume', '--api', daemon.api, 'ls', '--json'],
+      ['--api', '/no/socket', '--json', 'volume', 'ls', '--api', daemon.api],
+    ]) {
+      const { exitCode, stdout, stderr } = await holdfast(
+        '/no/socket',
+        ...args,
+        ...(args.includes(daemon.api) ? [] : ['--api', daemon.api]),
+      );
+      expect([exitCode, stderr]).toEqual([0, '']);
+      expect(JSON.parse(stdout)).toEqual(expected);
+    }
   });
 
   test('with --json an error is one JSON object on standard error', async () => {

@@ -26,13 +26,18 @@ class RememberedDevices implements DeviceService {
   list() {
     return [...this.attached.values()];
   }
+  waitingSince() {
+    return undefined;
+  }
   unjudged() {
     return [];
   }
   async resize() {}
-  async recover(judge: JudgeAttachment) {
+  async recover(judge: JudgeAttachment, open: (volumeId: string) => Promise<void>) {
     for (const { volumeId, attachmentNumber } of this.list()) {
-      if ((await judge(volumeId, attachmentNumber)) === 'over') this.attached.delete(volumeId);
+      const verdict = await judge(volumeId, attachmentNumber);
+      if (verdict === 'over') this.attached.delete(volumeId);
+      else if (verdict === 'current') await open(volumeId);
     }
   }
   async release() {}

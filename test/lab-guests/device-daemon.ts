@@ -41,6 +41,7 @@ if ((await storage.replica(VOLUME_ID)) === undefined) {
     failureMode: 'soft',
   });
 }
+const volumeOpens = Promise.withResolvers<void>();
 let attachmentNumber = Number(attachment);
 
 async function open(number: number): Promise<void> {
@@ -83,6 +84,13 @@ async function resizeThatFails(shortPatienceSeconds: number): Promise<number[]> 
 const verbs: Record<string, (argument: never) => unknown> = {
   recover: (isCurrent: boolean) =>
     devices.recover(async (volumeId) => (isCurrent && volumeId === VOLUME_ID ? 'current' : 'over')),
+  'recover while the volume hangs': () =>
+    devices.recover(
+      async () => 'current',
+      () => volumeOpens.promise,
+    ),
+  'the volume opens': () => volumeOpens.resolve(),
+  'waiting since': () => devices.waitingSince(VOLUME_ID) ?? null,
   attach: async (readOnly: boolean) => {
     const sizeBytes = (await storage.replica(VOLUME_ID))?.superblock?.sizeBytes ?? 0;
     return await devices.attach(VOLUME_ID, attachmentNumber, sizeBytes, readOnly);

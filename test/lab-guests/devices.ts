@@ -240,6 +240,19 @@ seen['read without a daemon'] = await patient.outcome((SHORT_PATIENCE_SECONDS + 
 daemon = await Daemon.start(4);
 await daemon.ask('recover', true);
 seen['the patient read ended with'] = await patient.outcome(30_000);
+
+// ---- a volume that hangs while it is opened for its device
+await daemon.end('SIGKILL');
+const held = new Load(read(0));
+daemon = await Daemon.start(5);
+const beforeHang = performance.now();
+await daemon.ask('recover while the volume hangs');
+seen['recovery beside a hung volume took ms'] = Math.round(performance.now() - beforeHang);
+seen['waiting since'] = await daemon.ask('waiting since');
+seen['read beside a hung volume'] = await held.outcome(1500);
+await daemon.ask('the volume opens');
+seen['read of a volume that hung ended with'] = await held.outcome(20_000);
+seen['connected then'] = await until(async () => (await daemon.ask('waiting since')) === null, 10_000);
 seen['fsck'] = (await run('e2fsck', ['-fn', '/dev/nbd0'])).stderr.includes('error') ? 'errors' : 'clean';
 seen['detached'] = await daemon.ask('detach', false);
 seen['detached again'] = await daemon.ask('detach', false);

@@ -104,6 +104,16 @@ describe('a device', () => {
     expect(beforeRevocation).not.toContain('I/O error');
   });
 
+  test('whose volume hangs after a restart holds nothing up, and is connected as soon as the volume opens', () => {
+    expect(seen).toMatchObject({
+      'waiting since': expect.stringMatching(/^20/),
+      'read beside a hung volume': 'still waiting',
+      'read of a volume that hung ended with': 0,
+      'connected then': true,
+    });
+    expect(seen['recovery beside a hung volume took ms']).toBeLessThan(15_000);
+  });
+
   test('is reconnected when its connection breaks while the daemon lives', () => {
     expect(seen['repaired within ms']).toBeLessThan(15_000);
   });

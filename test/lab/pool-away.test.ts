@@ -66,10 +66,22 @@ test('a mounted file system waits for its pool, and goes on without an error whe
   reading.then(over, over);
   expect(await mustRun(guest, 'sleep 12; ls -A /mnt/pool')).toBe('');
   expect(isOver).toBe(false);
+  expect(await daemon.cli('volume', 'show', 'data')).toMatchObject({
+    deviceWaitingSince: expect.stringMatching(/^20/),
+  });
+  expect(await daemon.cli('volume', 'explain', 'data')).toMatchObject({
+    findings: expect.arrayContaining([
+      expect.objectContaining({
+        level: 'problem',
+        text: expect.stringContaining(`${device} has no connection`),
+      }),
+    ]),
+  });
 
   await mustRun(guest, 'mount /dev/ubdb /mnt/pool');
   expect(await reading).toBe(await mustRun(guest, 'cat /run/sum'));
   expect(await problem(daemon)).toBe('');
+  expect(await daemon.cli('volume', 'show', 'data')).toMatchObject({ deviceWaitingSince: '' });
   await mustRun(guest, 'head -c 1M /dev/urandom >/mnt/fs/more && sync && umount /mnt/fs');
   await daemon.cli('volume', 'detach', 'data');
   expect(await guest.kernelLog()).not.toMatch(/I\/O error.*nbd|Buffer I\/O error/);

@@ -48,6 +48,10 @@ async function serve(volumes: readonly VolumeSample[], health = new Health()): P
       pools: async () => [POOL],
       closedPools: () => [{ name: 'gone' }],
       threads: async () => [THREAD],
+      devices: () => [
+        { volumeId: 'aa', path: '/dev/nbd0', waitingSince: undefined },
+        { volumeId: 'bb', path: '/dev/nbd1', waitingSince: new Date(Date.now() - 60_000) },
+      ],
     },
     FACTS,
   );
@@ -82,6 +86,16 @@ test("a scrape shows every count of every volume and the pools' room", async () 
   expect(found.get('holdfast_pool_available_bytes{pool="p",io="direct",node="n1"}')).toBe(60);
   expect(found.get('holdfast_pool_up{pool="p",node="n1"}')).toBe(1);
   expect(found.get('holdfast_pool_up{pool="gone",node="n1"}')).toBe(0);
+});
+
+test('a device without a connection is told from one that is served, with the time it waits', async () => {
+  const found = series(await (await fetch(`${await serve([])}/metrics`)).text());
+  const value = (name: string, labels: string) => found.get(`holdfast_device_${name}{${labels},node="n1"}`);
+  const [served, waiting] = ['volume_id="aa",device="/dev/nbd0"', 'volume_id="bb",device="/dev/nbd1"'];
+  expect([value('connected', served), value('waiting_seconds', served)]).toEqual([1, 0]);
+  expect(value('connected', waiting)).toBe(0);
+  expect(value('waiting_seconds', waiting)).toBeGreaterThanOrEqual(60);
+  expect(value('waiting_seconds', waiting)).toBeLessThan(90);
 });
 
 test('latency is a histogram whose buckets are those of the data plane', async () => {

@@ -62,6 +62,10 @@ export class LoopDevices implements DeviceService {
     return [...this.#attached.values()];
   }
 
+  waitingSince(): Date | undefined {
+    return undefined;
+  }
+
   unjudged(): string[] {
     return [];
   }

@@ -31,7 +31,7 @@ export function controlApi(context: ControlApiContext): ApiHandlers {
   const { volumes, storage, nodes, devices, exports } = context;
 
   const view = async (record: VolumeRecord): Promise<VolumeView> =>
-    volumeView(record, await storage.replica(record.id), devices.find(record.id), storage.closedPools());
+    volumeView(record, await storage.replica(record.id), devices, storage.closedPools());
 
   const viewOfNode = async (name: string): Promise<NodeView> =>
     nodeView(await nodes.find(name), await volumes.list());
@@ -111,9 +111,7 @@ export function controlApi(context: ControlApiContext): ApiHandlers {
       const records = await volumes.list();
       const closed = storage.closedPools();
       const replicas = new Map((await storage.replicas()).map((replica) => [replica.volumeId, replica]));
-      const views = records.map((record) =>
-        volumeView(record, replicas.get(record.id), devices.find(record.id), closed),
-      );
+      const views = records.map((record) => volumeView(record, replicas.get(record.id), devices, closed));
       return { volumes: views.sort((a, b) => (a.name < b.name ? -1 : Number(a.name > b.name))) };
     },
 

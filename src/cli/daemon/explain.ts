@@ -38,7 +38,7 @@ export async function explainVolume(context: ExplainContext, nameOrId: string): 
   ];
   if (record === undefined) return problems;
   const local = await storage.replica(volumeId);
-  const view = volumeView(record, local, devices.find(volumeId), storage.closedPools());
+  const view = volumeView(record, local, devices, storage.closedPools());
   const pool = (await storage.pools()).find(({ name }) => name === local?.pool);
   return [
     ok(describe(view)),
@@ -76,6 +76,17 @@ function useOf(view: VolumeView, exportCount: number): Finding[] {
     findings.push(
       ok(`It is ${view.device} on node ${node}${readOnly ? ', read-only' : ''} (attachment ${number}).`),
     );
+  }
+  if (view.deviceWaitingSince !== '') {
+    findings.push({
+      level: 'problem',
+      text:
+        `${view.device} has no connection since ${view.deviceWaitingSince}: its requests wait, without an error. ` +
+        'The daemon tries again every few seconds; its log says what is in the way.',
+      nextStep:
+        'Mend what is wrong with its pool or copy (below, and in "holdfast pool ls"); or, if what waits may fail, ' +
+        `"holdfast volume detach ${view.id} --force".`,
+    });
   }
   if (node !== '' && view.device === '') {
     findings.push({

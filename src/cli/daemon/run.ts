@@ -20,7 +20,6 @@ import { createNodeStorage } from '../../dataplane/create-storage.ts';
 import { KnownPools } from '../../dataplane/known-pools.ts';
 import type { PoolEvent } from '../../dataplane/node-pools.ts';
 import { native } from '../../dataplane/native.ts';
-import type { Storage } from '../../dataplane/storage.ts';
 import { findRunDirectory } from '../../dataplane/run-directory.ts';
 import type { ThreadEvent } from '../../dataplane/thread-messages.ts';
 import { DeviceRecords } from '../../host/device-records.ts';
@@ -43,7 +42,7 @@ import { Exports } from './exports.ts';
 import { becomeIoFlusher } from './io-flusher.ts';
 import { openStore } from './open-store.ts';
 import { lockMemory, requireRing, testFaults } from './process-setup.ts';
-import { metricsSource } from './samples.ts';
+import { metricsSource, type Sampled } from './samples.ts';
 
 const SERVER_GRACE_MS = 5000;
 
@@ -185,13 +184,10 @@ async function start(options: {
   resources.defer(() => lock.close());
   const nodeRecord = await NodeRecord.load(join(config.dataDir, 'node.json'), config.nodeName);
 
-  const current: { storage?: Storage } = {};
+  const current: Sampled = {};
   if (config.metrics !== undefined) {
     const facts = { node: config.nodeName, version: version(), ringSetupFlags: ring.setupFlags };
-    const registry = createMetrics(
-      metricsSource(() => current.storage),
-      facts,
-    );
+    const registry = createMetrics(metricsSource(current), facts);
     const metrics = async () => ({ contentType: registry.contentType, text: await registry.metrics() });
     const http = await startHttpServer({ ...config.metrics, health, metrics, log });
     resources.defer(() => http.close());
@@ -260,6 +256,7 @@ async function start(options: {
   const kernelDevices = new NbdDevices({ storage: opened, log, recordDirectory });
   const devices = new HeldDevices(kernelDevices, volumes, log);
   resources.defer(() => devices.release());
+  current.devices = devices;
   const judge: JudgeAttachment = (volumeId, attachmentNumber) =>
     volumes.attachmentVerdict(volumeId, attachmentNumber);
   const volumeIds = await new DeviceRecords(recordDirectory).list();

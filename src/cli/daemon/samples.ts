@@ -1,12 +1,18 @@
-// What the metrics page reads from the storage of this node at each scrape.
+// What the metrics page reads from the storage and the devices of this node at each scrape.
 
 import { isHoldfastError } from '../../core/errors.ts';
 import type { ReplicaStatus } from '../../dataplane/node-storage.ts';
 import type { Storage } from '../../dataplane/storage.ts';
+import type { DeviceService } from '../../host/device-service.ts';
 import type { MetricsSource, VolumeSample } from '../../observe/metrics.ts';
 
-/** `storage` answers undefined until it is open: a scrape during the start shows what there is. */
-export function metricsSource(storage: () => Storage | undefined): MetricsSource {
+/** What is there so far: a scrape during the start shows that. */
+export interface Sampled {
+  storage?: Storage;
+  devices?: Pick<DeviceService, 'list' | 'waitingSince'>;
+}
+
+export function metricsSource(sampled: Readonly<Sampled>): MetricsSource {
   const sample = async (current: Storage, replica: ReplicaStatus): Promise<VolumeSample | undefined> => {
     const { volumeId } = replica;
     if (replica.superblock === undefined) return undefined;
@@ -29,14 +35,20 @@ export function metricsSource(storage: () => Storage | undefined): MetricsSource
 
   return {
     async volumes() {
-      const current = storage();
+      const current = sampled.storage;
       if (current === undefined) return [];
       const replicas = await current.replicas();
       const samples = await Promise.all(replicas.map((replica) => sample(current, replica)));
       return samples.filter((found) => found !== undefined);
     },
-    pools: async () => (await storage()?.pools()) ?? [],
-    closedPools: () => storage()?.closedPools() ?? [],
-    threads: async () => (await storage()?.threadCounters()) ?? [],
+    pools: async () => (await sampled.storage?.pools()) ?? [],
+    closedPools: () => sampled.storage?.closedPools() ?? [],
+    devices: () =>
+      (sampled.devices?.list() ?? []).map(({ volumeId, path }) => ({
+        volumeId,
+        path,
+        waitingSince: sampled.devices?.waitingSince(volumeId),
+      })),
+    threads: async () => (await sampled.storage?.threadCounters()) ?? [],
   };
 }

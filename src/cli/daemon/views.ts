@@ -5,14 +5,14 @@ import type { VolumeRecord } from '../../control/records.ts';
 import { provisionedIn } from '../../control/sizes.ts';
 import type { PoolCapacity } from '../../control/volume-service.ts';
 import type { ClosedPool, PoolStatus, ReplicaStatus } from '../../dataplane/node-storage.ts';
-import type { AttachedDevice } from '../../host/device-service.ts';
+import type { DeviceService } from '../../host/device-service.ts';
 import type { NodeView, PoolView, VolumeView } from '../api-schema.ts';
 
-/** `local`: this node's copy. `device`: this node's block device of it. `closed`: this node's pools that are not open. */
+/** `local`: this node's copy. `devices`: this node's block devices. `closed`: this node's pools that are not open. */
 export function volumeView(
   record: VolumeRecord,
   local: ReplicaStatus | undefined,
-  device: AttachedDevice | undefined,
+  devices: Pick<DeviceService, 'find' | 'waitingSince'>,
   closed: readonly ClosedPool[],
 ): VolumeView {
   const { attachment } = record;
@@ -37,7 +37,8 @@ export function volumeView(
         problem: isHere ? problemOf(pool, local, closed) : '',
       };
     }),
-    device: device?.path ?? '',
+    device: devices.find(record.id)?.path ?? '',
+    deviceWaitingSince: devices.waitingSince(record.id)?.toISOString() ?? '',
     serving: local?.isOpen ?? false,
     labels: { ...record.labels },
   };

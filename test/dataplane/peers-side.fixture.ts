@@ -86,6 +86,7 @@ class TestHost implements GreetedHost, PeersHost {
   readonly heard: Heard[] = [];
   readonly closed: number[] = [];
   readonly accepted: number[] = [];
+  readonly opened: number[] = [];
   readonly events: PeerEvent[] = [];
   readonly hoard: number[] = [];
   readonly waiting = new Map<number, (value: unknown) => void>();
@@ -94,7 +95,7 @@ class TestHost implements GreetedHost, PeersHost {
   receivedCount = 0;
   isHoarding = false;
   isRecording = false;
-  isFrozen = false;
+  isStopping = false;
 
   constructor(thread: Thread) {
     this.peers = new Peers(thread, {
@@ -298,6 +299,7 @@ class TestHost implements GreetedHost, PeersHost {
       case 'connect': {
         const link =
           command.address === 'local' ? peers.connectLocal(this) : peers.connect(this, command.address);
+        this.opened.push(link);
         this.waiting.set(link, answer);
         peers.sendControl(link, frames.FRAME_HELLO, command.hello);
         return;
@@ -332,7 +334,8 @@ class TestHost implements GreetedHost, PeersHost {
         return;
       case 'stop':
         answer(undefined);
-        peers.thread.stop();
+        this.isStopping = true;
+        peers.stop();
         return;
     }
   }
@@ -375,6 +378,7 @@ class TestHost implements GreetedHost, PeersHost {
       heard: this.heard,
       closed: this.closed,
       accepted: this.accepted,
+      opened: this.opened,
       events: this.events,
       hoardCount: this.hoard.length,
     };
@@ -388,7 +392,10 @@ thread.run(
     const { id, command } = message as { id: number; command: SideCommand };
     host.command(command, (value) => port.postMessage({ id, value }));
   },
-  () => false,
+  () => {
+    if (host.isStopping && host.peers.isIdle) thread.stop();
+    return host.isStopping;
+  },
   countCollections,
 );
 thread.dispose();

@@ -56,6 +56,7 @@ export interface SideStats {
   readonly heard: readonly Heard[];
   readonly closed: readonly number[];
   readonly accepted: readonly number[];
+  readonly opened: readonly number[];
   readonly events: readonly PeerEvent[];
   readonly hoardCount: number;
 }
@@ -119,7 +120,7 @@ export const SESSION: Hello = {
 
 export class Side {
   readonly #worker: Worker;
-  readonly #waiting = new Map<number, (value: unknown) => void>();
+  readonly #waiting = new Map<number, { resolve(value: unknown): void; reject(error: unknown): void }>();
   readonly #ready: Promise<void>;
   readonly #exited: Promise<void>;
   #eventFd = -1;
@@ -144,7 +145,10 @@ export class Side {
     });
     this.#exited = new Promise((resolve) => this.#worker.once('exit', () => resolve()));
     this.#ready = new Promise((resolve, reject) => {
-      this.#worker.once('error', reject);
+      this.#worker.on('error', (error) => {
+        reject(error);
+        for (const waiting of this.#waiting.values()) waiting.reject(error);
+      });
       this.#worker.on('message', (message) => {
         if (message.event?.type === 'ready') {
           this.#eventFd = message.event.eventFd;
@@ -152,7 +156,7 @@ export class Side {
         } else if (message.handOver !== undefined) {
           this.onHandOver(message.handOver);
         } else {
-          this.#waiting.get(message.id)?.(message.value);
+          this.#waiting.get(message.id)?.resolve(message.value);
           this.#waiting.delete(message.id);
         }
       });
@@ -162,8 +166,8 @@ export class Side {
   ask(command: SideCommand): Promise<unknown> {
     const id = this.#nextId;
     this.#nextId += 1;
-    return new Promise((resolve) => {
-      this.#waiting.set(id, resolve);
+    return new Promise((resolve, reject) => {
+      this.#waiting.set(id, { resolve, reject });
       this.#worker.postMessage({ id, command });
       native.signalEventFd(this.#eventFd);
     });

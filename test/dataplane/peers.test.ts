@@ -1,6 +1,8 @@
 // Two data-plane threads with links between them over loopback TCP, and what goes over those.
 
+import { connect as connectSocket } from 'node:net';
 import { afterEach, describe, expect, test } from 'vitest';
+import { native } from '../../src/dataplane/native.ts';
 import * as frames from '../../src/replication/frames.ts';
 import type { FrameFields } from '../../src/replication/frames.ts';
 import {
@@ -267,6 +269,28 @@ test('a peer that cannot be reached ends in linkClosed', async () => {
   const closedPort = 1;
   expect(await a.connect(closedPort)).toMatchObject({ type: 0 });
   expect((await a.stats()).events).toMatchObject([{ type: 'unreachable', peer: '127.0.0.1:1' }]);
+});
+
+test('a peer that never answers a connect ends in linkClosed, and gives way to closeLink at once', async () => {
+  const [a] = await startPair();
+  // Its queue is full and nobody accepts: the kernel does not answer any more.
+  const { fd, port } = native.listenTcp('127.0.0.1', 0, 1);
+  const fillers = Array.from({ length: 4 }, () => connectSocket(port, '127.0.0.1'));
+  for (const filler of fillers) filler.on('error', () => undefined);
+  await new Promise((resolve) => setTimeout(resolve, 200));
+  const waiting = a.connect(port);
+  void a.connect(port);
+  const { opened } = await eventually(
+    () => a.stats(),
+    (stats) => stats.opened.length === 2,
+  );
+  await a.ask({ type: 'close', link: opened[1] ?? -1 });
+  expect(await waiting).toMatchObject({ type: 0, link: opened[0] });
+  const { closed, events } = await a.stats();
+  expect(closed).toEqual([opened[0]]);
+  expect(events).toMatchObject([{ type: 'unreachable', reason: expect.stringContaining('no answer') }]);
+  for (const filler of fillers) filler.destroy();
+  native.close(fd);
 });
 
 test.each([

@@ -30,6 +30,9 @@ const BATCH_BYTES = 1024 * 1024;
 /** More than a thread has buffers for: only control messages could reach it. */
 const QUEUE_LIMIT_BYTES = 256 * 1024 * 1024;
 
+/** Until there is a frame to send: strangers have none. */
+const NOTHING = new Int32Array();
+
 export class LinkSender {
   readonly writer = new FrameWriter();
   /** Frames are sent once it is there. */
@@ -44,8 +47,8 @@ export class LinkSender {
   readonly #isSummed: boolean;
   readonly #vector: SendVector;
   /** By place in the queue: the slot of a payload, or NONE; how many bytes follow the header. */
-  readonly #request = new Int32Array(SEND_QUEUE_FRAMES).fill(NONE);
-  readonly #payloadBytes = new Int32Array(SEND_QUEUE_FRAMES);
+  #request = NOTHING;
+  #payloadBytes = NOTHING;
   /** Control messages by place: rare. */
   readonly #messages = new Map<number, Uint8Array>();
   /** What precedes all frames. */
@@ -178,6 +181,10 @@ export class LinkSender {
   }
 
   #hasRoom(byteCount: number): boolean {
+    if (this.#request === NOTHING) {
+      this.#request = new Int32Array(SEND_QUEUE_FRAMES).fill(NONE);
+      this.#payloadBytes = new Int32Array(SEND_QUEUE_FRAMES);
+    }
     return this.#tail - this.#head < SEND_QUEUE_FRAMES && this.#queuedBytes + byteCount <= QUEUE_LIMIT_BYTES;
   }
 

@@ -518,7 +518,11 @@ export class Link implements PeerLink {
   checkDeadlines(nowMs: number, isMemoryShort: boolean): void {
     const ageMs = nowMs - this.#sinceMs;
     if (this.#state < OPEN && ageMs >= GREETING_LIMIT_MS) {
-      this.end(`no greeting within ${GREETING_LIMIT_MS / 1000} seconds`);
+      if (this.#isInitiator) {
+        const reason = `no answer within ${GREETING_LIMIT_MS / 1000} seconds`;
+        this.#peers.event({ type: 'unreachable', peer: this.#peer, reason });
+      }
+      this.end();
     } else if (this.#state === LINGERING && ageMs >= LINGER_LIMIT_MS) {
       this.end();
     } else if (

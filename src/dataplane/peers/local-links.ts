@@ -28,6 +28,8 @@ import type { PeerLink, PeersOptions } from './peers.ts';
 const CAPACITY = 8192;
 const MASK = CAPACITY - 1;
 const NUMBERS = 4;
+/** What two ends say to each other may never end: then it is the others' turn. */
+const FRAMES_PER_TURN = 1024;
 /** As a type: the other end is gone. */
 const CLOSED = 0;
 
@@ -76,6 +78,8 @@ export class LocalLinks {
   #tail = 0;
   /** The oldest frame found no slot. */
   isWaiting = false;
+  /** Frames that may still be delivered in this turn. */
+  #turnLeft = FRAMES_PER_TURN;
 
   /** `gone`: an end's number may be forgotten. */
   constructor(slots: PeerSlots, options: PeersOptions, gone: (end: LocalEnd) => void) {
@@ -85,7 +89,16 @@ export class LocalLinks {
   }
 
   get hasWork(): boolean {
+    return this.#head < this.#tail && !this.isWaiting && this.#turnLeft > 0;
+  }
+
+  /** The rest is for the next turn. */
+  get isInterrupted(): boolean {
     return this.#head < this.#tail && !this.isWaiting;
+  }
+
+  beginTurn(): void {
+    this.#turnLeft = FRAMES_PER_TURN;
   }
 
   push(to: LocalEnd, fields: FrameFields, request: number): void {
@@ -113,11 +126,9 @@ export class LocalLinks {
     this.#place(other, CLOSED);
   }
 
-  /** Delivers what waits, and what that makes others send. False: there was nothing. */
-  deliver(): boolean {
-    const hadWork = this.hasWork;
-    while (this.hasWork && this.#deliverOne(this.#head & MASK));
-    return hadWork;
+  /** Delivers what waits, and what that makes others send. */
+  deliver(): void {
+    while (this.hasWork && this.#deliverOne(this.#head & MASK)) this.#turnLeft -= 1;
   }
 
   #place(to: LocalEnd, type: number): number {
@@ -191,8 +202,7 @@ export class LocalLinks {
   #closed(end: LocalEnd): void {
     const { host } = end;
     end.host = undefined;
-    if (host === undefined) return;
     this.#gone(end);
-    host.linkClosed(end.number);
+    host?.linkClosed(end.number);
   }
 }

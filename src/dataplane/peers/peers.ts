@@ -63,6 +63,7 @@ export class Peers {
   readonly #links: (PeerLink | undefined)[] = new Array<PeerLink | undefined>(LINK_CAPACITY).fill(undefined);
   readonly #free: number[] = [];
   readonly #local: LocalLinks;
+  readonly #listeners = new Set<number>();
   readonly #unproven: Link[] = [];
   readonly #dirty: Link[] = [];
   #dirtyCount = 0;
@@ -161,8 +162,22 @@ export class Peers {
     this.thread.listen(LISTENER_INDEX + fd, {
       fd,
       accepted: (accepted) => this.#accepted(accepted),
-      ended: () => native.close(fd),
+      ended: () => {
+        this.#listeners.delete(fd);
+        native.close(fd);
+      },
     });
+    this.#listeners.add(fd);
+  }
+
+  /** Ends everything, for a thread that stops; the hosts are not told. Turns are needed until isIdle. */
+  stop(): void {
+    for (const fd of this.#listeners) native.shutdownSocket(fd);
+    for (const link of this.#links) link?.close();
+  }
+
+  get isIdle(): boolean {
+    return this.#listeners.size === 0 && this.#free.length === LINK_CAPACITY;
   }
 
   /** A connection that another thread has accepted. */
@@ -277,10 +292,11 @@ export class Peers {
   }
 
   get isInterrupted(): boolean {
-    return this.#interruptedCount > 0;
+    return this.#interruptedCount > 0 || this.#local.isInterrupted;
   }
 
   goOnWithInterrupted(): void {
+    this.#local.beginTurn();
     const count = this.#interruptedCount;
     const links = this.#interrupted;
     // Who is interrupted again comes after those that are not served yet.

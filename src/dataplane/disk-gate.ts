@@ -1,5 +1,6 @@
 // The way to a pool's files for the main thread: a few operations at a time, so that a disk that hangs keeps a few
 // of libuv's threads and the other pools and the store have the rest; and nobody waits for such a disk for long.
+// Looks have a way of their own: what can still be told about the pool does not wait for changes that hang.
 //
 // An operation that has begun is never given up: only its caller stops waiting. While one is overdue the others are
 // refused at once, and those that had not begun never begin.
@@ -7,7 +8,14 @@
 import { HoldfastError } from '../core/errors.ts';
 import { inTime } from './in-time.ts';
 
-export const OPERATIONS_AT_A_TIME = 4;
+export const CHANGES_AT_A_TIME = 3;
+export const LOOKS_AT_A_TIME = 1;
+
+interface Lane {
+  readonly limit: number;
+  runningCount: number;
+  waiting: Waiting[];
+}
 
 interface Waiting {
   begin(): void;
@@ -18,8 +26,8 @@ interface Waiting {
 export class DiskGate {
   readonly #pool: string;
   readonly #directory: string;
-  #runningCount = 0;
-  #waiting: Waiting[] = [];
+  readonly #changes: Lane = { limit: CHANGES_AT_A_TIME, runningCount: 0, waiting: [] };
+  readonly #looks: Lane = { limit: LOOKS_AT_A_TIME, runningCount: 0, waiting: [] };
   #overdueCount = 0;
 
   constructor(pool: string, directory: string) {
@@ -33,7 +41,31 @@ export class DiskGate {
   }
 
   /** UNAVAILABLE after the deadline, and at once while the disk does not answer. `doing`: 'creating volume …'. */
-  async run<Result>(doing: string, deadlineMs: number, work: () => Promise<Result>): Promise<Result> {
+  run<Result>(doing: string, deadlineMs: number, work: () => Promise<Result>): Promise<Result> {
+    return this.#inTime(this.#changes, doing, deadlineMs, work);
+  }
+
+  /** The same for what changes nothing. */
+  look<Result>(doing: string, deadlineMs: number, work: () => Promise<Result>): Promise<Result> {
+    return this.#inTime(this.#looks, doing, deadlineMs, work);
+  }
+
+  /** Never refused or given up: for what must come to its end, and whose caller has a deadline of its own. */
+  hold<Result>(overdueMs: number, work: () => Promise<Result>): Promise<Result> {
+    return this.#inPlace(this.#changes, undefined, () => this.#timed(overdueMs, work));
+  }
+
+  /** UNAVAILABLE while the disk does not answer. */
+  require(doing: string): void {
+    if (this.#overdueCount > 0) throw this.#error(doing);
+  }
+
+  async #inTime<Result>(
+    lane: Lane,
+    doing: string,
+    deadlineMs: number,
+    work: () => Promise<Result>,
+  ): Promise<Result> {
     this.require(doing);
     let isAbandoned = false;
     const refused = Promise.withResolvers<never>();
@@ -42,7 +74,7 @@ export class DiskGate {
       isAbandoned = true;
       refused.reject(this.#error(doing));
     };
-    const done = this.#inPlace(refuse, async () => {
+    const done = this.#inPlace(lane, refuse, async () => {
       if (isAbandoned) throw this.#error(doing);
       return await this.#timed(deadlineMs, work);
     });
@@ -53,27 +85,21 @@ export class DiskGate {
     });
   }
 
-  /** Never refused or given up: for what must come to its end, and whose caller has a deadline of its own. */
-  hold<Result>(overdueMs: number, work: () => Promise<Result>): Promise<Result> {
-    return this.#inPlace(undefined, () => this.#timed(overdueMs, work));
-  }
-
-  /** UNAVAILABLE while the disk does not answer. */
-  require(doing: string): void {
-    if (this.#overdueCount > 0) throw this.#error(doing);
-  }
-
-  async #inPlace<Result>(refuse: Waiting['refuse'], work: () => Promise<Result>): Promise<Result> {
-    if (this.#runningCount >= OPERATIONS_AT_A_TIME) {
-      await new Promise<void>((begin) => this.#waiting.push({ begin, refuse }));
+  async #inPlace<Result>(
+    lane: Lane,
+    refuse: Waiting['refuse'],
+    work: () => Promise<Result>,
+  ): Promise<Result> {
+    if (lane.runningCount >= lane.limit) {
+      await new Promise<void>((begin) => lane.waiting.push({ begin, refuse }));
     } else {
-      this.#runningCount += 1;
+      lane.runningCount += 1;
     }
     try {
       return await work();
     } finally {
-      const next = this.#waiting.shift();
-      if (next === undefined) this.#runningCount -= 1;
+      const next = lane.waiting.shift();
+      if (next === undefined) lane.runningCount -= 1;
       else next.begin();
     }
   }
@@ -94,9 +120,11 @@ export class DiskGate {
   }
 
   #refuseWaiting(): void {
-    const waiting = this.#waiting;
-    this.#waiting = waiting.filter(({ refuse }) => refuse === undefined);
-    for (const { refuse } of waiting) refuse?.();
+    for (const lane of [this.#changes, this.#looks]) {
+      const waiting = lane.waiting;
+      lane.waiting = waiting.filter(({ refuse }) => refuse === undefined);
+      for (const { refuse } of waiting) refuse?.();
+    }
   }
 
   #error(doing: string): HoldfastError {

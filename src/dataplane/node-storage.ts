@@ -94,6 +94,7 @@ export interface ExportHandle {
   close(): Promise<void>;
 }
 
+/** Nothing here waits for a disk without end: UNAVAILABLE then, with the pool's name; the outcome may be unknown. */
 export interface NodeStorage {
   /** Those that are open and can be used. One that no longer can is among the closed ones when it resolves. */
   pools(): Promise<PoolStatus[]>;

@@ -14,7 +14,7 @@ import { type FileHandle, stat, statfs } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { HoldfastError } from '../core/errors.ts';
 import { BLOCK_BYTES, GIB, roundUp } from '../core/units.ts';
-import { DiskGate, OPERATIONS_AT_A_TIME } from './disk-gate.ts';
+import { CHANGES_AT_A_TIME, DiskGate } from './disk-gate.ts';
 import { hasErrno, storageError } from './durable-files.ts';
 import type { PoolStatus } from './node-storage.ts';
 import {
@@ -262,7 +262,7 @@ export class Pool {
         this.#provisioned.set(volumeId, await sizeOnDisk(this.replicaDirectory(volumeId)));
       }
     };
-    await Promise.all(Array.from({ length: OPERATIONS_AT_A_TIME }, countOn));
+    await Promise.all(Array.from({ length: CHANGES_AT_A_TIME }, countOn));
   }
 }
 

@@ -38,6 +38,8 @@ import type { WindowFiles } from './window-files.ts';
 import { whileBusy } from './while-busy.ts';
 
 const EIO = 5;
+/** For what only looks at a disk: the answer to a request that concerns other pools too waits for it. */
+const LOOK_DEADLINE_MS = 10_000;
 const KERNEL_SOCKET_BYTES = 4 * 1024 * 1024;
 
 interface OpenedVolume {
@@ -57,6 +59,8 @@ export class Storage implements NodeStorage {
   readonly #watchdog: Watchdog;
   readonly #open = new Map<string, OpenedVolume>();
   readonly #turns: VolumeTurns;
+  readonly #deadlineMs: number;
+  readonly #lookDeadlineMs: number;
   readonly #exports: UnixExports;
   /** Replicas that failed and whose mark is not on disk: the disk that failed may refuse it. */
   readonly #failures = new Map<string, string>();
@@ -77,12 +81,19 @@ export class Storage implements NodeStorage {
     this.#threads = threads;
     this.#windows = windows;
     this.#watchdog = watchdog;
+    this.#deadlineMs = answerDeadlineMs;
+    this.#lookDeadlineMs = Math.min(LOOK_DEADLINE_MS, answerDeadlineMs / 2);
     this.#turns = new VolumeTurns(answerDeadlineMs, (volumeId) => this.#diskOf(volumeId));
     this.#exports = new UnixExports(this.#turns);
   }
 
   async pools(): Promise<PoolStatus[]> {
-    const statuses = this.#pools.opened().map((pool) => unlessBroken(pool.status()));
+    const statuses = this.#pools.opened().map((pool) =>
+      unlessBroken(
+        pool,
+        this.#look(pool, 'asking for the space', () => pool.status()),
+      ),
+    );
     return (await Promise.all(statuses)).filter((status) => status !== undefined);
   }
 
@@ -95,7 +106,10 @@ export class Storage implements NodeStorage {
   }
 
   async createReplica(spec: ReplicaSpec): Promise<void> {
-    await createReplica(this.#pools.required(spec.pool), spec);
+    const pool = this.#pools.required(spec.pool);
+    await pool.gate.run(`creating volume ${spec.volumeId}`, this.#deadlineMs, () =>
+      createReplica(pool, spec),
+    );
   }
 
   async deleteReplica(volumeId: string, poolName: string): Promise<void> {
@@ -104,18 +118,17 @@ export class Storage implements NodeStorage {
         throw new HoldfastError('CONFLICT', `volume ${volumeId} is in use: detach it first`);
       }
       const pool = this.#pools.unlessForgotten(poolName);
-      if (pool !== undefined) await deleteReplica(pool, this.#windows, volumeId);
+      if (pool !== undefined) {
+        pool.gate.require(`deleting volume ${volumeId}`);
+        await this.#hold(pool, () => deleteReplica(pool, this.#windows, volumeId));
+      }
       this.#failures.delete(volumeId);
     });
   }
 
   async replicas(): Promise<ReplicaStatus[]> {
-    const found: ReplicaStatus[] = [];
-    for (const pool of this.#pools.opened()) {
-      const ids = (await unlessBroken(pool.volumeIds())) ?? [];
-      found.push(...(await Promise.all(ids.map((volumeId) => this.#describe(pool, volumeId)))));
-    }
-    return found;
+    const found = this.#pools.opened().map((pool) => unlessBroken(pool, this.#replicasIn(pool)));
+    return (await Promise.all(found)).flatMap((replicas) => replicas ?? []);
   }
 
   async replica(volumeId: string): Promise<ReplicaStatus | undefined> {
@@ -124,7 +137,9 @@ export class Storage implements NodeStorage {
   }
 
   async hasData(volumeId: string): Promise<boolean> {
-    return await holdsData(await this.#requirePoolOf(volumeId), volumeId);
+    const pool = await this.#requirePoolOf(volumeId);
+    const doing = `looking for data of volume ${volumeId}`;
+    return await pool.gate.look(doing, this.#deadlineMs, () => holdsData(pool, volumeId));
   }
 
   async openVolume(open: OpenVolume): Promise<OpeningReport> {
@@ -132,7 +147,7 @@ export class Storage implements NodeStorage {
     return await this.#turns.run(volumeId, `opening volume ${volumeId}`, async (turn) => {
       const opened = this.#open.get(volumeId);
       if (opened !== undefined) {
-        await this.#marking(volumeId, opened.replica.directory, () => this.#adopt(opened, open));
+        await this.#marking(opened.pool, volumeId, () => this.#adopt(opened, open));
       }
       const { lastEnd, window } = opened?.replica ?? (await this.#openFresh(open));
       if (opened === undefined && turn.isAbandoned) await this.#closeOpen(volumeId);
@@ -152,9 +167,12 @@ export class Storage implements NodeStorage {
     await this.#turns.run(volumeId, `growing volume ${volumeId}`, async () => {
       const pool = await this.#requirePoolOf(volumeId);
       const opened = this.#open.get(volumeId);
-      const directory = pool.replicaDirectory(volumeId);
-      await this.#requireUnfailed(volumeId, directory);
-      await this.#marking(volumeId, directory, () => growReplica(pool, volumeId, sizeBytes, opened?.replica));
+      await this.#marking(pool, volumeId, () =>
+        this.#hold(pool, async () => {
+          await this.#requireUnfailed(pool, volumeId);
+          await growReplica(pool, volumeId, sizeBytes, opened?.replica);
+        }),
+      );
       if (opened === undefined) return;
       await opened.thread.ask({ type: 'grow', volumeId, sizeBytes: opened.replica.sizeBytes });
     });
@@ -167,11 +185,12 @@ export class Storage implements NodeStorage {
     await this.#turns.run(volumeId, `recording a change of volume ${volumeId}`, async () => {
       const opened = this.#open.get(volumeId);
       const pool = opened?.pool ?? (await this.#requirePoolOf(volumeId));
-      const directory = pool.replicaDirectory(volumeId);
-      await this.#marking(volumeId, directory, async () => {
-        if (opened !== undefined) await opened.replica.superblock.update(change);
-        else await this.#updateClosed(pool, volumeId, change);
-      });
+      await this.#marking(pool, volumeId, () =>
+        this.#hold(pool, async () => {
+          if (opened !== undefined) await opened.replica.superblock.update(change);
+          else await this.#updateClosed(pool, volumeId, change);
+        }),
+      );
     });
   }
 
@@ -227,7 +246,7 @@ export class Storage implements NodeStorage {
     if (this.#failures.has(volumeId)) return;
     this.#failures.set(volumeId, reason);
     const opened = this.#open.get(volumeId);
-    if (opened !== undefined) void this.#mark(volumeId, opened.replica.directory, reason);
+    if (opened !== undefined) void this.#mark(opened.pool, volumeId, reason);
   }
 
   close(): Promise<void> {
@@ -252,14 +271,18 @@ export class Storage implements NodeStorage {
   async #openFresh(open: OpenVolume): Promise<OpenReplica> {
     const { volumeId } = open;
     const pool = await this.#requirePoolOf(volumeId);
-    const directory = pool.replicaDirectory(volumeId);
-    await this.#requireUnfailed(volumeId, directory);
     const { durability } = open;
-    const replica = await this.#marking(volumeId, directory, () =>
-      whileBusy(() => openReplica(pool, this.#windows, volumeId, this.#bootId, durability)),
+    // Waiting for another process holds up nobody else who wants this disk.
+    const replica = await this.#marking(pool, volumeId, () =>
+      whileBusy(() =>
+        this.#hold(pool, async () => {
+          await this.#requireUnfailed(pool, volumeId);
+          return await openReplica(pool, this.#windows, volumeId, this.#bootId, durability);
+        }),
+      ),
     );
     try {
-      await this.#marking(volumeId, directory, () => this.#promise(replica, open));
+      await this.#marking(pool, volumeId, () => this.#promise(pool, replica, open));
       const thread = this.#leastLoaded(pool);
       const { superblock } = replica;
       await thread.ask({
@@ -299,7 +322,7 @@ export class Storage implements NodeStorage {
       opened.attachmentNumber = open.attachmentNumber;
       await opened.thread.ask({ type: 'disconnect', volumeId: open.volumeId });
     }
-    await this.#promise(opened.replica, open);
+    await this.#promise(opened.pool, opened.replica, open);
     const { volumeId, epoch, attachmentNumber } = open;
     await opened.thread.ask({ type: 'adopt', volumeId, epoch, attachmentNumber });
   }
@@ -313,18 +336,19 @@ export class Storage implements NodeStorage {
     this.#open.delete(volumeId);
     thread.volumeCount -= 1;
     try {
-      await replica.files.data.datasync();
-      await replica.files.intent.datasync();
-      if (!counters.hasFailed) {
+      await this.#hold(pool, async () => {
+        await replica.files.data.datasync();
+        await replica.files.intent.datasync();
+        if (counters.hasFailed) return;
         const { promisedEpoch } = replica.superblock.current;
         await replica.superblock.update({ cleanMark: { epoch: promisedEpoch } });
         // Empty, and of no more use. One that stays is believed, which is as good.
         await this.#windows.remove(pool.id, volumeId).catch(() => undefined);
-      }
+      });
     } catch (error) {
       const reason = `the last flush at its closing failed (${errorText(error)})`;
       this.#failures.set(volumeId, reason);
-      await this.#mark(volumeId, replica.directory, reason);
+      await this.#mark(pool, volumeId, reason);
       throw error;
     } finally {
       await replica.release();
@@ -332,15 +356,16 @@ export class Storage implements NodeStorage {
   }
 
   /** Durable before anything is acknowledged in the new epoch or to the new attachment. In a set of one the set is known. */
-  async #promise(replica: OpenReplica, open: OpenVolume): Promise<void> {
+  async #promise(pool: Pool, replica: OpenReplica, open: OpenVolume): Promise<void> {
     const { superblock, replicaId } = replica;
     const { incarnation } = superblock.current;
-    await superblock.update({
+    const change = {
       promisedEpoch: open.epoch,
       attachmentNumber: open.attachmentNumber,
       lastInSyncIncarnation: incarnation,
       inSync: { epoch: open.epoch, members: [{ replicaId, incarnation, node: this.#nodeName }] },
-    });
+    };
+    await this.#hold(pool, () => superblock.update(change));
   }
 
   /** What the superblock promised is unknown from here on: nothing more may be acknowledged on its word. */
@@ -357,7 +382,7 @@ export class Storage implements NodeStorage {
   /** The superblock of a copy that is not open. */
   async #updateClosed(pool: Pool, volumeId: string, change: Partial<Superblock>): Promise<void> {
     const directory = pool.replicaDirectory(volumeId);
-    await this.#requireUnfailed(volumeId, directory);
+    await this.#requireUnfailed(pool, volumeId);
     const files = await openFiles(directory, volumeId, pool.ioMode);
     try {
       const superblock = await SuperblockFile.load(files.superblock, join(directory, SUPERBLOCK_FILE_NAME));
@@ -368,7 +393,8 @@ export class Storage implements NodeStorage {
   }
 
   /** IO once something of it was lost, until a person has looked. */
-  async #requireUnfailed(volumeId: string, directory: string): Promise<void> {
+  async #requireUnfailed(pool: Pool, volumeId: string): Promise<void> {
+    const directory = pool.replicaDirectory(volumeId);
     const failure = this.#failures.get(volumeId) ?? (await failureOf(directory));
     if (failure !== undefined) throw failureError(volumeId, directory, failure);
   }
@@ -377,11 +403,7 @@ export class Storage implements NodeStorage {
    * Whatever could not be made durable: the copy is marked before that is told, whoever asked for it. Tried again it
    * would succeed, and be believed, without what the disk has lost.
    */
-  async #marking<Result>(
-    volumeId: string,
-    directory: string,
-    operation: () => Promise<Result>,
-  ): Promise<Result> {
+  async #marking<Result>(pool: Pool, volumeId: string, operation: () => Promise<Result>): Promise<Result> {
     try {
       return await operation();
     } catch (error) {
@@ -393,14 +415,14 @@ export class Storage implements NodeStorage {
       }
       const reason = this.#failures.get(volumeId) ?? `a write to its metadata was lost (${errorText(error)})`;
       this.#failures.set(volumeId, reason);
-      await this.#mark(volumeId, directory, reason);
+      await this.#mark(pool, volumeId, reason);
       throw error;
     }
   }
 
-  async #mark(volumeId: string, directory: string, reason: string): Promise<void> {
+  async #mark(pool: Pool, volumeId: string, reason: string): Promise<void> {
     try {
-      await markFailed(directory, reason);
+      await this.#hold(pool, () => markFailed(pool.replicaDirectory(volumeId), reason));
       this.#failures.delete(volumeId);
     } catch {
       // What stays in memory holds as long as this process does.
@@ -408,6 +430,16 @@ export class Storage implements NodeStorage {
   }
 
   // ---- helpers
+
+  /** UNAVAILABLE when the disk does not say within a few seconds. */
+  #look<Result>(pool: Pool, doing: string, look: () => Promise<Result>): Promise<Result> {
+    return pool.gate.look(doing, this.#lookDeadlineMs, look);
+  }
+
+  /** For what happens in a volume's turn, whose deadline is the caller's. */
+  #hold<Result>(pool: Pool, operation: () => Promise<Result>): Promise<Result> {
+    return pool.gate.hold(this.#deadlineMs, operation);
+  }
 
   #leastLoaded(pool: Pool): ThreadHandle {
     const names = this.#pools.names();
@@ -426,7 +458,7 @@ export class Storage implements NodeStorage {
   }
 
   #diskOf(volumeId: string): string {
-    const pool = this.#open.get(volumeId)?.pool;
+    const pool = this.#open.get(volumeId)?.pool ?? this.#pools.opened().find((one) => counts(one, volumeId));
     return pool === undefined
       ? "the disk of the volume's pool"
       : `the disk of pool '${pool.name}' (${pool.directory})`;
@@ -434,15 +466,22 @@ export class Storage implements NodeStorage {
 
   async #poolOf(volumeId: string): Promise<Pool | undefined> {
     let problem: unknown;
-    for (const pool of this.#pools.opened()) {
+    for (const pool of this.#likelyFirst(volumeId)) {
       try {
-        if (await pool.has(volumeId)) return pool;
+        const doing = `looking for volume ${volumeId}`;
+        if (await this.#look(pool, doing, () => pool.has(volumeId))) return pool;
       } catch (error) {
         problem ??= error; // another pool may have it
       }
     }
     if (problem !== undefined) throw problem;
     return undefined;
+  }
+
+  /** The pool that counts a replica of the volume comes first: where another one hangs, nobody asks that. */
+  #likelyFirst(volumeId: string): Pool[] {
+    const pools = this.#pools.opened();
+    return pools.sort((a, b) => Number(counts(b, volumeId)) - Number(counts(a, volumeId)));
   }
 
   async #requirePoolOf(volumeId: string): Promise<Pool> {
@@ -461,18 +500,31 @@ export class Storage implements NodeStorage {
     );
   }
 
-  async #describe(pool: Pool, volumeId: string): Promise<ReplicaStatus> {
-    const description = await describeReplica(pool, volumeId);
-    const failure = this.#failures.get(volumeId) ?? (await failureOf(pool.replicaDirectory(volumeId)));
-    const problem = description.problem ?? failure;
-    return { volumeId, pool: pool.name, isOpen: this.#open.has(volumeId), ...description, problem };
+  async #replicasIn(pool: Pool): Promise<ReplicaStatus[]> {
+    const ids = await this.#look(pool, 'listing the replicas', () => pool.volumeIds());
+    const replicas: ReplicaStatus[] = [];
+    for (const volumeId of ids) replicas.push(await this.#describe(pool, volumeId));
+    return replicas;
+  }
+
+  #describe(pool: Pool, volumeId: string): Promise<ReplicaStatus> {
+    return this.#look(pool, `reading the replica of volume ${volumeId}`, async () => {
+      const description = await describeReplica(pool, volumeId);
+      const failure = this.#failures.get(volumeId) ?? (await failureOf(pool.replicaDirectory(volumeId)));
+      const problem = description.problem ?? failure;
+      return { volumeId, pool: pool.name, isOpen: this.#open.has(volumeId), ...description, problem };
+    });
   }
 }
 
+function counts(pool: Pool, volumeId: string): boolean {
+  return pool.claimedBytes(volumeId) !== undefined;
+}
+
 /** undefined: the pool is among the closed ones now, with the reason. One pool's trouble is not the others'. */
-async function unlessBroken<Result>(look: Promise<Result>): Promise<Result | undefined> {
+async function unlessBroken<Result>(pool: Pool, look: Promise<Result>): Promise<Result | undefined> {
   return await look.catch((error: unknown) => {
-    if (isHoldfastError(error)) return undefined;
+    if (isHoldfastError(error) && pool.problem !== undefined) return undefined;
     throw error;
   });
 }

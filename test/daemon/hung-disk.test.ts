@@ -85,3 +85,29 @@ test('a disk that hangs takes no other pool with it, and what holds a lock for i
   expect(await daemon.end()).toBe(1);
   await place.serving(options);
 }, 60_000);
+
+test('more creations in a pool that hangs than there are threads for files leave the store and the other pools alone', async () => {
+  const pools = ['--pool', `hung=${disk.directory}/pool`, '--pool', `sound=${place.path('sound')}`];
+  const daemon = await place.serving([...pools, '--stop-timeout', '1s']);
+  await disk.freeze();
+  const hanging = Array.from({ length: 17 }, (_, count) =>
+    place.child([
+      'volume',
+      'create',
+      `hung-${count}`,
+      '--size',
+      '8MiB',
+      '--pool',
+      'hung',
+      '--api',
+      daemon.api,
+    ]),
+  );
+  // Nothing tells from outside how far they are; too early, this test proves less and fails no more.
+  await delay(8000);
+  const began = performance.now();
+  await daemon.json('volume', 'create', 'sound', '--size', '8MiB', '--pool', 'sound');
+  expect(performance.now() - began).toBeLessThan(10_000);
+  await disk.thaw();
+  for (const command of hanging) expect(await command.end()).toBe(0);
+}, 90_000);

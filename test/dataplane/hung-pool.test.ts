@@ -12,6 +12,7 @@ import { CMD, NbdClient } from '../support/nbd-client.ts';
 
 const MIB = 1024 * 1024;
 const STUCK_AFTER_MS = 400;
+const DEADLINE_MS = 4000;
 const VOLUMES = { hung: 'aa'.repeat(16), sound: 'bb'.repeat(16) };
 type PoolName = keyof typeof VOLUMES;
 
@@ -41,7 +42,7 @@ afterEach(async () => {
   await storage.close();
 });
 
-async function start(threadCount: number): Promise<void> {
+async function start(threadCount: number, answerDeadlineMs?: number): Promise<void> {
   events = [];
   const directories = { hung: join(disk.directory, 'pool'), sound: join(directory, 'sound') };
   const pool = (name: PoolName) => ({
@@ -57,6 +58,7 @@ async function start(threadCount: number): Promise<void> {
     threadCount,
     busyPollMicros: 0,
     stuckAfterMs: STUCK_AFTER_MS,
+    answerDeadlineMs,
     testFaults: new Set(),
     onEvent: () => undefined,
     onHungDisk: (pools, isOver) => events.push(`${pools.join()} ${isOver ? 'answers' : 'hangs'}`),
@@ -64,9 +66,8 @@ async function start(threadCount: number): Promise<void> {
   });
 }
 
-async function serve(pool: PoolName): Promise<NbdClient> {
-  const volumeId = VOLUMES[pool];
-  await storage.createReplica({
+function create(pool: PoolName, volumeId = VOLUMES[pool]): Promise<void> {
+  return storage.createReplica({
     volumeId,
     volumeName: pool,
     replicaId: volumeId,
@@ -77,7 +78,15 @@ async function serve(pool: PoolName): Promise<NbdClient> {
     durability: 'writeback',
     failureMode: 'soft',
   });
-  await storage.openVolume({ volumeId, epoch: 2, opening: volumeId, attachmentNumber: 0 });
+}
+
+const open = (pool: PoolName) =>
+  storage.openVolume({ volumeId: VOLUMES[pool], epoch: 2, opening: VOLUMES[pool], attachmentNumber: 0 });
+
+async function serve(pool: PoolName): Promise<NbdClient> {
+  const volumeId = VOLUMES[pool];
+  await create(pool);
+  await open(pool);
   const { path } = await storage.exportUnix(volumeId, pool, join(directory, `${pool}.sock`));
   const client = await NbdClient.connect(path, pool);
   clients.push(client);
@@ -135,4 +144,41 @@ test('a single thread makes no call that waits to a disk that left what is in th
   await disk.thaw();
   expect((await trim).error).toBe(0);
   expect((await write).error).toBe(0);
+}, 20_000);
+
+test('what a hung disk holds up is refused by name, at first after the deadline and then at once; a sound pool goes on', async () => {
+  await start(2, DEADLINE_MS);
+  await create('hung');
+  await create('sound');
+  await disk.freeze();
+  const creating = create('hung', 'cc'.repeat(16));
+  const refusal = {
+    code: 'UNAVAILABLE',
+    message: expect.stringMatching(/the disk of pool 'hung' .* does not answer/),
+  };
+  await expect(creating).rejects.toMatchObject(refusal);
+
+  const began = performance.now();
+  const answers = await Promise.allSettled([
+    create('hung', 'dd'.repeat(16)),
+    open('hung'),
+    storage.replica(VOLUMES.hung),
+    storage.hasData(VOLUMES.hung),
+    storage.deleteReplica(VOLUMES.hung, 'hung'),
+    storage.resizeReplica(VOLUMES.hung, 16 * MIB),
+  ]);
+  for (const answer of answers) {
+    expect(answer).toEqual({ status: 'rejected', reason: expect.objectContaining(refusal) });
+  }
+  expect((await storage.pools()).map(({ name }) => name)).toEqual(['sound']);
+  expect(storage.closedPools().map(({ name }) => name)).toEqual(['hung']);
+  expect((await storage.replicas()).map(({ pool }) => pool)).toEqual(['sound']);
+  await open('sound');
+  expect(await storage.hasData(VOLUMES.sound)).toBe(false);
+  expect(performance.now() - began).toBeLessThan(DEADLINE_MS / 2);
+
+  await disk.thaw();
+  await expect.poll(() => storage.closedPools()).toEqual([]);
+  expect((await storage.replicas()).map(({ pool }) => pool).sort()).toEqual(['hung', 'hung', 'sound']);
+  await storage.deleteReplica('cc'.repeat(16), 'hung');
 }, 20_000);

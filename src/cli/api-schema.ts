@@ -60,6 +60,7 @@ const nodeSchema = z.object({
   lostAt: z.string(),
   cordoned: z.boolean(),
   draining: z.boolean(),
+  problem: z.string(),
 });
 
 const volumeSchema = z.object({

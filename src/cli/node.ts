@@ -41,6 +41,7 @@ async function show(name: string, options: ClientOptions): Promise<void> {
     [
       ['name', node.name],
       ['state', stateOf(node)],
+      ...(node.problem === '' ? [] : [['problem', node.problem]]),
       ['id', node.id],
       ['address', node.address],
       ['zone', node.zone],

@@ -91,9 +91,8 @@ export class NodeMembership {
     this.#options = options;
   }
 
-  /** The record is true when it resolves; liveness follows as the store allows. */
-  async start(): Promise<void> {
-    await this.publishPools();
+  /** Once. Record and liveness follow as store and disks allow: a start waits for neither. */
+  start(): void {
     if (this.#options.isShared) this.#tasks.push(this.#stayAlive());
     this.#tasks.push(this.#followPools());
   }
@@ -101,11 +100,12 @@ export class NodeMembership {
   /** Not alive at once, where the store can be told. */
   async close(): Promise<void> {
     this.#stop.abort();
-    await Promise.all(this.#tasks);
+    // A disk that hangs must not hold up the stop.
+    await Promise.race([Promise.all(this.#tasks), sleep(GOODBYE_MS, undefined, { ref: false })]);
   }
 
   /** Writes the record if the pools are others, or their room is considerably other than what it says. */
-  async publishPools(): Promise<void> {
+  async #publishPools(): Promise<void> {
     const pools = await poolsOf(this.#storage);
     const now = performance.now();
     if (this.#published !== undefined && !this.#isWorthWriting(this.#published, pools, now)) return;
@@ -136,14 +136,13 @@ export class NodeMembership {
 
   /** Never rejects. */
   async #followPools(): Promise<void> {
-    for (;;) {
-      await this.#pause(this.#options.lookIntervalMs ?? LOOK_INTERVAL_MS);
-      if (this.#stop.signal.aborted) return;
+    while (!this.#stop.signal.aborted) {
       try {
-        await this.publishPools();
+        await this.#publishPools();
       } catch (error) {
         this.#options.log.debug({ error }, "the pools' room could not be recorded");
       }
+      await this.#pause(this.#options.lookIntervalMs ?? LOOK_INTERVAL_MS);
     }
   }
 

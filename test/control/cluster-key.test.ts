@@ -1,4 +1,4 @@
-import { chmod, mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { chmod, chown, mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { inspect } from 'node:util';
@@ -69,7 +69,6 @@ test.each([0o640, 0o604, 0o620, 0o644])(
 
 test.skipIf(process.geteuid?.() !== 0)('a key file of another user is refused (needs root)', async () => {
   await createKeyFile(path);
-  const { chown } = await import('node:fs/promises');
   await chown(path, 12345, 12345);
   await expect(ClusterKey.read(path)).rejects.toThrow(`type "chown 0 ${path}"`);
 });

@@ -104,12 +104,13 @@ async function member(
     roomIntervalMs,
   });
   cleanups.push(() => membership.close());
-  await membership.start();
+  membership.start();
+  await expect.poll(async () => (await theirs.find(me.name)).address, soon).not.toBeNull();
   return membership;
 }
 
-const isAlive = async (name: string): Promise<boolean> => (await nodes.find(name)).isAlive;
 const soon = { timeout: 10_000, interval: 30 };
+const isAlive = async (name: string): Promise<boolean> => (await nodes.find(name)).isAlive;
 
 test('a node is known and alive while its daemon runs, and not alive as soon as that stopped', async () => {
   const me = self('a');

@@ -6,8 +6,11 @@ import {
   type PlacementPool,
   type PlacementWish,
   place,
+  placementNodes,
   requirePlace,
 } from '../../src/control/placement.ts';
+import type { NodeView } from '../../src/control/nodes.ts';
+import type { VolumeRecord } from '../../src/control/records.ts';
 import { GIB } from '../../src/core/units.ts';
 
 function pool(changes: Partial<PlacementPool> = {}): PlacementPool {
@@ -121,6 +124,56 @@ describe('a choice', () => {
     ]);
     expect(namesOf(place(nodes, [], wish({ copies: 3, pool: 'fast' })))).toEqual(['b', 'a', 'c']);
   });
+});
+
+test('what is promised in a pool is the sum of the volumes with a copy there, as large as they are to become', () => {
+  const view: NodeView = {
+    version: 1,
+    ...node('a'),
+    labels: {},
+    id: '0'.repeat(32),
+    address: null,
+    pools: [{ ...pool() }, { ...pool({ name: 'slow' }) }],
+    softwareVersion: '1',
+    wire: { control: { min: 1, max: 1 }, peer: { min: 1, max: 1 } },
+    bootId: 'b',
+    process: '1'.repeat(32),
+    startedAt: '2026-11-22T10:00:00.000Z',
+  };
+  const volume = (
+    sizeBytes: number,
+    targetSizeBytes: number,
+    holder: string,
+    poolName: string,
+  ): VolumeRecord => ({
+    version: 1,
+    id: '2'.repeat(32),
+    name: 'data',
+    state: 'ready',
+    sizeBytes,
+    targetSizeBytes,
+    lineage: 'l',
+    epoch: 1,
+    primary: { replicaId: 'r', opening: null },
+    inSync: [{ replicaId: 'r', incarnation: null }],
+    replicas: [{ id: 'r', node: holder, pool: poolName, state: 'inSync', outSince: null }],
+    attachment: { number: 0, node: null, readOnly: false },
+    durability: 'writeback',
+    failureMode: 'soft',
+    fileSystem: null,
+    labels: {},
+  });
+  const volumes = [
+    volume(GIB, 3 * GIB, 'a', 'fast'),
+    volume(2 * GIB, 2 * GIB, 'a', 'fast'),
+    volume(4 * GIB, 4 * GIB, 'a', 'slow'),
+    volume(8 * GIB, 8 * GIB, 'b', 'fast'),
+  ];
+  const [found] = placementNodes([view], volumes);
+  expect(found?.pools.map(({ name, provisionedBytes }) => [name, provisionedBytes / GIB])).toEqual([
+    ['fast', 5],
+    ['slow', 4],
+  ]);
 });
 
 describe('for all clusters', () => {

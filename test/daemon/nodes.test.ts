@@ -35,6 +35,7 @@ test('every daemon lists all nodes, cordons any of them, and sees when one has s
   const a = await node('a', '--zone', 'rack1', '--node-label', 'disk=ssd');
   const b = await node('b');
   await until('both are alive', async () => (await alive(b)).join() === 'a,b');
+  await until('the pools are told', async () => (await b.json<Listed>('node', 'ls')).nodes[0]?.pools.length);
   expect(await b.json('node', 'show', 'a')).toEqual({
     name: 'a',
     id: expect.stringMatching(/^[0-9a-f]{32}$/),
@@ -62,6 +63,7 @@ test('every daemon lists all nodes, cordons any of them, and sees when one has s
     lostAt: '',
     cordoned: false,
     draining: false,
+    problem: '',
   });
   expect(await b.json('node', 'cordon', 'a')).toMatchObject({ name: 'a', cordoned: true });
   expect((await a.run('node', 'ls')).stdout).toMatch(/^a\talive, cordoned\track1\t/m);
@@ -90,6 +92,27 @@ test('when the daemon that does the housekeeping is killed, another does it and 
   await expect
     .poll(async () => survivor?.json('node', 'show', leader), { timeout: 15_000 })
     .toMatchObject({ alive: false, lostAt: expect.stringMatching(/Z$/) });
+}, 60_000);
+
+test('daemons with one key reach each other where they say; another key is refused, named and logged', async () => {
+  const [key, otherKey] = [place.path('key'), place.path('other-key')];
+  for (const path of [key, otherKey]) expect(await place.child(['cluster', 'keygen', path]).end()).toBe(0);
+  const a = await node('a', '--listen', ':0', '--cluster-key', key);
+  const b = await node('b', '--listen', ':0', '--cluster-key', key);
+  await node('c', '--listen', '127.0.0.1:0', '--cluster-key', otherKey, '--advertise', '127.0.0.1:1');
+  await node('d');
+  const seen = async (daemon: Daemon, name: string) => {
+    await until(`${name} is alive`, async () => (await alive(daemon)).includes(name));
+    return await daemon.json<{ address: string; problem: string }>('node', 'show', name);
+  };
+  const shown = await seen(a, 'b');
+  expect(shown).toMatchObject({ address: expect.stringMatching(/^127\.0\.0\.1:\d+$/), problem: '' });
+  expect((await seen(a, 'c')).problem).toMatch(/"c" at 127\.0\.0\.1:1 cannot be reached/);
+  expect((await seen(a, 'd')).problem).toMatch(/--listen and --cluster-key/);
+  const e = await node('e', '--listen', ':0', '--cluster-key', otherKey);
+  for (let i = 0; i < 2; i += 1) expect((await seen(e, 'b')).problem).toMatch(/same cluster key/);
+  expect(b.log.filter(({ msg }) => msg.includes('does not hold the cluster key'))).toHaveLength(1);
+  await a.end('SIGTERM');
 }, 60_000);
 
 test('a second daemon with the name of another is refused', async () => {

@@ -4,7 +4,7 @@
 import { ClusterKey } from '../../control/cluster-key.ts';
 import { HoldfastError } from '../../core/errors.ts';
 import type { Config } from '../config-options.ts';
-import { formatHostPort, type HostPort } from '../config-schemas.ts';
+import type { HostPort } from '../config-schemas.ts';
 
 export interface ClusterOptions {
   readonly listen: HostPort;
@@ -44,9 +44,4 @@ export async function readClusterOptions(
     );
   }
   return { listen, advertise, key: await ClusterKey.read(clusterKey) };
-}
-
-/** What others are told; null: this daemon talks with none. */
-export function addressOf(cluster: ClusterOptions | undefined): string | null {
-  return cluster === undefined ? null : formatHostPort(cluster.advertise ?? cluster.listen);
 }

@@ -8,11 +8,14 @@ import type { ApiHandlers, NodeView, VolumeView } from '../api-schema.ts';
 import { type AttachContext, attachVolume, detachVolume } from './attach.ts';
 import { explainVolume } from './explain.ts';
 import type { Exports } from './exports.ts';
+import type { Peers } from './peers.ts';
 import { nodeView, poolView, volumeView } from './views.ts';
 
 export interface ControlApiContext extends AttachContext {
   readonly storage: NodeStorage;
   readonly nodes: Nodes;
+  /** undefined: this daemon talks with no other. */
+  readonly peers: Peers | undefined;
   /** Whose daemon does the housekeeping. */
   readonly leader: () => Promise<string | undefined>;
   readonly exports: Exports;
@@ -33,8 +36,10 @@ export function controlApi(context: ControlApiContext): ApiHandlers {
   const view = async (record: VolumeRecord): Promise<VolumeView> =>
     volumeView(record, await storage.replica(record.id), devices, storage.closedPools());
 
-  const viewOfNode = async (name: string): Promise<NodeView> =>
-    nodeView(await nodes.find(name), await volumes.list());
+  const viewOfNode = async (name: string): Promise<NodeView> => {
+    const node = await nodes.find(name);
+    return nodeView(node, await volumes.list(), await context.peers?.problemWith(node));
+  };
 
   return {
     async GetStatus() {

@@ -34,13 +34,14 @@ import { EXIT_CODE } from '../api-errors.ts';
 import { startApiServer } from '../api-server.ts';
 import { unknownVariables } from '../config.ts';
 import type { Config } from '../config-options.ts';
-import { addressOf, readClusterOptions } from './cluster-options.ts';
+import { readClusterOptions } from './cluster-options.ts';
 import { claimNode } from './claim-node.ts';
 import { controlApi } from './control-api.ts';
 import { lockDataDirectory } from './data-directory.ts';
 import { Exports } from './exports.ts';
 import { becomeIoFlusher } from './io-flusher.ts';
 import { openStore } from './open-store.ts';
+import { listenForPeers } from './peers.ts';
 import { lockMemory, requireRing, testFaults } from './process-setup.ts';
 import { metricsSource, type Sampled } from './samples.ts';
 
@@ -177,8 +178,6 @@ async function start(options: {
   const ring = requireRing();
 
   const cluster = await readClusterOptions(config, (text) => log.warn(text));
-  if (cluster !== undefined)
-    log.warn(cluster.listen, '--listen is for the cluster: nothing listens there yet');
 
   const lock = await lockDataDirectory(config.dataDir);
   resources.defer(() => lock.close());
@@ -226,22 +225,6 @@ async function start(options: {
   resources.defer(() => opened.close());
 
   stopping.throwIfAborted();
-  const membership = new NodeMembership(store, nodes, self, opened, {
-    isShared: config.store.kind !== 'level',
-    address: addressOf(cluster),
-    log,
-  });
-  resources.defer(() => membership.close());
-  await membership.start();
-  const leadership = new Leadership(store, {
-    node: self.name,
-    process: self.process,
-    log,
-    work: (signal) => keepHouse([noteLostNodes(nodes, log)], { signal, log }),
-  });
-  resources.defer(() => leadership.close());
-  leadership.start();
-
   const volumes = new Volumes(store, opened, {
     node: config.nodeName,
     defaultPool: config.pool[0]?.name,
@@ -262,6 +245,25 @@ async function start(options: {
   const volumeIds = await new DeviceRecords(recordDirectory).list();
   await repairStaleMounts({ volumeIds, judge, log });
   await devices.recover(judge);
+
+  stopping.throwIfAborted();
+  const peers = cluster && (await listenForPeers(cluster, { store, self, storage: opened, log }));
+  if (peers !== undefined) resources.defer(() => peers.close(SERVER_GRACE_MS));
+  const membership = new NodeMembership(store, nodes, self, opened, {
+    isShared: config.store.kind !== 'level',
+    address: peers?.address ?? null,
+    log,
+  });
+  resources.defer(() => membership.close());
+  membership.start();
+  const leadership = new Leadership(store, {
+    node: self.name,
+    process: self.process,
+    log,
+    work: (signal) => keepHouse([noteLostNodes(nodes, log)], { signal, log }),
+  });
+  resources.defer(() => leadership.close());
+  leadership.start();
 
   if (config.csi !== undefined) {
     const { startCsiServer } = await import('../../csi/server.ts');
@@ -292,6 +294,7 @@ async function start(options: {
       volumes,
       storage: opened,
       nodes,
+      peers,
       leader: () => leaderOf(store),
       devices,
       exports: new Exports(volumes, opened),

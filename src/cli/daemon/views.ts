@@ -69,7 +69,8 @@ export function poolView(
   };
 }
 
-export function nodeView(node: StoredNode, volumes: readonly VolumeRecord[]): NodeView {
+/** `problem`: why the node cannot be reached; '': it can, or nobody has tried. */
+export function nodeView(node: StoredNode, volumes: readonly VolumeRecord[], problem = ''): NodeView {
   return {
     name: node.name,
     id: node.id,
@@ -95,5 +96,6 @@ export function nodeView(node: StoredNode, volumes: readonly VolumeRecord[]): No
     lostAt: node.isAlive ? '' : (node.lostAt ?? ''),
     cordoned: node.cordoned,
     draining: node.draining,
+    problem,
   };
 }

@@ -1,0 +1,81 @@
+// The other daemons of the cluster, as this one talks with them: it listens for them, and calls them where their
+// records say that they are.
+
+import { ControlClient } from '../../control/channel/client.ts';
+import { replicaCalls } from '../../control/channel/replica-calls.ts';
+import { ControlServer } from '../../control/channel/server.ts';
+import type { NodeSelf } from '../../control/node-membership.ts';
+import type { NodeView } from '../../control/nodes.ts';
+import type { Store } from '../../control/store.ts';
+import { VolumeRecords } from '../../control/volume-records.ts';
+import { HoldfastError, isHoldfastError } from '../../core/errors.ts';
+import type { NodeStorage } from '../../dataplane/node-storage.ts';
+import type { Logger } from '../../observe/log.ts';
+import { formatHostPort } from '../config-schemas.ts';
+import type { ClusterOptions } from './cluster-options.ts';
+
+/** A person waits for the answer. */
+const HELLO_TIMEOUT_MS = 3000;
+
+export interface Peers {
+  /** HOST:PORT as others are told. */
+  readonly address: string;
+  /** The caller closes it. */
+  connect(node: Pick<NodeView, 'name' | 'address'>): ControlClient;
+  /** Asks it. undefined: it answers, or it is this node, or one that is not alive anyway. */
+  problemWith(node: NodeView): Promise<string | undefined>;
+  close(graceMs: number): Promise<void>;
+}
+
+export async function listenForPeers(
+  { listen, advertise, key }: ClusterOptions,
+  context: {
+    readonly store: Store;
+    readonly self: NodeSelf;
+    readonly storage: NodeStorage;
+    readonly log: Logger;
+  },
+): Promise<Peers> {
+  const { store, self, storage, log } = context;
+  const cluster = store.identity;
+  const server = await ControlServer.listen({
+    ...listen,
+    key,
+    cluster,
+    node: self.name,
+    handlers: replicaCalls({ self, storage, records: new VolumeRecords(store) }),
+    log,
+  });
+  const address = formatHostPort(advertise ?? { host: listen.host, port: server.port });
+  log.info({ host: listen.host, port: server.port, advertised: address }, 'listening for other daemons');
+
+  const connect = (node: Pick<NodeView, 'name' | 'address'>): ControlClient => {
+    if (node.address === null) {
+      throw new HoldfastError(
+        'UNAVAILABLE',
+        `node "${node.name}" listens for no other daemon: start it with --listen and --cluster-key`,
+      );
+    }
+    return new ControlClient({ address: node.address, key, cluster, from: self.name, to: node.name });
+  };
+
+  return {
+    address,
+    connect,
+    async problemWith(node) {
+      if (node.name === self.name || !node.isAlive) return undefined;
+      let client: ControlClient | undefined;
+      try {
+        client = connect(node);
+        await client.call('hello', {}, HELLO_TIMEOUT_MS);
+        return undefined;
+      } catch (error) {
+        if (isHoldfastError(error)) return error.message;
+        throw error;
+      } finally {
+        client?.close();
+      }
+    },
+    close: (graceMs) => server.close(graceMs),
+  };
+}

@@ -1,0 +1,140 @@
+// What other daemons may ask of this node's storage. The word of the caller is never enough: what is made or deleted
+// here is what the store says at that moment, so that a call that comes late, twice, or from a daemon that has lost
+// touch does nothing. One call a volume at a time; another is told BUSY.
+
+import { HoldfastError } from '../../core/errors.ts';
+import type { NodeStorage, ReplicaStatus } from '../../dataplane/node-storage.ts';
+import { KeyedLock } from '../keyed-lock.ts';
+import type { NodeSelf } from '../node-membership.ts';
+import type { VolumeRecord } from '../records.ts';
+import type { VolumeRecords } from '../volume-records.ts';
+import { CONTROL_VERSIONS, type ControlHandlers, type ControlResponse } from './protocol.ts';
+
+export interface ReplicaCallsContext {
+  readonly self: Pick<NodeSelf, 'name' | 'id' | 'process' | 'bootId' | 'softwareVersion'>;
+  readonly storage: NodeStorage;
+  readonly records: VolumeRecords;
+}
+
+export function replicaCalls({ self, storage, records }: ReplicaCallsContext): ControlHandlers {
+  const locks = new KeyedLock();
+  const alone = async <T>(volumeId: string, operation: () => Promise<T>): Promise<T> =>
+    await locks.tryRun(volumeId, `volume ${volumeId} on node "${self.name}"`, operation);
+
+  return {
+    async hello() {
+      const { name: node, id: nodeId, process, bootId, softwareVersion } = self;
+      return { node, nodeId, process, bootId, softwareVersion, control: CONTROL_VERSIONS };
+    },
+
+    async pools() {
+      return { pools: await storage.pools(), closed: storage.closedPools() };
+    },
+
+    async createReplica(spec) {
+      return await alone(spec.volumeId, async () => {
+        const record = await records.read(spec.volumeId);
+        const copy = copyOf(record, spec.replicaId, self.name);
+        if (record === undefined || record.state === 'deleting' || copy?.pool !== spec.pool) {
+          throw notWanted(spec.volumeId, self.name, 'no such copy is to be here: nothing was made');
+        }
+        if (spec.lineage !== record.lineage || spec.sizeBytes > promisedBytes(record)) {
+          throw notWanted(spec.volumeId, self.name, 'it has another lineage or size: nothing was made');
+        }
+        await storage.createReplica(spec);
+        return {};
+      });
+    },
+
+    async deleteReplica({ volumeId, replicaId, pool }) {
+      return await alone(volumeId, async () => {
+        const record = await records.read(volumeId);
+        // What the store does not know may be all that is left of it.
+        const isOver =
+          record?.state === 'deleting' || record?.replicas.every(({ node }) => node !== self.name);
+        if (isOver !== true) {
+          throw notWanted(volumeId, self.name, 'its copy here is not to be deleted: it was kept');
+        }
+        const local = await storage.replica(volumeId);
+        if (local !== undefined) requireSame(local, { volumeId, replicaId, pool, node: self.name });
+        await storage.deleteReplica(volumeId, pool);
+        return {};
+      });
+    },
+
+    async describeReplica({ volumeId }) {
+      const local = await storage.replica(volumeId);
+      return { replica: local === undefined ? null : describe(local) };
+    },
+
+    async growReplica({ volumeId, replicaId, sizeBytes }) {
+      return await alone(volumeId, async () => {
+        const record = await records.read(volumeId);
+        const copy = copyOf(record, replicaId, self.name);
+        if (record?.state !== 'ready' || copy === undefined || sizeBytes > promisedBytes(record)) {
+          throw notWanted(volumeId, self.name, 'this copy is not to have that size: it was left as it is');
+        }
+        const local = await storage.replica(volumeId);
+        if (local === undefined) {
+          throw new HoldfastError(
+            'UNAVAILABLE',
+            `node "${self.name}" does not see its copy of volume ${volumeId}`,
+          );
+        }
+        requireSame(local, { volumeId, replicaId, pool: copy.pool, node: self.name });
+        await storage.resizeReplica(volumeId, sizeBytes);
+        return {};
+      });
+    },
+  };
+}
+
+function copyOf(
+  record: VolumeRecord | undefined,
+  replicaId: string,
+  node: string,
+): VolumeRecord['replicas'][number] | undefined {
+  return record?.replicas.find((replica) => replica.id === replicaId && replica.node === node);
+}
+
+function promisedBytes(record: VolumeRecord): number {
+  return Math.max(record.sizeBytes, record.targetSizeBytes);
+}
+
+function notWanted(volumeId: string, node: string, why: string): HoldfastError {
+  return new HoldfastError('CONFLICT', `the store says of volume ${volumeId} on node "${node}": ${why}`, {
+    details: { volumeId, node },
+  });
+}
+
+/** CONFLICT when the copy that is here is another one. One that cannot be read is taken for the one that is meant. */
+function requireSame(
+  local: ReplicaStatus,
+  wanted: {
+    readonly volumeId: string;
+    readonly replicaId: string;
+    readonly pool: string;
+    readonly node: string;
+  },
+): void {
+  const hereId = local.superblock?.replicaId ?? wanted.replicaId;
+  if (hereId === wanted.replicaId && local.pool === wanted.pool) return;
+  throw new HoldfastError(
+    'CONFLICT',
+    `node "${wanted.node}" has another copy of volume ${wanted.volumeId} (${hereId} in pool "${local.pool}"): it was left as it is`,
+  );
+}
+
+function describe(local: ReplicaStatus): ControlResponse<'describeReplica'>['replica'] {
+  const { pool, superblock, allocatedBytes, isOpen, problem } = local;
+  return {
+    pool,
+    replicaId: superblock?.replicaId ?? null,
+    lineage: superblock?.lineage ?? null,
+    sizeBytes: superblock?.sizeBytes ?? null,
+    promisedEpoch: superblock?.promisedEpoch ?? null,
+    allocatedBytes,
+    isOpen,
+    problem: problem ?? null,
+  };
+}

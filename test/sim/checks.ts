@@ -49,6 +49,10 @@ export class Checks {
   readonly #numbers = new Map<SimProcess, Map<string, number>>();
   /** Incarnations that the store named at some time. */
   readonly #named = new Set<string>();
+  readonly #boots = new Set<string>();
+  #newestEpoch = 0;
+  /** It was put back: what it names says nothing any more. */
+  #isStoreFalse = false;
 
   constructor(world: World) {
     this.#world = world;
@@ -67,7 +71,7 @@ export class Checks {
     if (asked !== undefined) asked.repliedBy = { replicaId: replica.replicaId, epoch };
     const { config } = world.store.current;
     // The store names another already: that one has not served yet, and asks this one's members first.
-    if (config.primary.opening !== primary.opening) return;
+    if (config.primary.opening !== primary.opening || this.#isStoreFalse) return;
     // By the failure mode and the copies wanted that it knows: a change of these alone is no new epoch.
     const wanted = minimumInSync(replica.known.config);
     if (config.epoch === epoch && config.inSync.length < wanted)
@@ -183,9 +187,12 @@ export class Checks {
 
   // ---- disks
 
-  /** The store names a member. */
+  /** The store's configuration is this one from now on. */
   named(config: VolumeConfig): void {
+    if (config.epoch < this.#newestEpoch) this.#isStoreFalse = true;
+    this.#newestEpoch = config.epoch;
     for (const { incarnation } of config.inSync) if (incarnation !== null) this.#named.add(incarnation);
+    for (const { bootId } of config.replicas) if (bootId !== null) this.#boots.add(bootId);
   }
 
   /** A superblock is written. */
@@ -205,7 +212,7 @@ export class Checks {
         `${by.name} speaks in epoch ${epoch}, and its durable promise is ${by.disk.highestPromise}`,
       );
     const own = this.#world.current.replicas.find(({ id }) => id === by.replicaId);
-    if (own !== undefined && own.bootId !== by.bootId)
+    if (own !== undefined && !this.#boots.has(by.bootId))
       this.#world.violate('promise', `${by.name} answers in a boot that the store does not know`);
   }
 
@@ -219,6 +226,7 @@ export class Checks {
 
   /** The checks of everything that was ever written: costly, so only now and then. */
   everything(): void {
+    if (this.#isStoreFalse) return;
     const world = this.#world;
     const { config } = world.store.current;
     const members = config.inSync

@@ -31,6 +31,8 @@ function calm(seed: number, random: Random): Shape {
     storeDelayMs: random.pick([1, 5, 30]),
     diskDelayMs: random.pick([0.2, 2, 5]),
     clockDrift: 0,
+    restoresStore: false,
+    hearsAfterClose: random.chance(0.7),
     safetyMs: random.between(5000, 12_000),
   };
 }

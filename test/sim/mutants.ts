@@ -129,7 +129,7 @@ export const MUTANTS: Readonly<Record<Rule, Mutant>> = {
     'leases',
     'cooling',
   ]),
-  onlyMembersPromote: fault('promotes without being a member', TWO_SERVE, ['stalls']),
+  onlyMembersPromote: fault('promotes without being a member', TWO_SERVE, ['stalls', 'resync']),
   incarnationCheckedAtPromotion: fault('promotes in another incarnation', ACKNOWLEDGED, ['power', 'cooling']),
   everyMemberReportedBeforeRevival: fault('revives before every member reported', TWO_SERVE, ['power']),
   revivalRevokesAttachment: fault('revives and lets the attachment go on', ['history'], ['power']),
@@ -143,7 +143,11 @@ export const MUTANTS: Readonly<Record<Rule, Mutant>> = {
     ['order', ...UNEQUAL],
     ['sessions', 'stalls'],
   ),
-  configNeverGoesBack: fault('believes an older configuration than it knew', UNEQUAL, ['store']),
+  configNeverGoesBack: fault(
+    'believes an older configuration than it knew',
+    ['invariant', ...UNEQUAL],
+    ['store'],
+  ),
   oldOperationsEndFirst: fault(
     'answers a new stream while disk writes of the old one run',
     ['order'],

@@ -42,6 +42,8 @@ export interface NetworkShape {
   readonly repeatRate: number;
   readonly reorderRate: number;
   readonly flipRate: number;
+  /** Who closed a link is still told what had arrived by then, as a host may that reads ahead. */
+  readonly hearsAfterClose: boolean;
 }
 
 export interface NetworkStreams {
@@ -225,7 +227,8 @@ export class Network {
       return;
     }
     end.deliver(() => {
-      if (!link.isBroken && !link.isClosed[other]) this.#hear(link, side, end, parcel);
+      const hears = !link.isClosed[other] || this.shape.hearsAfterClose;
+      if (!link.isBroken && hears) this.#hear(link, side, end, parcel);
       this.#codec.release(parcel);
     });
   }

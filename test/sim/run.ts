@@ -55,6 +55,7 @@ export function drawShape(seed: number): Shape {
     frameRepeatRate: sometimes(0.2, 0, 0.003),
     frameReorderRate: sometimes(0.2, 0, 0.003),
     frameFlipRate: sometimes(0.2, 0, 0.003),
+    hearsAfterClose: random.chance(0.5),
     storeDelayMs: random.pick([1, 5, 30]),
     storeLossRate: random.chance(0.4) ? random.between(0.02, 0.4) : 0,
     diskDelayMs: random.pick([0.1, 0.5, 2]),
@@ -98,7 +99,8 @@ function heal(world: World): void {
   world.trace(() => 'everything is mended');
   world.network.mendAll();
   const delayMs = Math.min(world.shape.networkDelayMs, 2);
-  world.network.shape = { delayMs, lossRate: 0, repeatRate: 0, reorderRate: 0, flipRate: 0 };
+  const { hearsAfterClose } = world.shape;
+  world.network.shape = { delayMs, lossRate: 0, repeatRate: 0, reorderRate: 0, flipRate: 0, hearsAfterClose };
   world.store.isDown = false;
   world.store.cutOff.clear();
   world.store.lossRate = 0;

@@ -72,6 +72,7 @@ export interface Shape {
   readonly frameRepeatRate: number;
   readonly frameReorderRate: number;
   readonly frameFlipRate: number;
+  readonly hearsAfterClose: boolean;
   readonly storeDelayMs: number;
   readonly storeLossRate: number;
   readonly diskDelayMs: number;
@@ -258,6 +259,7 @@ export class World {
         repeatRate: shape.frameRepeatRate,
         reorderRate: shape.frameReorderRate,
         flipRate: shape.frameFlipRate,
+        hearsAfterClose: shape.hearsAfterClose,
       },
     );
     this.network.onDamage = (link, text) => this.trace(() => `link ${link} ends: ${text}`);

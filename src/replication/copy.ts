@@ -173,7 +173,7 @@ export class Copy implements ExtentPorts {
         lengthBytes,
       });
       this.#ringSequence[at] = 0;
-      this.extents.writeEnded(firstExtentOf(offsetBytes), lastExtentOf(offsetBytes, lengthBytes));
+      if (!this.#broken.markKeptUntilSettled) this.#unmark(offsetBytes, lengthBytes);
     }
     if (left.length > 0) {
       for (const { offsetBytes, lengthBytes } of left) this.extents.keepHot(offsetBytes, lengthBytes);
@@ -289,7 +289,12 @@ export class Copy implements ExtentPorts {
       lastGenerationBlockOf(offset, length),
       epoch,
     );
+    if (this.#broken.markKeptUntilSettled) this.#unmark(offset, length);
     return true;
+  }
+
+  #unmark(offsetBytes: number, lengthBytes: number): void {
+    this.extents.writeEnded(firstExtentOf(offsetBytes), lastExtentOf(offsetBytes, lengthBytes));
   }
 
   /** This write is on every copy: its window entry is free. */
@@ -299,7 +304,7 @@ export class Copy implements ExtentPorts {
     this.#ringSequence[at] = 0;
     if (!this.#broken.windowBeforeWrite) this.#window.clear(this.#bank + at);
     const offset = this.#ringOffset[at] as number;
-    this.extents.writeEnded(firstExtentOf(offset), lastExtentOf(offset, this.#ringLength[at] as number));
+    if (!this.#broken.markKeptUntilSettled) this.#unmark(offset, this.#ringLength[at] as number);
     if (this.#waitingForEntry.length === 0) return;
     const waiting = this.#waitingForEntry;
     this.#waitingForEntry = [];
@@ -400,6 +405,10 @@ export class Copy implements ExtentPorts {
   }
 
   startCoolingFlush(): void {
+    if (this.#broken.flushBeforeCooling) {
+      this.extents.coolingFlushed(this.#errno);
+      return;
+    }
     this.#coolingWaits = true;
     if (!this.#isFlushRunning) this.#startFlush();
   }

@@ -3,6 +3,7 @@
 
 import { availableParallelism, hostname } from 'node:os';
 import { z } from 'zod';
+import { DRIVER_NAME_RULE, isDriverName } from '../core/driver-name.ts';
 import { LOG_LEVELS } from '../observe/log-level.ts';
 import {
   directory,
@@ -183,9 +184,7 @@ export const OPTIONS = {
   csiDriverName: option({
     argument: 'NAME',
     schema: typed((text) => {
-      if (!/^[a-z0-9]([-a-z0-9.]{0,61}[a-z])$/.test(text)) {
-        throw new Error('must be a domain name of at most 63 characters that ends in a letter');
-      }
+      if (!isDriverName(text)) throw new Error(DRIVER_NAME_RULE);
       return text;
     }),
     default: 'csi.holdfast.dev',

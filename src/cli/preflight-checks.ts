@@ -1,26 +1,20 @@
 // What a node needs to hold and serve volumes, looked at one by one. Nothing is changed; the only thing
 // written is a scratch file for the flush measurement, removed again.
 
-import { accessSync, constants, existsSync, readFileSync } from 'node:fs';
-import { mkdtemp, open, rm, stat, statfs } from 'node:fs/promises';
+import { accessSync, constants, readFileSync } from 'node:fs';
 import { release } from 'node:os';
-import { delimiter, dirname, join, resolve } from 'node:path';
-import { errorText } from '../core/errors.ts';
-import { formatSize } from './values.ts';
+import { delimiter, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { errorText, isHoldfastError } from '../core/errors.ts';
+import { NBD_MODULE_REMEDY } from '../host/nbd-kernel.ts';
+import { NbdSysfs } from '../host/nbd-sysfs.ts';
+import { runCommand } from '../host/run-command.ts';
 
-export interface Check {
+import { type DirectoryFindings, type Finding, ok, problem, warning } from './preflight-finding.ts';
+
+export interface Check extends Finding {
   readonly name: string;
-  /** problem: Holdfast does not work here; warning: it works less well, or not for everything. */
-  readonly level: 'ok' | 'warning' | 'problem';
-  readonly found: string;
-  /** Empty when there is nothing to do. */
-  readonly remedy: string;
 }
-
-type Finding = Omit<Check, 'name'>;
-const ok = (found: string): Finding => ({ level: 'ok', found, remedy: '' });
-const warning = (found: string, remedy: string): Finding => ({ level: 'warning', found, remedy });
-const problem = (found: string, remedy: string): Finding => ({ level: 'problem', found, remedy });
 
 function read(path: string): string {
   try {
@@ -71,16 +65,30 @@ async function ring(): Promise<Finding> {
   }
 }
 
-function nbdModule(): Finding {
-  if (existsSync('/sys/module/nbd')) return ok('loaded');
+export function nbdModule(sysfs = new NbdSysfs()): Finding {
+  if (sysfs.hasModule()) {
+    const partitions = sysfs.partitionsPerDevice();
+    if (partitions === 0) return ok('loaded');
+    return warning(
+      `loaded with max_part=${partitions}: the kernel looks for partitions on every device that is attached`,
+      'type: modprobe -r nbd && modprobe nbd max_part=0 (and keep "options nbd max_part=0" in /etc/modprobe.d)',
+    );
+  }
   const directory = `/lib/modules/${release()}`;
   if (read(`${directory}/modules.builtin`).includes('/nbd.ko')) return ok('built in');
   if (read(`${directory}/modules.dep`).includes('/nbd.ko')) {
     return warning('there, not loaded', 'type: modprobe nbd max_part=0 (the daemon tries to, as root)');
   }
-  return problem(
-    `kernel ${release()} has none in ${directory}`,
-    "install the kernel's module package (linux-modules-extra, kernel-modules); without it volumes can be exported, not attached",
+  return problem(`kernel ${release()} has none in ${directory}`, NBD_MODULE_REMEDY);
+}
+
+/** Before 6.14 a signal that interrupts the sending of a request frees it while its second half is still to be sent. */
+export function nbdDriver(version = release()): Finding {
+  const [major = 0, minor = 0] = version.split('.').map(Number);
+  if (major * 100 + minor >= 614) return ok(version);
+  return warning(
+    `${version} may have a defect that 6.14 mends ("Double reply" in the kernel log): a device loses its connection`,
+    'the daemon reconnects it, at the cost of a pause; keep the kernel up to date: distributions carry the correction back',
   );
 }
 
@@ -136,89 +144,45 @@ function ioFlusher(): Finding {
   );
 }
 
-function nearestExisting(path: string): string {
-  const directory = resolve(path);
-  return existsSync(directory) || directory === '/' ? directory : nearestExisting(dirname(directory));
-}
+/** Beyond what slow disks take; the measurement itself ends by itself. */
+const DIRECTORY_TIMEOUT_MS = 20_000;
 
-const FLUSH_COUNT = 200;
-const FLUSH_TIME_MS = 3000;
-
-/** Times of write + fdatasync of 4 KiB, sorted, in milliseconds. */
-async function measureFlushes(directory: string): Promise<{ times: number[]; isDirect: boolean }> {
-  const scratch = await mkdtemp(join(directory, '.holdfast-preflight-'));
+/** In a process of its own: a disk or server that hangs must not hang whoever asks. */
+export async function directoryFindings(
+  directory: string,
+  timeoutMs = DIRECTORY_TIMEOUT_MS,
+): Promise<DirectoryFindings> {
+  const worker = `./preflight-worker.${import.meta.url.endsWith('.ts') ? 'ts' : 'js'}`;
+  const path = fileURLToPath(new URL(worker, import.meta.url));
   try {
-    const path = join(scratch, 'flush');
-    const file = await open(path, 'w');
-    const times: number[] = [];
-    try {
-      const block = Buffer.alloc(4096, 1);
-      const end = performance.now() + FLUSH_TIME_MS;
-      while (times.length < FLUSH_COUNT && performance.now() < end) {
-        const started = performance.now();
-        await file.write(block, 0, block.length, times.length * block.length);
-        await file.datasync();
-        times.push(performance.now() - started);
-      }
-    } finally {
-      await file.close();
-    }
-    const isDirect = await open(path, constants.O_RDWR | constants.O_DIRECT).then(
-      async (direct) => {
-        await direct.close();
-        return true;
-      },
-      () => false,
-    );
-    return { times: times.sort((a, b) => a - b), isDirect };
-  } finally {
-    await rm(scratch, { recursive: true, force: true });
-  }
-}
-
-async function flushes(path: string): Promise<Finding> {
-  const directory = nearestExisting(path);
-  try {
-    if (!(await stat(directory)).isDirectory())
-      return problem(`${directory} is no directory`, 'name another with --dir');
-    const { times, isDirect } = await measureFlushes(directory);
-    const at = (share: number): number =>
-      times[Math.min(times.length - 1, Math.floor(times.length * share))] ?? 0;
-    const found = `${directory}: fdatasync p50 ${at(0.5).toFixed(2)} ms, p99 ${at(0.99).toFixed(2)} ms (${times.length} flushes), O_DIRECT ${isDirect ? 'yes' : 'no'}`;
-    if (at(0.99) > 100)
-      return warning(
-        found,
-        'a disk that flushes this slowly makes databases wait; use an SSD with power-loss protection',
-      );
-    if (!isDirect) return warning(found, 'pools here work buffered (io=buffered): data is cached twice');
-    return ok(found);
+    const { stdout } = await runCommand(process.execPath, [path, directory], { timeoutMs });
+    return JSON.parse(stdout.toString()) as DirectoryFindings;
   } catch (error) {
-    return problem(`${directory}: ${errorText(error)}`, 'name a directory this user may write with --dir');
+    if (!isHoldfastError(error, 'TIMEOUT')) throw error;
+    const hangs = problem(
+      `${directory} has not answered within ${timeoutMs / 1000} s`,
+      'its disk or server hangs: look at the kernel log and mend it, or name another directory with --dir',
+    );
+    return { flushes: hangs, room: hangs };
   }
-}
-
-async function room(path: string): Promise<Finding> {
-  const directory = nearestExisting(path);
-  const space = await statfs(directory);
-  const freeBytes = space.bavail * space.bsize;
-  const found = `${directory}: ${formatSize(freeBytes)} free of ${formatSize(space.blocks * space.bsize)}`;
-  return freeBytes < 2 ** 30 ? warning(found, 'give pools a file system with room') : ok(found);
 }
 
 /** All checks, in the order in which a person would mend them. `directory` is where a pool is to be. */
 export async function preflight(directory: string): Promise<Check[]> {
+  const { flushes, room } = await directoryFindings(directory);
   const findings: Record<string, Finding> = {
     kernel: kernel(),
     io_uring: await ring(),
     'nbd module': nbdModule(),
+    'nbd driver': nbdDriver(),
     'mount tools': programs(['mount', 'umount', 'blkid'], 'util-linux mount', 'problem'),
     'ext tools': programs(['mkfs.ext4', 'resize2fs', 'e2fsck'], 'e2fsprogs', 'problem'),
     'xfs tools': programs(['mkfs.xfs', 'xfs_growfs'], 'xfsprogs', 'warning'),
     encryption: programs(['cryptsetup'], 'cryptsetup-bin', 'warning'),
     'locked memory': lockedMemory(),
     'io flusher': ioFlusher(),
-    flushes: await flushes(directory),
-    room: await room(directory),
+    flushes,
+    room,
   };
   return Object.entries(findings).map(([name, finding]) => ({ name, ...finding }));
 }

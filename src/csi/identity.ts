@@ -1,5 +1,6 @@
 // The identity service: who this plugin is, what it can do at large, whether it is ready.
 
+import { DRIVER_NAME_RULE, isDriverName } from '../core/driver-name.ts';
 import { HoldfastError } from '../core/errors.ts';
 import { PLUGIN_CAPABILITIES } from './capabilities.ts';
 import type { IdentityService } from './messages.ts';
@@ -16,11 +17,7 @@ export interface IdentityOptions {
 
 /** INVALID unless the name is one that Kubernetes and csi-sanity take: it must begin and end with a letter. */
 export function requireDriverName(name: string): void {
-  if (!/^[a-zA-Z][-a-zA-Z0-9.]{0,61}[a-zA-Z]$/.test(name)) {
-    throw invalid(
-      `'${name}' is no name for a CSI driver: a domain name of 2 to 63 letters, digits, '-' and '.' that begins and ends with a letter`,
-    );
-  }
+  if (!isDriverName(name)) throw invalid(`'${name}' is no name for a CSI driver: it ${DRIVER_NAME_RULE}`);
 }
 
 export function createIdentity({ driverName, version, problem }: IdentityOptions): IdentityService {

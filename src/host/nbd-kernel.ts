@@ -37,6 +37,10 @@ const DEAD_CONNECTION_TIMEOUT_SECONDS = 86_400;
 const RESIZE_DEAD_CONNECTION_TIMEOUT_SECONDS = 60;
 
 const LOAD_REMEDY = 'load it with: modprobe nbd max_part=0';
+/** Where the kernel has no such module. */
+export const NBD_MODULE_REMEDY =
+  "install the kernel's module package (linux-modules-extra, kernel-modules); without it volumes can be exported " +
+  '(holdfast volume export), not attached';
 
 export interface ConnectOptions {
   readonly identifier: string;
@@ -53,7 +57,8 @@ export async function ensureModule(sysfs: NbdSysfs): Promise<void> {
   } catch (error) {
     throw new HoldfastError(
       'UNSUPPORTED',
-      `this kernel has no network block devices (module nbd); as root, ${LOAD_REMEDY} (${errorText(error)})`,
+      `this kernel has no network block devices: module nbd cannot be loaded (${errorText(error)}). As root, ` +
+        `${LOAD_REMEDY}. Where there is no such module, ${NBD_MODULE_REMEDY}`,
       { cause: error },
     );
   }
@@ -188,7 +193,7 @@ function kernelError(error: unknown, doing: string): unknown {
   if (isNativeError(error, 'ENOENT')) {
     return new HoldfastError(
       'UNSUPPORTED',
-      `this kernel has no network block devices; as root, ${LOAD_REMEDY}`,
+      `this kernel has no network block devices; as root, ${LOAD_REMEDY}. Where there is no such module, ${NBD_MODULE_REMEDY}`,
       {
         cause: error,
       },

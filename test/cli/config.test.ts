@@ -94,7 +94,8 @@ test.each([
   ['store', 'etcd', 'level'],
   ['store', 'etcd://a:2379,b', 'etcd://HOST:PORT'],
   ['storePrefix', 'holdfast', "begin with '/'"],
-  ['csiDriverName', 'csi.holdfast.dev1', 'ends in a letter'],
+  ['csiDriverName', 'csi.holdfast.dev1', 'ends with a letter'],
+  ['csiDriverName', '1csi.holdfast.dev', 'begins and ends with a letter'],
 ] as const)('--%s %s is refused: %s', (key, value, reason) => {
   const message = refusal(() => resolveConfig({ flags: { [key]: value }, environment: {} }));
   expect(message).toContain(reason);

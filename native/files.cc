@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <memory>
 
 #include "exports.h"
 #include "js.h"
@@ -54,6 +55,55 @@ Napi::Value nextRun(const Napi::CallbackInfo& info) {
   result.Set("endOffset", static_cast<double>(std::min(runEnd, endOffset)));
   result.Set("isData", isData);
   return result;
+}
+
+/** Whether a file holds data anywhere, asked on one of libuv's threads: a disk that hangs holds up no other. */
+struct DataSearch {
+  int fd = -1;
+  bool isFound = false;
+  Failure failure = {};
+  napi_deferred deferred = nullptr;
+  napi_async_work work = nullptr;
+};
+
+void searchData(napi_env, void* data) {
+  auto* search = static_cast<DataSearch*>(data);
+  search->isFound = lseek(search->fd, 0, SEEK_DATA) >= 0;
+  if (!search->isFound && errno != ENXIO) search->failure = Failure::last("lseek");
+}
+
+/** Back on the JavaScript thread. */
+void tellData(napi_env env, napi_status, void* data) {
+  const std::unique_ptr<DataSearch> search(static_cast<DataSearch*>(data));
+  napi_delete_async_work(env, search->work);
+  if (search->failure) {
+    napi_value error = makeNativeError(env, search->failure);
+    if (error != nullptr) napi_reject_deferred(env, search->deferred, error);
+    return;
+  }
+  napi_value isFound = nullptr;
+  napi_get_boolean(env, search->isFound, &isFound);
+  napi_resolve_deferred(env, search->deferred, isFound);
+}
+
+Napi::Value hasData(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  Reader reader(info);
+  auto search = std::make_unique<DataSearch>();
+  search->fd = reader.fd(0);
+  if (!reader.ok()) return {};
+  napi_value promise = nullptr;
+  napi_value name = Napi::String::New(env, "holdfast.hasData");
+  if (napi_create_promise(env, &search->deferred, &promise) != napi_ok ||
+      napi_create_async_work(env, nullptr, name, searchData, tellData, search.get(), &search->work) != napi_ok) {
+    return throwFailure(env, Failure{ENOMEM, "napi_create_async_work"});
+  }
+  if (napi_queue_async_work(env, search->work) != napi_ok) {
+    napi_delete_async_work(env, search->work);
+    return throwFailure(env, Failure{EAGAIN, "napi_queue_async_work"});
+  }
+  search.release();
+  return Napi::Value(env, promise);
 }
 
 /** Where an overwrite of the extent needs other blocks, its own are of no help. */
@@ -151,6 +201,7 @@ Napi::Value fileSystemSpace(const Napi::CallbackInfo& info) {
 void exportFiles(Napi::Env env, Napi::Object exports) {
   exports.Set("tryLock", Napi::Function::New<tryLock>(env, "tryLock"));
   exports.Set("nextRun", Napi::Function::New<nextRun>(env, "nextRun"));
+  exports.Set("hasData", Napi::Function::New<hasData>(env, "hasData"));
   exports.Set("isAllocated", Napi::Function::New<isAllocated>(env, "isAllocated"));
   exports.Set("fileSystemSpace", Napi::Function::New<fileSystemSpace>(env, "fileSystemSpace"));
 }

@@ -189,6 +189,10 @@ export interface Native {
   /** One step of SEEK_DATA/SEEK_HOLE from `offset`: the end of the run that starts there, and whether it holds data. */
   nextRun(fd: number, offset: number, endOffset: number): { endOffset: number; isData: boolean };
   /**
+   * Whether SEEK_DATA finds any in the file. On one of libuv's threads; the descriptor stays open until it is told.
+   */
+  hasData(fd: number): Promise<boolean>;
+  /**
    * Whether the whole range has blocks already, so that writing it takes no room: FIEMAP, with preallocated blocks and
    * without shared ones; where that is unsupported SEEK_DATA, which takes preallocated blocks for a hole. Never on a
    * file system that writes every block anew (btrfs without the No_COW attribute, bcachefs, ZFS, NILFS).

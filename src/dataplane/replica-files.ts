@@ -148,9 +148,7 @@ export async function holdsData(pool: Pool, volumeId: string): Promise<boolean> 
   try {
     const { size, blocks } = await file.stat();
     if (size === 0 || blocks === 0) return false;
-    const first = native.nextRun(file.fd, 0, size);
-    // A hole that does not reach the end is followed by data.
-    return first.isData || first.endOffset < size;
+    return await native.hasData(file.fd);
   } finally {
     await file.close();
   }

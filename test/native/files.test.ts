@@ -65,6 +65,19 @@ describe('tryLock', () => {
   });
 });
 
+test('hasData finds a single byte anywhere, none in holes, and waits on another thread', async () => {
+  const fd = openSync(path, 'w+');
+  fds.push(fd);
+  expect(await native.hasData(fd)).toBe(false);
+  ftruncateSync(fd, 64 * MIB);
+  const isHole = native.hasData(fd);
+  expect(isHole).toBeInstanceOf(Promise);
+  expect(await isHole).toBe(false);
+  writeSync(fd, Buffer.alloc(1, 1), 0, 1, 50 * MIB);
+  expect(await native.hasData(fd)).toBe(true);
+  await expect(native.hasData(1 << 20)).rejects.toMatchObject({ code: 'EBADF', syscall: 'lseek' });
+});
+
 describe('nextRun', () => {
   /** Data in MiB 1 and 2, and 4096 bytes at 5 MiB; holes elsewhere; 8 MiB long. */
   function sparseFile(): number {

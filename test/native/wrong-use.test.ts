@@ -74,6 +74,7 @@ beforeAll(() => {
     signalEventFd: [1 << 20],
     tryLock: [1 << 20],
     nextRun: [1 << 20, 0, 1],
+    hasData: [1 << 20],
     fileSystemSpace: [1 << 20],
     setIoFlusher: [false],
     lockMemory: [],

@@ -31,6 +31,8 @@ const EIO = 5;
 const ASK_AFTER_MS = 700;
 /** The same, and the primary is the same one: the connection may be dead. */
 const RECONNECT_AFTER_MS = 3000;
+/** Longer each time without an answer, up to more than the slowest copy may take: else a slow answer never arrives. */
+const RECONNECT_LIMIT_MS = 12_000;
 
 export interface FrontendPorts {
   nowMs(): number;
@@ -75,6 +77,7 @@ export class Frontend {
   #isRevoked = false;
   #isReading = false;
   #heardMs = 0;
+  #reconnectAfterMs = RECONNECT_AFTER_MS;
   #nextAttemptMs = 0;
   #readAtMs = 0;
   /** Unanswered, from the oldest on. */
@@ -201,7 +204,9 @@ export class Frontend {
       if (isKnown && payload !== request) ports.takePayload(request, payload);
       if (payload !== request) ports.release(payload);
     }
-    if (isKnown) this.#answer(request, fields.errno);
+    if (!isKnown) return;
+    this.#reconnectAfterMs = RECONNECT_AFTER_MS;
+    this.#answer(request, fields.errno);
   }
 
   #answer(request: number, errno: number): void {
@@ -284,8 +289,10 @@ export class Frontend {
       if (nowMs >= this.#nextAttemptMs) this.#read();
     } else if (this.#first !== NONE || !this.#isOpen) {
       const silentMs = nowMs - Math.max(this.#heardMs, this.#first === NONE ? 0 : this.#newestSentMs());
-      if (silentMs >= RECONNECT_AFTER_MS) this.#drop();
-      else if (silentMs >= ASK_AFTER_MS && nowMs >= this.#readAtMs) this.#read();
+      if (silentMs >= this.#reconnectAfterMs) {
+        if (this.#isOpen) this.#reconnectAfterMs = Math.min(this.#reconnectAfterMs * 2, RECONNECT_LIMIT_MS);
+        this.#drop();
+      } else if (silentMs >= ASK_AFTER_MS && nowMs >= this.#readAtMs) this.#read();
     }
     const { giveUpAfterMs } = this.#options;
     if (giveUpAfterMs === undefined) return;

@@ -69,6 +69,8 @@ export class Secondary {
   /** Until then it has promised not to promote. */
   #grantedUntilMs: number;
   #heardMs: number;
+  /** The primary that was given its time to be heard. */
+  #awaitedOpening: string | null = null;
   #lookAtMs = 0;
   /** A promise is on its way to the disk: answers wait. */
   #promiseCount = 0;
@@ -414,6 +416,12 @@ export class Secondary {
     const nowMs = hub.ports.nowMs();
     this.progress();
     if (hub.pending !== undefined || this.#greeting !== undefined) return;
+    // Somebody else took over first: that one gets a lease's time before it counts as silent.
+    const { opening } = hub.known.config.primary;
+    if (opening !== this.#awaitedOpening) {
+      this.#awaitedOpening = opening;
+      this.#heardMs = nowMs;
+    }
     const isSilent = nowMs - this.#heardMs >= (hub.broken.waitForOwnGrant ? LEASE_MS / 2 : LEASE_MS);
     if (!isSilent && this.#stream?.isOpen === true) return;
     if (nowMs >= this.#lookAtMs) {

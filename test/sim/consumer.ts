@@ -85,7 +85,7 @@ export class Consumer {
     const { shape } = world;
     const random = world.random.client;
     const dice = random.unit();
-    let kind = WRITE;
+    let kind = WRITE as number;
     if (dice < shape.readShare) kind = READ;
     else if (dice < shape.readShare + shape.flushShare) kind = FLUSH;
     else if (dice < shape.readShare + shape.flushShare + shape.zeroShare) kind = ZERO;
@@ -93,6 +93,11 @@ export class Consumer {
     const blockCount =
       kind === FLUSH ? 0 : Math.min(1 + random.below(shape.maxBlocks), world.blockCount - at);
     const flags = (kind === WRITE || kind === ZERO) && random.chance(shape.fuaShare) ? FLAG_FUA : 0;
+    this.ask(kind, at, blockCount, flags);
+  }
+
+  ask(kind: number, at: number, blockCount: number, flags: number): void {
+    const world = this.#world;
     world.operationCount += 1;
     const id = world.operationCount;
     const nowMs = world.schedule.nowMs;
@@ -126,6 +131,7 @@ export class Consumer {
     this.asked.splice(index, 1);
     const nowMs = world.schedule.nowMs;
     world.answeredCount += 1;
+    world.onAnswer(asked, errno, values);
     world.trace(() => `consumer ${this.attachment}: ${describe(asked)} → ${errno === 0 ? 'ok' : errno}`);
     if (errno === 0) world.checks.replyTaken(asked);
     if (errno !== 0) {

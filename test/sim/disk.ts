@@ -7,6 +7,7 @@ import { BLOCK_BYTES, EXTENT_BYTES } from '../../src/core/units.ts';
 import { GENERATION_SECTOR_BYTES } from '../../src/replication/layout/generations.ts';
 import { encodeIntent, intentFileBytes, intentSectorOffset } from '../../src/replication/layout/intent.ts';
 import {
+  decodeSuperblockSlots,
   encodeSuperblock,
   SUPERBLOCK_FILE_BYTES,
   type Superblock,
@@ -109,6 +110,20 @@ export class Disk {
   /** The same after a power cut. */
   isExtentHotDurably(extent: number): boolean {
     return isBitSet(this.intent.stable, extent) && isBitSet(this.intent.cache, extent);
+  }
+
+  /** A copy of it as it stands, for somebody who will put it back. */
+  image(): Disk {
+    const image = new Disk(decodeSuperblockSlots(this.superblock.cache).superblock);
+    image.blocks.set(this.blocks);
+    image.stable.set(this.blocks);
+    for (const name of ['superblock', 'intent', 'generations'] as const) {
+      image[name].write(0, this[name].cache);
+      image[name].flush();
+    }
+    image.window = this.window.slice(0);
+    image.highestPromise = this.highestPromise;
+    return image;
   }
 
   /** What a flush that starts now covers. */

@@ -4,7 +4,12 @@
 // Worse than TCP: frames get lost, repeated, damaged and out of their place. The network tells nobody: that the
 // link ends then, and nothing wrong is believed, is the work of the wire format's own checks.
 
-import type { ControlMessage, FrameFields } from '../../src/replication/frames.ts';
+import {
+  type ControlMessage,
+  FRAME_COPY,
+  FRAME_COPY_ZERO,
+  type FrameFields,
+} from '../../src/replication/frames.ts';
 import { type Lane, LinkCodec, type Parcel } from './link-codec.ts';
 import type { Random } from './random.ts';
 import type { Schedule } from './schedule.ts';
@@ -65,6 +70,8 @@ export class Network {
   frames = 0;
   /** Frames that something was done to. */
   faults = 0;
+  /** Of resyncs. */
+  copiedBytes = 0;
   onDamage: (link: number, text: string) => void = () => {};
 
   constructor(schedule: Schedule, random: NetworkStreams, shape: NetworkShape) {
@@ -158,6 +165,7 @@ export class Network {
     const link = this.#links.get(id);
     if (link === undefined || link.isBroken) return;
     const side = sideOf(link, by);
+    if (fields.type === FRAME_COPY || fields.type === FRAME_COPY_ZERO) this.copiedBytes += fields.lengthBytes;
     this.#dispatch(link, side, this.#codec.encode(link.lanes[side], fields, payload));
   }
 

@@ -17,6 +17,8 @@ export class SimStore {
   readonly cutOff = new Set<number>();
   changes = 0;
   /** All it ever held. */
+  /** The next change is made, and who asked for it hears nothing. */
+  losesNextReply = false;
   readonly past: StoredConfig[] = [];
   readonly #waiting: (() => void)[] = [];
   onChange: () => void = () => {};
@@ -74,7 +76,10 @@ export class SimStore {
     this.#schedule.after(isLate ? TIMEOUT_MS * this.#random.between(0.5, 3) : this.#delay(), () => {
       if (this.#isSilent(node) && !isLate) return;
       const outcome = this.#apply(baseRevision, config);
-      if (isReplyLost) return;
+      if (isReplyLost || this.losesNextReply) {
+        this.losesNextReply = false;
+        return;
+      }
       this.#schedule.after(this.#delay(), () => {
         isAnswered = true;
         answer(outcome);

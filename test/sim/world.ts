@@ -14,7 +14,7 @@ import type { Durability, Superblock } from '../../src/replication/layout/superb
 import type { ReplicaEvent } from '../../src/replication/ports.ts';
 import { type BrokenRules, NOTHING_BROKEN } from '../../src/replication/rules.ts';
 import { Checks } from './checks.ts';
-import { Consumer, type FrontendProcess } from './consumer.ts';
+import { type Asked, Consumer, type FrontendProcess } from './consumer.ts';
 import { Disk } from './disk.ts';
 import { History, type Operation } from './history.ts';
 import { Network } from './network.ts';
@@ -79,6 +79,7 @@ export interface Shape {
   readonly slowDiskRate: number;
   readonly clockDrift: number;
   readonly killMs: number;
+  readonly cleanStopMs: number;
   readonly powerCutMs: number;
   readonly allPowerCutMs: number;
   readonly pauseMs: number;
@@ -228,6 +229,9 @@ export class World {
   faultCount = 0;
   isIssuing = true;
   isHealed = false;
+  /** For whoever watches a single run. */
+  onAnswer: (asked: Asked, errno: number, values: Int32Array | undefined) => void = () => {};
+  onEvent: (node: SimNode, event: ReplicaEvent) => void = () => {};
   /** An error may reach the application: every copy there was has failed. */
   mayFail = false;
   log: string[] | undefined;
@@ -236,13 +240,18 @@ export class World {
   #replicaCount = 99;
   #violation: Violation | undefined;
 
-  constructor(seed: number, shape: Shape, broken: BrokenRules = NOTHING_BROKEN, isTraced = false) {
+  constructor(
+    seed: number,
+    shape: Shape,
+    broken: BrokenRules = NOTHING_BROKEN,
+    isTraced = false,
+    stream: (name: string) => Random = (name) => new Random(seed, name),
+  ) {
     this.seed = seed;
     this.shape = shape;
     this.broken = broken;
     if (isTraced) this.log = [];
     this.checks = new Checks(this);
-    const stream = (name: string): Random => new Random(seed, name);
     this.random = {
       client: stream('client'),
       clock: stream('clock'),
@@ -285,13 +294,14 @@ export class World {
       // The last ones that had everything came back from a reboot: what was not flushed may be gone.
       this.checks.named(config);
       if (config.attachment.node === null) this.history.allLost();
-      if (this.random.faults.chance(0.7)) for (const node of this.nodes) node.process?.storeChanged();
+      const isSeen = this.random.faults.chance(0.7) || this.isHealed;
+      if (isSeen) for (const node of this.nodes) node.process?.storeChanged();
     };
     for (const node of this.nodes.slice(0, shape.copies)) {
       node.isHost = true;
       node.process = new SimProcess(this, node);
     }
-    this.#attach();
+    if (shape.depth > 0) this.move();
   }
 
   drawId(): string {
@@ -385,6 +395,7 @@ export class World {
 
   event(node: SimNode, event: ReplicaEvent): void {
     this.trace(() => `${node.name}: ${JSON.stringify(event)}`);
+    this.onEvent(node, event);
     if (event.type === 'failed' && event.what !== 'data') node.disk.isMarked = true;
   }
 
@@ -417,27 +428,29 @@ export class World {
     if (this.#violation !== undefined) throw this.#violation;
   }
 
-  #attach(): void {
-    const node = this.random.faults.pick(this.nodes);
+  /** Another attachment, there or anywhere. */
+  move(node = this.random.faults.pick(this.nodes)): void {
     const config = this.store.change((current) => attach(current, node.name));
     const consumer = new Consumer(this, node, config.attachment.number);
     this.consumers.push(consumer);
   }
 
-  move(): void {
-    this.#attach();
+  kill(node: SimNode): void {
+    const old = this.stop(node);
+    if (old !== undefined) this.restart(node, old, this.random.faults.wait(this.isHealed ? 200 : 1500));
   }
 
-  kill(node: SimNode): void {
+  /** Nobody starts it again. */
+  stop(node: SimNode): SimProcess | undefined {
     const old = node.process;
-    if (old === undefined || !node.isUp) return;
+    if (old === undefined || !node.isUp) return undefined;
     this.fault(`${node.name}'s daemon is killed`);
     old.kill();
     node.process = undefined;
-    this.#restart(node, old, this.random.faults.wait(this.isHealed ? 200 : 1500));
+    return old;
   }
 
-  #restart(node: SimNode, old: SimProcess | undefined, delayMs: number): void {
+  restart(node: SimNode, old: SimProcess | undefined, delayMs: number): void {
     const { bootId } = node;
     const attempt = (): void => {
       if (node.bootId !== bootId || !node.isUp || node.process !== undefined || !node.isHost) return;
@@ -445,7 +458,7 @@ export class World {
         this.schedule.after(500, attempt);
         return;
       }
-      if (old !== undefined && !old.hasLetGo) {
+      if (old !== undefined && !old.hasLetGo && !this.broken.lockOutlivesOperations) {
         this.schedule.after(5, attempt);
         return;
       }
@@ -462,26 +475,33 @@ export class World {
     this.fault(`power of ${nodes.map(({ name }) => name).join(' ')} is cut`);
     for (const node of nodes) {
       if (!node.isUp) continue;
-      node.process?.cutPower();
-      node.process = undefined;
-      node.cutPower(this.random.disk);
-      for (const consumer of this.consumers) {
-        if (consumer.node !== node) continue;
-        // The kernel that used the volume is gone, with all that it had asked for.
-        consumer.frontend?.cutPower();
-        consumer.frontend = undefined;
-        consumer.isDead = true;
-        for (const { operation } of consumer.asked.splice(0)) this.failedOperations.push(operation);
-      }
+      this.powerOff(node);
       const bootId = node.bootId;
       const wait = this.random.faults.wait(this.isHealed ? 300 : 2500);
       this.schedule.after(wait, () => {
-        if (node.bootId !== bootId) return;
-        node.isUp = true;
-        this.trace(() => `${node.name} is up again`);
-        this.#restart(node, undefined, 50);
+        if (node.bootId === bootId) this.powerOn(node);
       });
     }
+  }
+
+  powerOff(node: SimNode): void {
+    node.process?.cutPower();
+    node.process = undefined;
+    node.cutPower(this.random.disk);
+    for (const consumer of this.consumers) {
+      if (consumer.node !== node) continue;
+      // The kernel that used the volume is gone, with all that it had asked for.
+      consumer.frontend?.cutPower();
+      consumer.frontend = undefined;
+      consumer.isDead = true;
+      for (const { operation } of consumer.asked.splice(0)) this.failedOperations.push(operation);
+    }
+  }
+
+  powerOn(node: SimNode): void {
+    node.isUp = true;
+    this.trace(() => `${node.name} is up again`);
+    this.restart(node, undefined, 50);
   }
 
   /** Nodes that have a copy. */
@@ -502,7 +522,7 @@ export class World {
     };
     if (leadMs >= 0) name();
     else this.schedule.after(-leadMs, name);
-    this.#restart(node, undefined, Math.max(leadMs, 0));
+    this.restart(node, undefined, Math.max(leadMs, 0));
   }
 
   /** Its daemon closes the copy a while later. */

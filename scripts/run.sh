@@ -4,6 +4,9 @@ set -eu
 cd "$(dirname "$0")/.."
 command=${1:?usage: sh scripts/run.sh COMMAND}
 shift
+# The time that set-up takes counts.
+HOLDFAST_STARTED_AT=$(date +%s)
+export HOLDFAST_STARTED_AT
 sh scripts/setup.sh "$command"
 for bin in node_modules/node-linux-*/bin; do
   PATH=$PWD/$bin:$PWD/node_modules/.bin:$PATH

@@ -54,6 +54,23 @@ peer_packages='nbdkit libnbd-bin qemu-utils nbd-server nbd-client'
 lab_packages='qemu-system-common dmsetup btrfs-progs'
 # Tests start their own etcd and never speak to the one that Debian may start with the package.
 store_packages='etcd-server etcd-client openssl'
+# Guests run on User-Mode Linux, which exists for x86 only.
+case $(uname -m) in
+  x86_64 | i?86) ;;
+  *)
+    guest_packages=''
+    no_guests="user-mode-linux, on which lab guests run, exists for x86 only, and this is $(uname -m)"
+    case $command in
+      demo)
+        { [ "$(id -u)" = 0 ] && { [ -d /sys/module/nbd ] || modprobe -n nbd 2>/dev/null; }; } ||
+          fail "$no_guests: run the demo as root on a kernel that has nbd (module package linux-modules-extra or kernel-modules), or on x86_64"
+        ;;
+      test | soak | test:csi)
+        fail "$no_guests: run 'npm $([ "$command" = test ] || echo 'run ')$command' on x86_64; what needs no guest runs here: npm run check, npm run setup && node_modules/.bin/vitest run --project unit"
+        ;;
+    esac
+    ;;
+esac
 case $command in
   check | sim) packages='' ;;
   build) packages=$build_packages ;;

@@ -4,7 +4,8 @@ import { connectApi } from '../../src/cli/api-client.ts';
 import { type Daemon, Workplace } from './daemon.fixture.ts';
 
 const VOLUME_COUNT = 500;
-// The goal, 2 s, is measured by bench/startup.ts; here other tests share the two cores.
+// A bound against start-ups that grow with the square of the volumes. The goal, 2 s, is measured by bench/startup.ts on
+// a machine that does nothing else; here other tests share the two cores.
 const START_LIMIT_MS = 10_000;
 const MEMORY_LIMIT_KIB = 300 * 1024;
 const CONCURRENCY = 16;
@@ -41,16 +42,16 @@ async function residentKib(processId: number | undefined): Promise<number> {
 }
 
 // Other tests run beside this one: the fastest of a few starts is what the daemon needs.
-test('a daemon with 500 volumes serves within seconds of its start, after a kill too', async () => {
+test('after a kill a daemon with 500 volumes has all of them again, and the fastest of four starts takes less than 10 s', async () => {
   const times: number[] = [];
   for (let round = 0; round < 4; round++) {
     await daemon.end('SIGKILL');
     const started = performance.now();
     daemon = await place.serving();
     times.push(performance.now() - started);
+    const { volumes } = await daemon.json<{ volumes: unknown[] }>('volume', 'ls');
+    expect(volumes).toHaveLength(VOLUME_COUNT);
   }
-  const { volumes } = await daemon.json<{ volumes: unknown[] }>('volume', 'ls');
-  expect(volumes).toHaveLength(VOLUME_COUNT);
   expect(Math.min(...times)).toBeLessThan(START_LIMIT_MS);
 }, 120_000);
 

@@ -16,8 +16,8 @@ const VOLUME_BYTES = 4 * GIB;
 const WARM_UP_BYTES = 16 * MIB;
 /** The interrupted job is sized to write for about this long on this machine. */
 const INTERRUPTED_SECONDS = 10;
-/** Long enough after its start that the job's requests are under way. */
-const KILL_AFTER_MS = 3_000;
+/** Of the job's writes, when the daemon is killed: in the middle of them however fast they go. */
+const KILL_AFTER_FRACTION = 0.25;
 const NODE = 'lab';
 const CAPABILITY = { mount: { fs_type: 'ext4' }, access_mode: { mode: 'SINGLE_NODE_WRITER' } };
 const KERNEL_COMPLAINTS =
@@ -103,14 +103,10 @@ class Demo {
   async writeInterrupted(): Promise<void> {
     const file = `${this.#target}/interrupted`;
     const fio = startFio(this.#machine, { file, sizeBytes: this.#interruptedBytes, step: 'write' });
-    await mustRun(this.#machine, `until [ -s ${file} ]; do sleep 0.1; done`);
-    await new Promise((resolve) => setTimeout(resolve, KILL_AFTER_MS));
+    await this.#writesOfDevice(KILL_AFTER_FRACTION * (this.#interruptedBytes / 4096));
     const killedAt = performance.now();
     await this.#daemon?.kill();
-    const counts = await mustRun(this.#machine, [
-      'cat',
-      `/sys/block/${this.device.slice('/dev/'.length)}/inflight`,
-    ]);
+    const counts = await mustRun(this.#machine, ['cat', `${this.#statistics}/inflight`]);
     this.requestsInFlight = counts
       .trim()
       .split(/\s+/)
@@ -123,6 +119,13 @@ class Demo {
     const { exitCode, stdout, stderr } = await fio.ended;
     if (exitCode !== 0) throw new LabError(`fio ended with ${exitCode}:\n${tail(stdout)}\n${tail(stderr)}`);
     this.interrupted = readFio(stdout, 'write');
+  }
+
+  /** Resolves when the device has completed this many writes from now on. */
+  async #writesOfDevice(count: number): Promise<void> {
+    const completed = `$(awk '{print $5}' ${this.#statistics}/stat)`;
+    const script = `end=$((${completed} + ${Math.round(count)})); until [ ${completed} -ge $end ]; do sleep 0.1; done`;
+    await mustRun(this.#machine, script, { timeoutMs: 120_000 });
   }
 
   /** Reads everything back from the device: nothing is left in a cache. */
@@ -168,6 +171,10 @@ class Demo {
 
   async daemonLog(): Promise<string> {
     return (await this.#daemon?.log()) ?? '';
+  }
+
+  get #statistics(): string {
+    return `/sys/block/${this.device.slice('/dev/'.length)}`;
   }
 
   #csi(...calls: CsiCall[]): Promise<Record<string, unknown>[]> {

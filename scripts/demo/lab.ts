@@ -1,5 +1,6 @@
-// Where the demo runs: on this host when its kernel has nbd, else in a lab guest with a kernel of its own.
-// Either way there is an ext4 file system of the demo's own for the pool.
+// Where the demo runs: as root on a host whose kernel has nbd, on that host: it loads the module (and unloads it, if it
+// was not loaded before), attaches /dev/nbdN and mounts it below /var/tmp, and the pool is a directory there. Else in a
+// lab guest with a kernel of its own and an ext4 file system for the pool.
 
 import { execFileSync } from 'node:child_process';
 import { mkdtemp, open, readdir, rm } from 'node:fs/promises';

@@ -50,7 +50,11 @@ const PLACE = '/var/tmp/holdfast-demo-*';
 const MOMENTS = [
   ['before there is a daemon', `[ -d ${PLACE} ]`],
   ['while the volume is mounted', `grep -q ${'/holdfast-demo-.*/target'} /proc/mounts`],
-  ['while the application writes and the daemon is dead', `[ -s ${PLACE}/target/interrupted ] && sleep 3.5`],
+  [
+    'while the application writes and the daemon is dead',
+    // The pid of the first daemon is kept: the next one follows at once.
+    `[ -s ${PLACE}/target/interrupted ] && pid=\${pid:-$(pgrep -f "[m]ain.ts daemon")} && [ -n "$pid" ] && ! kill -0 $pid`,
+  ],
 ] as const;
 
 describe('a demo', { timeout: 200_000 }, () => {
@@ -59,6 +63,17 @@ describe('a demo', { timeout: 200_000 }, () => {
     await reached(demo, condition);
     demo.kill('TERM');
     expect(await demo.ended).toMatchObject({ exitCode: 143, stdout: expect.not.stringContaining('Done in') });
+    expect(await mustRun(guest, `${TRACES}; true`)).toBe(before);
+  });
+
+  test('that is let alone shows a pause and no error, and leaves nothing', async () => {
+    const { exitCode, stdout, stderr } = await startDemo().ended;
+    expect(exitCode, `${stdout}\n${stderr}`).toBe(0);
+    expect(stdout).toMatch(/killed with [1-9]\d* requests in flight and answered again \d+\.\d s later/);
+    expect(stdout).toMatch(
+      /a pause of \d+\.\d s and no error; every block verified, the file system is clean/,
+    );
+    expect(stdout.trimEnd()).toMatch(/\nDone in \d+ s; nothing is left behind\.$/);
     expect(await mustRun(guest, `${TRACES}; true`)).toBe(before);
   });
 

@@ -19,7 +19,7 @@ type PoolName = keyof typeof VOLUMES;
 let directory = '';
 let disk: FrozenFileSystem;
 let storage: Storage;
-let clients: NbdClient[] = [];
+const clients: NbdClient[] = [];
 let events: string[] = [];
 
 beforeAll(async () => {

@@ -22,6 +22,7 @@ class Faults {
     this.#every('kill', shape.killMs, (random) => this.#world.kill(this.#node(random)));
     this.#every('power', shape.powerCutMs, (random) => this.#world.cutPower([this.#node(random)]));
     this.#every('allPower', shape.allPowerCutMs, () => this.#world.cutPower(this.#world.nodes));
+    this.#every('stop', shape.cleanStopMs, (random) => this.#stop(random));
     this.#every('pause', shape.pauseMs, (random) => this.#pause(random));
     this.#every('partition', shape.partitionMs, (random) => this.#partition(random));
     this.#every('links', shape.linkBreakMs, (random) => {
@@ -52,6 +53,23 @@ class Faults {
     const isPrimary = random.chance(0.5);
     const other = random.pick(world.hosts());
     return isPrimary ? world.nodeOf(world.current.primary.replicaId) : other;
+  }
+
+  /** As for an upgrade; half of the time the machine reboots as well. A daemon whose disk hangs is killed. */
+  #stop(random: Random): void {
+    const world = this.#world;
+    const node = this.#node(random);
+    const isReboot = random.chance(0.5);
+    const { process } = node;
+    if (!node.isUp || node.isPaused || process === undefined) return;
+    const end = (): void => {
+      if (node.process !== process) return;
+      if (isReboot) world.cutPower([node]);
+      else world.kill(node);
+    };
+    if (!process.stop(() => world.schedule.after(0, end))) return;
+    world.fault(`${node.name}'s daemon stops`);
+    world.schedule.after(5000, end);
   }
 
   #pause(random: Random): void {

@@ -116,6 +116,22 @@ export const MIXES = {
     flushShare: 0.1,
     safetyMs: 15_000,
   }),
+  /** Daemons stop cleanly, machines reboot, and machines lose power. */
+  stops: (random) => ({
+    cleanStopMs: random.between(800, 2500),
+    powerCutMs: random.between(1500, 4000),
+    killMs: random.pick([0, 2000]),
+    readShare: 0.2,
+    safetyMs: 15_000,
+  }),
+  /** Writes stay unsettled for long, since members that are away cannot be dropped. */
+  held: (random) => ({
+    copies: random.pick([2, 3]),
+    failureMode: 'hard',
+    partitionMs: random.between(1500, 3000),
+    thinkMs: 200,
+    safetyMs: 30_000,
+  }),
   /** Extents cool between bursts of writes, and machines lose power. */
   cooling: (random) => ({
     copies: random.pick([2, 3]),

@@ -59,6 +59,7 @@ export class SimProcess implements ReplicaPorts, Endpoint {
   #isAlive = true;
   #diskOperations = 0;
   #dataWrites = 0;
+  #isStopping = false;
   /** By link: frames that wait for a slot, and what came behind them. */
   readonly #waiting = new Map<number, (() => boolean)[]>();
 
@@ -157,6 +158,14 @@ export class SimProcess implements ReplicaPorts, Endpoint {
       waiting.splice(0, count);
       if (waiting.length === 0) this.#waiting.delete(link);
     }
+  }
+
+  /** A clean stop, once; false: it is under way. */
+  stop(stopped: () => void): boolean {
+    if (this.#isStopping) return false;
+    this.#isStopping = true;
+    this.#enter(() => this.replica.stop(stopped));
+    return true;
   }
 
   /** What a person asks for. False: not now. */

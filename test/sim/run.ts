@@ -62,6 +62,7 @@ export function drawShape(seed: number): Shape {
     slowDiskRate: sometimes(hasFault, 2000, 10_000),
     clockDrift: random.pick([0, 0.001, 0.005]),
     killMs: sometimes(hasFault + 0.2, 800, 6000),
+    cleanStopMs: sometimes(hasFault * 0.5, 1500, 8000),
     powerCutMs: sometimes(hasFault, 1500, 8000),
     allPowerCutMs: sometimes(0.15, 4000, 10_000),
     pauseMs: sometimes(hasFault, 1500, 8000),

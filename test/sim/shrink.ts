@@ -14,6 +14,7 @@ const SWITCHES = [
   'allPowerCutMs',
   'powerCutMs',
   'killMs',
+  'cleanStopMs',
   'pauseMs',
   'partitionMs',
   'linkBreakMs',

@@ -14,7 +14,10 @@ done
 export PATH
 case $command in
   test:csi) exec node scripts/test.ts --only csi-sanity "$@" ;;
-  sim) exec node test/sim/main.ts "$@" ;;
+  sim)
+    [ "${1-}" != --mutants ] || exec node test/sim/mutants-main.ts "$@"
+    exec node test/sim/main.ts "$@"
+    ;;
   soak) HOLDFAST_SOAK=1 exec node scripts/test.ts "$@" ;;
   *) exec node "scripts/$command.ts" "$@" ;;
 esac

@@ -282,13 +282,14 @@ export function hunt(rule: Rule, firstSeed: number, budget: Budget = BUDGET): Hu
     return (user + system) / 1e6;
   };
   const others = new Map<Checker, number>();
-  for (let count = 0; count < budget.seeds && seconds() < budget.seconds; count++) {
+  let count = 0;
+  for (; count < budget.seeds && seconds() < budget.seconds; count++) {
     const caught = trySeed(rule, mixes[count % mixes.length] as MixName, firstSeed + count);
     if (caught === undefined) continue;
     if (checkers.includes(caught.checker)) return { seeds: count + 1, seconds: seconds(), caught, others };
     others.set(caught.checker, (others.get(caught.checker) ?? 0) + 1);
   }
-  return { seeds: budget.seeds, seconds: seconds(), caught: undefined, others };
+  return { seeds: count, seconds: seconds(), caught: undefined, others };
 }
 
 /** The intact core on the same seeds and mixes. */

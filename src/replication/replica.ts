@@ -162,8 +162,7 @@ export class Replica implements Hub, CopyHost, PrimaryHost {
     const known = this.#known;
     // The epoch counts as well: a store that was put back may have its revisions raised above all others.
     const isOld =
-      known !== undefined &&
-      (stored.revision <= known.revision || stored.config.epoch < known.config.epoch);
+      known !== undefined && (stored.revision <= known.revision || stored.config.epoch < known.config.epoch);
     if (isOld && !this.broken.configNeverGoesBack) return;
     this.#known = stored;
     if (this.#isJudged) this.#react();

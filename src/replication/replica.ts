@@ -83,6 +83,8 @@ export class Replica implements Hub, CopyHost, PrimaryHost {
   /** It knows who it is: a mark of it means something. */
   #isMarkable = true;
   #isReading = false;
+  /** The store has changed since the last read of it began, or did not answer that read. */
+  #mustRead = false;
   #lookAtMs = 0;
   #coolAtMs = 0;
   #sitsOut = true;
@@ -188,6 +190,7 @@ export class Replica implements Hub, CopyHost, PrimaryHost {
 
   /** The store may have changed. */
   storeChanged(): void {
+    this.#mustRead = true;
     this.#read();
   }
 
@@ -240,7 +243,8 @@ export class Replica implements Hub, CopyHost, PrimaryHost {
       this.#coolAtMs = nowMs + COOL_TICK_MS;
       this.copy.tick(COOL_AFTER_MS / COOL_TICK_MS);
     }
-    if (nowMs >= this.#lookAtMs && (this.#state === 'opening' || this.#state === 'held' || this.#isOut()))
+    const isWaiting = this.#state === 'opening' || this.#state === 'held' || this.#isOut();
+    if (nowMs >= this.#lookAtMs && (isWaiting || this.#mustRead))
       this.#read();
     this.#primary?.tick();
     this.#secondary?.tick();
@@ -355,7 +359,10 @@ export class Replica implements Hub, CopyHost, PrimaryHost {
 
   configRead(stored: StoredConfig | undefined | 'gone'): void {
     this.#isReading = false;
-    if (stored === undefined) return;
+    if (stored === undefined) {
+      this.#mustRead = true;
+      return;
+    }
     if (stored === 'gone') {
       this.#end('gone');
       return;
@@ -429,6 +436,7 @@ export class Replica implements Hub, CopyHost, PrimaryHost {
   #read(): void {
     if (this.#isReading) return;
     this.#isReading = true;
+    this.#mustRead = false;
     this.#lookAtMs = this.ports.nowMs() + STORE_RETRY_MS;
     this.ports.readConfig();
   }

@@ -250,7 +250,7 @@ export class Network {
       (fields, payload) => end.framed(link.id, fields, payload),
       (type, message) => end.controlled(link.id, type, message),
     );
-    if (damage === undefined) return;
+    if (damage === undefined || link.isClosed[opposite(side)]) return;
     if (!lane.isFaulted) throw new Error(`an intact frame was refused: ${damage.text}`);
     this.onDamage(link.id, damage.text);
     link.isClosed[opposite(side)] = true;

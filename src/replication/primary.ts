@@ -1236,6 +1236,11 @@ export class Primary {
   #resume(): void {
     this.#handOverTo = undefined;
     this.#phase = 'serving';
+    // Who was welcomed while it drained has not begun.
+    for (const seat of this.#seats) {
+      const isIdle = seat.isOpen && seat.resync === undefined && (seat.isLost || seat.role === 'joining');
+      if (isIdle && seat.welcome !== undefined) this.#startResync(seat, seat.welcome);
+    }
     const held = new RequestQueue(this.#hub.table);
     this.#held.moveTo(held);
     for (let request = held.shift(); request !== NONE; request = held.shift()) this.#begin(request);

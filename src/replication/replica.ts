@@ -244,8 +244,7 @@ export class Replica implements Hub, CopyHost, PrimaryHost {
       this.copy.tick(COOL_AFTER_MS / COOL_TICK_MS);
     }
     const isWaiting = this.#state === 'opening' || this.#state === 'held' || this.#isOut();
-    if (nowMs >= this.#lookAtMs && (isWaiting || this.#mustRead))
-      this.#read();
+    if (nowMs >= this.#lookAtMs && (isWaiting || this.#mustRead)) this.#read();
     this.#primary?.tick();
     this.#secondary?.tick();
     this.#change();

@@ -28,6 +28,7 @@ export const RULES = [
   'suspectsInDelta',
   'unknownStampsAreNewest',
   'joiningAppliesInOrder',
+  'joiningCopyStaysSuspect',
   'outSinceIsRecorded',
   'inSyncOnlyIfNamed',
   // Leases and promotion

@@ -353,7 +353,12 @@ export class Secondary {
   }
 
   prepared(request: number): void {
-    this.#hub.copy.start(request, this.#epoch);
+    const { copy, table, broken } = this.#hub;
+    // What a joining copy is given may be unacknowledged, and the next primary may not have it: until it has joined
+    // and everything is settled, all that it took stays suspect.
+    if (this.#stream?.role === 'joining' && !copy.hasFailed && !broken.joiningCopyStaysSuspect)
+      copy.extents.keepHot(table.offsetBytes[request] as number, table.lengthBytes[request] as number);
+    copy.start(request, this.#epoch);
   }
 
   applied(request: number, errno: number): void {

@@ -283,6 +283,8 @@ export class Checks {
       if (stampOf(member, block) >= outSince) continue;
       ownSuspects ??= new Suspects(absent);
       if (ownSuspects.has(block)) continue;
+      // Extents that are hot on the copy itself are brought whole.
+      if (absent.disk.isExtentHotDurably(Math.floor(block / BLOCKS_PER_EXTENT))) continue;
       memberSuspects ??= new Suspects(member);
       if (memberSuspects.has(block)) continue;
       this.#world.violate(

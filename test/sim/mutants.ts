@@ -115,6 +115,7 @@ export const MUTANTS: Readonly<Record<Rule, Mutant>> = {
     'power',
     'stalls',
   ]),
+  joiningCopyStaysSuspect: fault('forgets what it took while it was joining', UNEQUAL, ['leases', 'cooling']),
   outSinceIsRecorded: fault('counts a delta from the epoch after the one that dropped it', UNEQUAL, [
     'resync',
   ]),

@@ -88,6 +88,8 @@ export class Replica implements Hub, CopyHost, PrimaryHost {
   #lookAtMs = 0;
   #coolAtMs = 0;
   #sitsOut = true;
+  /** It is to be the primary once its own grants have run out. */
+  #leadsSoon = false;
 
   constructor(table: RequestTable, ports: ReplicaPorts, options: ReplicaOptions) {
     this.table = table;
@@ -247,6 +249,10 @@ export class Replica implements Hub, CopyHost, PrimaryHost {
     if (nowMs >= this.#lookAtMs && (isWaiting || this.#mustRead)) this.#read();
     this.#primary?.tick();
     this.#secondary?.tick();
+    if (this.#leadsSoon && this.#state === 'following') {
+      this.#leadsSoon = false;
+      this.#react();
+    }
     this.#change();
   }
 
@@ -508,11 +514,26 @@ export class Replica implements Hub, CopyHost, PrimaryHost {
       if (config.primary.opening === this.offeredOpening) this.#become(this.offeredOpening);
       else if (this.#proposed !== undefined && config.primary.opening === this.#proposed)
         this.#become(this.#proposed);
-      else if (this.pending === undefined) this.submit(openPrimary(config, this.opener(this.ports.drawId())));
+      else if (this.pending === undefined) this.#lead(config);
     } else if (config.primary.replicaId === this.replicaId && this.broken.incarnationCheckedAtPromotion) {
       if (config.primary.opening === this.#proposed) this.#become(this.#proposed);
       else if (this.pending === undefined) this.submit(openPrimary(config, this.opener(this.ports.drawId())));
     }
+  }
+
+  /**
+   * It is named, and not by a handover: another process of it was the primary, or the promotion of one that died has
+   * arrived late, and another primary may count on what was granted since. Proof that none does: nobody ever served,
+   * or this replica promised this very epoch as its primary.
+   */
+  #lead(config: VolumeConfig): void {
+    const isProven = config.primary.opening === null || this.#found.promisedEpoch === config.epoch;
+    if (this.#secondary?.mayLead(isProven) === false) {
+      this.#leadsSoon = true;
+      return;
+    }
+    this.#secondary?.followNobody();
+    this.submit(openPrimary(config, this.opener(this.ports.drawId())));
   }
 
   /** The store knows this boot, and what became of this copy in it; false while it does not. */

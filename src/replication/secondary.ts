@@ -68,6 +68,8 @@ export class Secondary {
   #epoch = 0;
   /** Until then it has promised not to promote. */
   #grantedUntilMs: number;
+  /** Until then an earlier process of this replica may have promised the same. */
+  readonly #sitsOutUntilMs: number;
   #heardMs: number;
   /** The primary that was given its time to be heard. */
   #awaitedOpening: string | null = null;
@@ -84,7 +86,8 @@ export class Secondary {
   constructor(hub: Hub, sitsOut: boolean) {
     this.#hub = hub;
     const nowMs = hub.ports.nowMs();
-    this.#grantedUntilMs = sitsOut && !hub.broken.sitOutAfterRestart ? nowMs + LEASE_MS : nowMs;
+    this.#sitsOutUntilMs = sitsOut && !hub.broken.sitOutAfterRestart ? nowMs + LEASE_MS : nowMs;
+    this.#grantedUntilMs = nowMs;
     this.#heardMs = sitsOut && hub.broken.sitOutAfterRestart ? Number.NEGATIVE_INFINITY : nowMs;
     this.#answers = new RequestQueue(hub.table);
     this.#locks = new RangeLocks(hub.table, (request) => this.#locked(request));
@@ -95,6 +98,11 @@ export class Secondary {
     return (
       pending !== undefined && pending.epoch > known.config.epoch && pending.primary.replicaId === replicaId
     );
+  }
+
+  /** It is about to be the primary: what another one still sends is void from here on. */
+  followNobody(): void {
+    if (!this.#hub.broken.noGrantWhilePromoting) this.#endStream();
   }
 
   /** The disk of this copy failed: whoever sends to it finds out at once. */
@@ -416,6 +424,16 @@ export class Secondary {
 
   // ---- taking over
 
+  /**
+   * No other primary can count on a grant of this replica. `isProven`: earlier processes of it granted nothing that
+   * could still hold.
+   */
+  mayLead(isProven: boolean): boolean {
+    if (this.#hub.broken.waitForOwnGrant) return true;
+    const nowMs = this.#hub.ports.nowMs();
+    return nowMs >= this.#grantedUntilMs && (isProven || nowMs >= this.#sitsOutUntilMs);
+  }
+
   tick(): void {
     const hub = this.#hub;
     const nowMs = hub.ports.nowMs();
@@ -433,7 +451,7 @@ export class Secondary {
       this.#lookAtMs = nowMs + STORE_RETRY_MS;
       hub.look();
     }
-    const mayPromote = isSilent && (nowMs >= this.#grantedUntilMs || hub.broken.waitForOwnGrant);
+    const mayPromote = isSilent && this.mayLead(false);
     if (!mayPromote || !canPromote(hub)) return;
     hub.ports.event({ type: 'suspected', replicaId: hub.known.config.primary.replicaId });
     // What the old primary still sends is void from here on; if the promotion fails, it is sent again.

@@ -57,6 +57,7 @@ export class SimProcess implements ReplicaPorts, Endpoint {
   readonly #home: SimNode;
   readonly #buffers: (Int32Array | undefined)[] = new Array(SLOTS).fill(undefined);
   #isAlive = true;
+  #storeGeneration = 0;
   #diskOperations = 0;
   #dataWrites = 0;
   #isStopping = false;
@@ -67,6 +68,7 @@ export class SimProcess implements ReplicaPorts, Endpoint {
     this.#world = world;
     this.#home = home;
     this.node = home.index;
+    this.#storeGeneration = world.store.generation;
     const { disk } = home;
     // An earlier process marked these; its successor makes them durable before it relies on them.
     disk.intent.flush();
@@ -418,11 +420,26 @@ export class SimProcess implements ReplicaPorts, Endpoint {
 
   // ---- ports: store
 
+  /** It was put back since this process met it: the client takes it for another one, and asks it nothing more. */
+  get #isOtherStore(): boolean {
+    return this.#world.store.generation !== this.#storeGeneration;
+  }
+
   readConfig(): void {
+    if (this.#isOtherStore) {
+      this.#world.schedule.after(1000, () => this.deliver(() => this.replica.configRead(undefined)));
+      return;
+    }
     this.#world.store.read(this.node, (stored) => this.deliver(() => this.replica.configRead(stored)));
   }
 
   propose(proposal: number, baseRevision: number, config: VolumeConfig): void {
+    if (this.#isOtherStore) {
+      this.#world.schedule.after(1000, () =>
+        this.deliver(() => this.replica.proposed(proposal, { type: 'unknown' })),
+      );
+      return;
+    }
     this.#world.store.swap(this.node, baseRevision, config, (outcome) =>
       this.deliver(() => this.replica.proposed(proposal, outcome)),
     );

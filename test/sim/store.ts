@@ -73,8 +73,10 @@ export class SimStore {
     const isReplyLost = this.#random.chance(this.lossRate);
     if (isRequestLost) return;
     const isLate = this.#random.chance(this.lossRate);
+    const { generation } = this;
     this.#schedule.after(isLate ? TIMEOUT_MS * this.#random.between(0.5, 3) : this.#delay(), () => {
       if (this.#isSilent(node) && !isLate) return;
+      if (this.generation !== generation) return;
       const outcome = this.#apply(baseRevision, config);
       if (isReplyLost || this.losesNextReply) {
         this.losesNextReply = false;
@@ -102,7 +104,11 @@ export class SimStore {
   }
 
   /** Put back from an old snapshot; its revisions go on from there, or above all that there were. */
+  /** How often it was put back: a daemon that knew it before takes it for another store until it starts again. */
+  generation = 0;
+
   restore({ config, revision }: StoredConfig, isBumped: boolean): void {
+    this.generation += 1;
     this.current = { config, revision: isBumped ? this.current.revision + 1000 : revision };
     this.onChange();
   }

@@ -437,7 +437,7 @@ export class World {
 
   kill(node: SimNode): void {
     const old = this.stop(node);
-    if (old !== undefined) this.restart(node, old, this.random.faults.wait(this.isHealed ? 200 : 1500));
+    if (old !== undefined) this.restart(node, old, Math.min(this.random.faults.wait(this.isHealed ? 200 : 1500), 8000));
   }
 
   /** Nobody starts it again. */
@@ -477,7 +477,7 @@ export class World {
       if (!node.isUp) continue;
       this.powerOff(node);
       const bootId = node.bootId;
-      const wait = this.random.faults.wait(this.isHealed ? 300 : 2500);
+      const wait = Math.min(this.random.faults.wait(this.isHealed ? 300 : 2500), 8000);
       this.schedule.after(wait, () => {
         if (node.bootId === bootId) this.powerOn(node);
       });

@@ -121,7 +121,10 @@ describe('a daemon started over a live device', { timeout: 180_000 }, () => {
     const lock = guest.start(['flock', superblock ?? '', 'sleep', '300'], { timeoutMs: 300_000 });
     daemon = await start();
     expect(await daemon.cli('volume', 'show', 'data')).toMatchObject({ device, serving: false });
-    expect(await daemon.log()).toContain('the volume of a device cannot be opened; its requests wait');
+    // The start does not wait for it: a dead daemon's last request may take half a minute to land.
+    await expect
+      .poll(() => daemon.log(), { timeout: 60_000, interval: 1000 })
+      .toContain('the volume of a device cannot be opened; its requests wait');
     expect(await writing.stdout()).toBe('');
     lock.kill('KILL');
     await expectGoesOn();

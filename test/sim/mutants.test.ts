@@ -25,8 +25,9 @@ describe('a planted fault is noticed by the checker that should', () => {
 });
 
 describe('the intact core', () => {
-  it('is clean on fresh seeds of every mix', { timeout: 180_000 }, () => {
-    const firstSeed = Math.floor(Date.now() / 1000) * 1000;
+  it('is clean on seeds of every mix', { timeout: 180_000 }, () => {
+    // The same ones in every run: a soak of fresh seeds is `npm run sim -- --seed fresh`.
+    const firstSeed = 1;
     const mixes: MixName[] = [...(Object.keys(MIXES) as MixName[]), 'any'];
     expect(intact(mixes, firstSeed, 300), `seeds from ${firstSeed} on`).toEqual([]);
   });

@@ -2,6 +2,7 @@
 // published through CSI; an application writes to it; the daemon is killed under it and started again; what was
 // written is verified from the device. Ends non-zero if anything is off, and leaves nothing behind.
 
+import { setTimeout as sleep } from 'node:timers/promises';
 import { Listr } from 'listr2';
 import prettyBytes from 'pretty-bytes';
 import { errorText } from '../src/core/errors.ts';
@@ -99,19 +100,31 @@ class Demo {
     this.#interruptedBytes = Math.min(roundUp(wanted, MIB), VOLUME_BYTES / 2);
   }
 
+  /** Of the device; on a busy machine fio may be between a batch of answers and its next requests, so a few looks. */
+  async #countInFlight(): Promise<number> {
+    for (let look = 0; look < 50; look += 1) {
+      const counts = await mustRun(this.#machine, ['cat', `${this.#statistics}/inflight`]);
+      const count = counts
+        .trim()
+        .split(/\s+/)
+        .map(Number)
+        .reduce((sum, each) => sum + each, 0);
+      if (count > 0) return count;
+      await sleep(20);
+    }
+    return 0;
+  }
+
   /** Kills the daemon while fio writes, starts it again, and has fio finish. */
   async writeInterrupted(): Promise<void> {
     const file = `${this.#target}/interrupted`;
     const fio = startFio(this.#machine, { file, sizeBytes: this.#interruptedBytes, step: 'write' });
     await this.#writesOfDevice(KILL_AFTER_FRACTION * (this.#interruptedBytes / 4096));
+    await this.#countInFlight();
     const killedAt = performance.now();
     await this.#daemon?.kill();
-    const counts = await mustRun(this.#machine, ['cat', `${this.#statistics}/inflight`]);
-    this.requestsInFlight = counts
-      .trim()
-      .split(/\s+/)
-      .map(Number)
-      .reduce((sum, count) => sum + count, 0);
+    // Nobody answers from here on: what waits now waits for the next daemon.
+    this.requestsInFlight = await this.#countInFlight();
     if (this.requestsInFlight === 0)
       throw new LabError('no request was in flight when the daemon was killed');
     await this.startDaemon();

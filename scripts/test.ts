@@ -48,7 +48,7 @@ const SUITES: readonly Suite[] = [
       `--jobs=${availableParallelism()}`,
     ],
   },
-  { name: 'lab', limitMinutes: 18, vitest: ['--project', 'lab', '--reporter', 'verbose'] },
+  { name: 'lab', limitMinutes: 22, vitest: ['--project', 'lab', '--reporter', 'verbose'] },
   { name: 'csi-sanity', limitMinutes: 5, vitest: ['--project', 'csi-sanity', '--reporter', 'verbose'] },
 ];
 /** How long a suite that was told to stop may take to clean up its guests and daemons. */

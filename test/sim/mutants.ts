@@ -115,7 +115,10 @@ export const MUTANTS: Readonly<Record<Rule, Mutant>> = {
     'power',
     'stalls',
   ]),
-  joiningCopyStaysSuspect: fault('forgets what it took while it was joining', UNEQUAL, ['leases', 'cooling']),
+  joiningCopyStaysSuspect: uncaught(
+    'forgets what it took while it was joining',
+    'needs a copy that joins while a member is given up, cools, and meets that member as its primary: no mix is made for it yet',
+  ),
   outSinceIsRecorded: fault('counts a delta from the epoch after the one that dropped it', UNEQUAL, [
     'resync',
   ]),
@@ -180,7 +183,10 @@ export const MUTANTS: Readonly<Record<Rule, Mutant>> = {
   // Reconciliation
   reconcileBeforeServing: fault('serves after a promotion without reconciling', UNEQUAL, ['kills']),
   suspectsOfEveryMember: fault('reconciles its own suspects only', UNEQUAL, ['kills']),
-  reconcileStampsAlone: fault('does not stamp suspects when no other copy remains', INCOMPLETE, ['kills']),
+  reconcileStampsAlone: uncaught(
+    'does not stamp suspects when no other copy remains',
+    'was caught before copies kept all that they took while joining suspect, which covers most of it',
+  ),
   inheritedMarksKept: fault('forgets what the process before it had in flight', UNEQUAL, ['kills']),
   unknownWindowMeansHot: uncaught(
     'takes an unreadable window for an empty one',

@@ -437,7 +437,8 @@ export class World {
 
   kill(node: SimNode): void {
     const old = this.stop(node);
-    if (old !== undefined) this.restart(node, old, Math.min(this.random.faults.wait(this.isHealed ? 200 : 1500), 8000));
+    if (old !== undefined)
+      this.restart(node, old, Math.min(this.random.faults.wait(this.isHealed ? 200 : 1500), 8000));
   }
 
   /** Nobody starts it again. */

@@ -44,7 +44,7 @@ const SUITES: readonly Suite[] = [
     script: [
       'test/sim/main.ts',
       // The same seeds in every ordinary run, so that a change is what makes a difference; a soak draws fresh ones.
-      ...(isSoak ? ['--seed=fresh', `--minutes=${SIM_MINUTES}`] : ['--seed=1', '--seeds=2000']),
+      ...(isSoak ? ['--seed=fresh', `--minutes=${SIM_MINUTES}`] : ['--seed=1', '--seeds=1500']),
       `--jobs=${availableParallelism()}`,
     ],
   },

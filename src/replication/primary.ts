@@ -230,7 +230,7 @@ export class Primary {
 
   #begin(request: number): void {
     const kind = this.#hub.table.kind[request] as number;
-    if (kind !== READ && this.#hub.copy.hasFailed && this.#isAlone()) this.#fail(request, EIO);
+    if (kind !== READ && this.#hub.copy.hasFailed && this.#isSole()) this.#fail(request, EIO);
     else if (kind === FLUSH) this.#flush(request);
     else if (this.#reconcile.blocks(request)) this.#waitingForReconcile.push(request);
     else this.#lock(request);
@@ -366,7 +366,7 @@ export class Primary {
       return;
     }
     table.error[request] = errno;
-    if (errno === 0 || this.#isAlone() || this.#phase === 'ended') {
+    if (errno === 0 || this.#isSole() || this.#phase === 'ended') {
       this.#finish(request);
       return;
     }
@@ -400,7 +400,7 @@ export class Primary {
     if (!this.#isEpochKept(true) && !this.#hub.broken.epochKeptBeforeAck) return;
     // A copy that failed it is on its way out of the set, or this one hands over: nobody is told before.
     const hasFailed = (table.error[request] as number) !== 0 && !this.#hub.broken.failedWriteIsNotSettled;
-    if (hasFailed && !this.#isAlone()) return;
+    if (hasFailed && !this.#isSole()) return;
     const sequence = table.sequence[request] as number;
     if (this.#isAnyLost()) this.#ring[sequence % WINDOW_SPAN] = KEPT;
     else {
@@ -489,7 +489,7 @@ export class Primary {
 
   /** Replies that waited for a lease, for promises or for the minimum. */
   #replyWaiting(): void {
-    if (this.#isAlone() && this.#mayReply())
+    if (this.#isSole() && this.#mayReply())
       for (let r = this.#unreadable.shift(); r !== NONE; r = this.#unreadable.shift()) this.#reply(r);
     if (this.#unreplied.isEmpty || !this.#mayReply()) return;
     const waiting = new RequestQueue(this.#hub.table);
@@ -532,7 +532,7 @@ export class Primary {
   /** The local copy's rounds up to this number are over. */
   flushed(round: number, errno: number): void {
     if (errno !== 0) this.#localFailed(errno);
-    if (this.#isFlushRunning && round >= this.#localFlushRound && (errno === 0 || this.#isAlone()))
+    if (this.#isFlushRunning && round >= this.#localFlushRound && (errno === 0 || this.#isSole()))
       this.#flushAnswered(LOCAL, errno);
   }
 
@@ -574,6 +574,12 @@ export class Primary {
     if (this.#hub.broken.lostMembersKeepWindows) return false;
     for (const seat of this.#seats) if (seat.isLost && seat.role === 'member') return true;
     return false;
+  }
+
+  /** The set names no other copy: only then an error of this one's disk reaches the application. Else requests wait. */
+  #isSole(): boolean {
+    const { pending } = this.#hub;
+    return this.#config.inSync.length === 1 && (pending === undefined || pending.inSync.length === 1);
   }
 
   #isAlone(): boolean {

@@ -86,7 +86,7 @@ describe('this host', () => {
   machineContract(() => host);
 });
 
-test('a guest ends with its owner and leaves nothing behind', { timeout: 60_000 }, async () => {
+test('a guest ends with its owner and leaves nothing behind', { timeout: 120_000 }, async () => {
   const script = join(await mkdtemp(join(tmpdir(), 'holdfast-owner-')), 'owner.ts');
   await writeFile(
     script,
@@ -104,8 +104,8 @@ test('a guest ends with its owner and leaves nothing behind', { timeout: 60_000 
   expect(exchangeDir).toMatch(/holdfast-guest-/);
   const guestDir = dirname(exchangeDir);
   const processes = () => execFileSync('ps', ['axo', 'args'], { encoding: 'utf8' });
-  await expect.poll(() => existsSync(guestDir), { timeout: 10_000 }).toBe(false);
-  await expect.poll(processes, { timeout: 10_000 }).not.toContain(guestDir);
+  await expect.poll(() => existsSync(guestDir), { timeout: 30_000 }).toBe(false);
+  await expect.poll(processes, { timeout: 30_000 }).not.toContain(guestDir);
 });
 
 test('a guest does not outlive its time limit', { timeout: 60_000 }, async () => {

@@ -92,7 +92,10 @@ export class HostMachine implements Machine, AsyncDisposable {
   /** Without the lines that were there before. */
   async kernelLog(): Promise<string> {
     const log = await kernelRing();
-    return log.startsWith(this.#logAtStart) ? log.slice(this.#logAtStart.length) : log;
+    // The ring drops its oldest lines meanwhile: what is new comes after the line that was the last one then.
+    const last = this.#logAtStart.trimEnd().split('\n').at(-1) ?? '';
+    const at = last === '' ? -1 : log.lastIndexOf(last);
+    return at < 0 ? log : log.slice(at + last.length);
   }
 
   /** Without waiting: a job may need something else to go before it can end. */

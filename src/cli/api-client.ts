@@ -21,6 +21,9 @@ const OPTIONS = {
   // No proxy and no DNS between two processes of one machine.
   'grpc.enable_http_proxy': 0,
   'grpc.default_authority': 'localhost',
+  // Whoever waits for a starting daemon looks again soon; the library's own first pause is a second.
+  'grpc.initial_reconnect_backoff_ms': 100,
+  'grpc.max_reconnect_backoff_ms': 500,
 };
 
 type UnaryMethod = (

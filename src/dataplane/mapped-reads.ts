@@ -7,9 +7,8 @@
 import { NONE } from '../replication/requests.ts';
 import { FileWindows, WINDOW_BYTES } from './file-windows.ts';
 import { native } from './native.ts';
-import type { Thread } from './thread.ts';
+import type { FileUser, Thread } from './thread.ts';
 import { REQUEST_CAPACITY } from './thread-memory.ts';
-import type { Volume } from './volume.ts';
 
 export const SMALLEST_MAPPED_BYTES = 64 * 1024;
 /** A socket takes about 200 KiB at once: of larger reads the most would be left over. */
@@ -74,10 +73,10 @@ export class MappedReads {
       // An integer in the engine's eyes too: it is passed on without being boxed.
       const piece = (offset / WINDOW_BYTES) | 0;
       const isFree = session.isFreeToSend;
-      const window = isFree ? this.#windows.find(volume.index, volume.dataFd, piece) : -1;
+      const window = isFree ? this.#windows.find(volume.index, volume.file.fd, piece) : -1;
       if (window < 0) {
         if (isFree) session.readsAreCached = false;
-        this.#thread.reads.add(request, volume.dataFd);
+        this.#thread.reads.add(request, volume.file.fd);
         continue;
       }
       const at = this.#count * NUMBERS_PER_SEND;
@@ -110,14 +109,14 @@ export class MappedReads {
     const session = this.#thread.sessionOf(request);
     session.readsAreCached = sentBytes !== 0;
     if (sentBytes <= 0) {
-      this.#thread.reads.add(request, volume.dataFd);
+      this.#thread.reads.add(request, volume.file.fd);
       return;
     }
     session.replyBegun(request, sentBytes, sentBytes === replyBytes);
-    volume.replyBegun(request, replyBytes - sentBytes);
+    volume.file.replyBegun(request, replyBytes - sentBytes);
   }
 
-  #volumeOf(request: number): Volume {
-    return this.#thread.volumes[this.#thread.slots.volume[request] as number] as Volume;
+  #volumeOf(request: number): FileUser {
+    return this.#thread.volumes[this.#thread.slots.volume[request] as number] as FileUser;
   }
 }

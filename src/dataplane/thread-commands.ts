@@ -319,7 +319,7 @@ export class ThreadCommands {
 }
 
 function countersOf(volume: Volume): VolumeCounters {
-  const count = (index: number): number => volume.counters[index] ?? 0;
+  const count = (index: number): number => volume.file.counters[index] ?? 0;
   return {
     reads: count(0),
     readBytes: count(1),
@@ -332,7 +332,7 @@ function countersOf(volume: Volume): VolumeCounters {
     sessions: volume.sessions.size,
     hotExtents: volume.core.extents.hotCount,
     hasFailed: volume.core.hasFailed,
-    latencyBuckets: [...volume.latency],
+    latencyBuckets: [...volume.latency.buckets],
   };
 }
 

@@ -7,6 +7,7 @@
 
 import { type MessagePort, receiveMessageOnPort } from 'node:worker_threads';
 import { invariant } from '../core/invariant.ts';
+import type { DataFile } from './data-file.ts';
 import { MappedReads } from './mapped-reads.ts';
 import { native } from './native.ts';
 import { Session, type SessionOptions } from './nbd/session.ts';
@@ -34,7 +35,7 @@ import {
 } from './tags.ts';
 import { SESSION_CAPACITY, ThreadMemory } from './thread-memory.ts';
 import type { ThreadCounters, ThreadData, ThreadEvent, ThreadFaults } from './thread-messages.ts';
-import type { Volume } from './volume.ts';
+import type { VolumeLogs } from './volume-logs.ts';
 import { nameThread, turnBegins, turnEnds } from './watchdog.ts';
 import { WriteBatch } from './write-batch.ts';
 
@@ -52,6 +53,15 @@ export interface Listener {
   ended(): void;
 }
 
+/** Whoever works on a replica's files here: the ends of its ring entries and of its batches come back by its index. */
+export interface FileUser {
+  readonly index: number;
+  readonly file: DataFile;
+  readonly logs: VolumeLogs;
+  /** About once a second. True: it wants the next tick. */
+  tick(): boolean;
+}
+
 export class Thread {
   readonly memory = new ThreadMemory();
   readonly ring = new Ring(SUBMISSION_ENTRIES, COMPLETION_ENTRIES, this.memory.region);
@@ -62,7 +72,7 @@ export class Thread {
   readonly reads = new ReadBatch(this.memory.bytes, this.slots);
   readonly mappedReads = new MappedReads(this);
   readonly sends = new SendBatch(this.memory.bytes);
-  readonly volumes: (Volume | undefined)[] = [];
+  readonly volumes: (FileUser | undefined)[] = [];
   /** One for each pool that has or had a volume here. */
   readonly #writes: WriteBatch[] = [];
   readonly #writesByPool = new Map<string, WriteBatch>();
@@ -258,7 +268,7 @@ export class Thread {
       const count = reads.run();
       for (let i = 0; i < count; i++) {
         const request = reads.request(i);
-        this.#volumeOf(request).dataDone(request, reads.result(i));
+        this.#fileOf(request).dataDone(request, reads.result(i));
       }
     }
   }
@@ -271,7 +281,7 @@ export class Thread {
         const count = writes.run(this.clockMs);
         for (let i = 0; i < count; i++) {
           const request = writes.request(i);
-          this.#volumeOf(request).dataDone(request, writes.result(i));
+          this.#fileOf(request).dataDone(request, writes.result(i));
         }
       }
     }
@@ -293,16 +303,16 @@ export class Thread {
         this.#session(index).sent(result);
         return;
       case TAG_DATA:
-        this.#volumeOf(index).ringDone(index, result);
+        this.#fileOf(index).ringDone(index, result);
         return;
       case TAG_FLUSH:
-        this.#volume(index).flushDone(result);
+        this.#volume(index).file.flushDone(result);
         return;
       case TAG_ZERO:
-        this.#volumeOf(index).zeroDone(index, result);
+        this.#fileOf(index).zeroDone(index, result);
         return;
       case TAG_MERGE_READ:
-        this.#volumeOf(index).edgeRead(index, result);
+        this.#fileOf(index).edgeRead(index, result);
         return;
       case TAG_INTENT:
         this.#armTick();
@@ -437,11 +447,12 @@ export class Thread {
     return this.#sessions[index] as Session;
   }
 
-  #volume(index: number): Volume {
-    return this.volumes[index] as Volume;
+  #volume(index: number): FileUser {
+    return this.volumes[index] as FileUser;
   }
 
-  #volumeOf(request: number): Volume {
-    return this.volumes[this.slots.volume[request] as number] as Volume;
+  /** The file that a request's data operation is on. */
+  #fileOf(request: number): DataFile {
+    return (this.volumes[this.slots.volume[request] as number] as FileUser).file;
   }
 }

@@ -4,7 +4,7 @@
 
 import { HoldfastError } from '../core/errors.ts';
 import { BLOCK_BYTES, GENERATION_BLOCKS_PER_EXTENT } from '../core/units.ts';
-import { STAMP_UNKNOWN } from '../replication/extents.ts';
+import { type Extents, STAMP_UNKNOWN } from '../replication/extents.ts';
 import {
   decodeGenerationSector,
   encodeGenerationSector,
@@ -12,11 +12,9 @@ import {
   generationFileOffset,
 } from '../replication/layout/generations.ts';
 import { encodeIntentSector, INTENT_SECTOR_BYTES, intentSectorOffset } from '../replication/layout/intent.ts';
-import type { VolumeCore } from '../replication/volume-core.ts';
 import { RWF_DSYNC } from './ring.ts';
 import { TAG_GENERATION, TAG_INTENT } from './tags.ts';
 import type { Thread } from './thread.ts';
-import type { OpenVolumeMessage } from './thread-messages.ts';
 
 const EIO = 5;
 const SECTORS_PER_BUFFER = BLOCK_BYTES / INTENT_SECTOR_BYTES;
@@ -26,11 +24,24 @@ const MERGE_READING = 0;
 const MERGE_WRITING = 1;
 const MERGE_FLUSHING = 2;
 
+/** Who orders rounds and merges, and hears of their ends. */
+export interface LogsHost {
+  readonly extents: Extents;
+  readonly epoch: number;
+  intentRoundDone(errno: number): void;
+  generationsMerged(errno: number): void;
+}
+
+export interface LogsOptions {
+  readonly intentFd: number;
+  readonly generationsFd: number;
+}
+
 export class VolumeLogs {
   readonly #thread: Thread;
   readonly #index: number;
-  readonly #message: OpenVolumeMessage;
-  readonly #core: () => VolumeCore;
+  readonly #message: LogsOptions;
+  readonly #core: () => LogsHost;
   readonly #intentBuffer: number;
   readonly #generationBuffer: number;
   /** [0]: file offset of the intent write under way; [1..8]: of the generation sectors. */
@@ -46,7 +57,7 @@ export class VolumeLogs {
   readonly #mergeStamps = new Uint32Array(GENERATION_BLOCKS_PER_EXTENT);
 
   /** `index`: the volume's, for the completions; `core` is asked only after the volume stands. */
-  constructor(thread: Thread, index: number, message: OpenVolumeMessage, core: () => VolumeCore) {
+  constructor(thread: Thread, index: number, message: LogsOptions, core: () => LogsHost) {
     this.#thread = thread;
     this.#index = index;
     this.#message = message;

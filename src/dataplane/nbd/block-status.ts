@@ -3,7 +3,6 @@
 
 import { native } from '../native.ts';
 import type { Thread } from '../thread.ts';
-import type { Volume } from '../volume.ts';
 import { NBD_EIO, NBD_STATE_HOLE, NBD_STATE_ZERO } from './protocol.ts';
 import { FLAG_ONE_DESCRIPTOR } from './request-check.ts';
 
@@ -11,7 +10,7 @@ const STATUS_DESCRIPTORS = 256;
 const DESCRIPTOR_BYTES = 8;
 
 /** Writes the descriptors into the request's buffer and sets its replyBytes. Returns the errno of its reply. */
-export function describeBlocks(thread: Thread, request: number, volume: Volume): number {
+export function describeBlocks(thread: Thread, request: number, dataFd: number): number {
   const { slots, memory } = thread;
   const limit = ((slots.flags[request] as number) & FLAG_ONE_DESCRIPTOR) !== 0 ? 1 : STATUS_DESCRIPTORS;
   let offset = slots.offsetBytes[request] as number;
@@ -21,7 +20,7 @@ export function describeBlocks(thread: Thread, request: number, volume: Volume):
   for (; offset < end && count < limit; count++) {
     let run: ReturnType<typeof native.nextRun>;
     try {
-      run = native.nextRun(volume.dataFd, offset, end);
+      run = native.nextRun(dataFd, offset, end);
     } catch {
       // The map itself is read from the disk.
       return NBD_EIO;

@@ -15,8 +15,6 @@ import { isInterruption } from '../ring.ts';
 import { TAG_CLOSE } from '../tags.ts';
 import type { Thread } from '../thread.ts';
 import { MAX_PAYLOAD_BYTES } from '../thread-memory.ts';
-import type { Volume } from '../volume.ts';
-import { describeBlocks } from './block-status.ts';
 import type { HandshakeHost } from './handshake.ts';
 import { Negotiation } from './negotiation.ts';
 import {
@@ -53,19 +51,34 @@ const PAYLOAD_STALL_LIMIT_MS = 10_000;
 /** A command that no protocol of ours knows, as it is kept in a byte. */
 const UNKNOWN_COMMAND = 255;
 
+/** What a session serves: requests go in by admit(), and each comes back by one reply(). */
+export interface ServedVolume {
+  /** In its thread, for the requests' slots. */
+  readonly index: number;
+  readonly sizeBytes: number;
+  readonly sessions: Set<Session>;
+  /** Requests of sessions that have not been released. */
+  inFlightCount: number;
+  /** Its requests may still be read from by links after their reply: PeerSlots says when a slot is free. */
+  readonly isShared: boolean;
+  admit(request: number): void;
+  /** Of BLOCK_STATUS: fills the buffer and replyBytes, and returns the reply's errno. */
+  describeBlocks(request: number): number;
+}
+
 export interface SessionOptions {
   readonly readOnly: boolean;
   /** In transmission phase from the start, on this volume; otherwise `host` and `resolve` find one. */
-  readonly volume?: Volume;
+  readonly volume?: ServedVolume;
   readonly host?: HandshakeHost;
-  readonly resolve?: (exportName: string) => Volume | undefined;
+  readonly resolve?: (exportName: string) => ServedVolume | undefined;
   readonly onClosed?: () => void;
 }
 
 export class Session {
   readonly index: number;
   readonly fd: number;
-  volume: Volume | undefined;
+  volume: ServedVolume | undefined;
   /** Read from the client, not yet released. */
   inFlightCount = 0;
   isClosing = false;
@@ -190,7 +203,7 @@ export class Session {
     if (request === NONE) return this.#park();
     const { slots } = this.#thread;
     const wireFlags = view.getUint16(at + 4);
-    const errno = checkRequest(slots, request, wireFlags, this.#clientBits, volume.core.sizeBytes);
+    const errno = checkRequest(slots, request, wireFlags, this.#clientBits, volume.sizeBytes);
     if (errno === 0 && !this.#buffers.take(request)) {
       // The header stays where it is: a parked session reads it again.
       slots.release(request);
@@ -207,7 +220,7 @@ export class Session {
   }
 
   /** A slot with what the header says, or NONE. */
-  #takeSlot(at: number, command: number, volume: Volume): number {
+  #takeSlot(at: number, command: number, volume: ServedVolume): number {
     const { memory, slots } = this.#thread;
     // A session holds no more slots than it leaves free, so that those who never read leave some to the others.
     const mayTake = this.inFlightCount < IN_FLIGHT_LIMIT && this.inFlightCount < slots.freeCount;
@@ -246,20 +259,19 @@ export class Session {
     this.#receiver.expectPayload(request, length, errno === 0 ? (data[request] as number) : NONE);
   }
 
-  #beginOther(request: number, command: number, errno: number, volume: Volume): void {
+  #beginOther(request: number, command: number, errno: number, volume: ServedVolume): void {
     this.#receiver.isHeaderAlone = false;
     const isEmpty = this.#thread.slots.lengthBytes[request] === 0 && command !== NBD_CMD_FLUSH;
     // CACHE is a hint: reading ahead is the page cache's business in buffered pools and nobody's in direct ones.
     if (errno !== 0 || isEmpty || command === NBD_CMD_CACHE) this.reply(request, errno);
-    else if (command === NBD_CMD_BLOCK_STATUS)
-      this.reply(request, describeBlocks(this.#thread, request, volume));
-    else volume.core.admit(request);
+    else if (command === NBD_CMD_BLOCK_STATUS) this.reply(request, volume.describeBlocks(request));
+    else volume.admit(request);
   }
 
   #payloadComplete(): boolean {
     const request = this.#receiver.endPayload();
     if (this.#payloadErrno !== 0) this.reply(request, this.#payloadErrno);
-    else this.volume?.core.admit(request);
+    else this.volume?.admit(request);
     return true;
   }
 

@@ -1,0 +1,353 @@
+// The data file of one replica in its data-plane thread: reads, writes, zeroes and flushes, as the core orders them.
+//
+// Rules: it is touched by ring entries and by the addon's batch calls of a turn, never by Node's own file functions;
+// a short read or write goes on where it stopped; in direct mode whole blocks only, so an unaligned write first reads
+// the blocks at its edges (under the core's lock of those blocks). Space is decided before a write: a pool that is
+// down to its reserve takes writes only where blocks are allocated already.
+
+import { BLOCK_BYTES } from '../core/units.ts';
+import { FLAG_FAST_ZERO, FLAG_NO_HOLE, READ } from '../replication/requests.ts';
+import { native } from './native.ts';
+import { isInterruption } from './ring.ts';
+import { SpaceReport } from './space-report.ts';
+import { TAG_DATA, TAG_FLUSH, TAG_MERGE_READ, TAG_ZERO } from './tags.ts';
+import type { Thread } from './thread.ts';
+import type { WriteBatch } from './write-batch.ts';
+
+const EIO = 5;
+const ENOSPC = 28;
+const EOPNOTSUPP = 95;
+const FALLOC_KEEP_SIZE = 1;
+const FALLOC_PUNCH_HOLE = 2;
+const FALLOC_ZERO_RANGE = 16;
+/** After this much written without a look, the pool's free space is looked up again. */
+const SPACE_CHECK_BYTES = 64 * 1024 * 1024;
+
+// How far a zeroing request has come, in its `pending`.
+const ZERO_FIRST = 0;
+const ZERO_PUNCHED = 1;
+const ZERO_ALLOCATING = 2;
+
+/** Who orders the operations. None of these is called from within the call that starts one, unless it fails at once. */
+export interface DataFileHost {
+  /** A read, write or zeroing has ended; a positive errno, or 0. */
+  requestDone(request: number, errno: number): void;
+  flushDone(errno: number): void;
+}
+
+export interface DataFileOptions {
+  readonly volumeId: string;
+  readonly pool: string;
+  readonly dataFd: number;
+  readonly ioMode: 'direct' | 'buffered';
+  readonly reserveBytes: number;
+}
+
+export class DataFile {
+  readonly fd: number;
+  /** Reads, read bytes, writes, write bytes, flushes, zeroes, errors. */
+  readonly counters = new Float64Array(7);
+  readonly #thread: Thread;
+  readonly #index: number;
+  readonly #host: DataFileHost;
+  readonly #options: DataFileOptions;
+  readonly #writes: WriteBatch;
+  /** [0]: bytes that may still be written before the free space is looked up. */
+  readonly #spaceBudget = new Float64Array(1);
+  readonly #spaceReport: SpaceReport;
+
+  /** `index`: of the replica in its thread, for the completions. */
+  constructor(thread: Thread, index: number, host: DataFileHost, options: DataFileOptions) {
+    this.#thread = thread;
+    this.#index = index;
+    this.#host = host;
+    this.#options = options;
+    this.fd = options.dataFd;
+    this.#writes = thread.writesTo(options.pool);
+    this.#spaceReport = new SpaceReport(options.reserveBytes);
+  }
+
+  countError(): void {
+    this.counters[6] = (this.counters[6] as number) + 1;
+  }
+
+  /** Others write to the same pool: what was granted against its free space a while ago is looked up again. */
+  tick(): void {
+    this.#spaceBudget[0] = 0;
+  }
+
+  startRead(request: number): void {
+    const slots = this.#thread.slots;
+    const offset = slots.offsetBytes[request] as number;
+    const length = slots.lengthBytes[request] as number;
+    this.counters[0] = (this.counters[0] as number) + 1;
+    this.counters[1] = (this.counters[1] as number) + length;
+    this.#startWhole(request, offset, length);
+    if (this.#options.ioMode !== 'buffered') this.#continueRead(request);
+    else if (!this.#thread.mappedReads.add(request)) this.#thread.reads.add(request, this.fd);
+  }
+
+  startWrite(request: number): void {
+    const slots = this.#thread.slots;
+    const offset = slots.offsetBytes[request] as number;
+    const length = slots.lengthBytes[request] as number;
+    this.counters[2] = (this.counters[2] as number) + 1;
+    this.counters[3] = (this.counters[3] as number) + length;
+    if (!this.#hasSpace(request)) {
+      this.#host.requestDone(request, ENOSPC);
+      return;
+    }
+    if (this.#options.ioMode === 'buffered') {
+      slots.ioOffset[request] = offset;
+      slots.ioBuffer[request] = slots.data[request] as number;
+      slots.ioLeft[request] = length;
+      if (this.#writes.isOpen(this.#thread.clockMs)) this.#writes.add(request, this.fd);
+      else this.#continueWrite(request);
+      return;
+    }
+    this.#startWhole(request, offset, length);
+    if (offset % BLOCK_BYTES !== 0 || (offset + length) % BLOCK_BYTES !== 0) this.#readEdges(request);
+    else this.#continueWrite(request);
+  }
+
+  startZero(request: number): void {
+    const slots = this.#thread.slots;
+    this.counters[5] = (this.counters[5] as number) + 1;
+    const keepsBlocks = ((slots.flags[request] as number) & FLAG_NO_HOLE) !== 0;
+    if (keepsBlocks && !this.#hasSpace(request)) {
+      this.#host.requestDone(request, ENOSPC);
+      return;
+    }
+    this.#zero(
+      request,
+      keepsBlocks ? FALLOC_ZERO_RANGE | FALLOC_KEEP_SIZE : FALLOC_PUNCH_HOLE | FALLOC_KEEP_SIZE,
+    );
+  }
+
+  startFlush(): void {
+    this.counters[4] = (this.counters[4] as number) + 1;
+    this.#writes.flushes.began(this.#thread.clockMs);
+    if (this.#thread.faults.noDataFlush) this.#thread.ring.nop(this.#index, TAG_FLUSH);
+    else this.#thread.ring.fdatasync(this.fd, this.#index, TAG_FLUSH);
+  }
+
+  // ---- ends of ring entries
+
+  ringDone(request: number, result: number): void {
+    if (this.#thread.slots.kind[request] !== READ) this.#writes.ringWrites.ended(this.#thread.clockMs);
+    this.dataDone(request, result);
+  }
+
+  flushDone(result: number): void {
+    this.#writes.flushes.ended(this.#thread.clockMs);
+    this.#host.flushDone(result < 0 ? -result : 0);
+  }
+
+  /** Of a ring entry or of a batch. */
+  dataDone(request: number, result: number): void {
+    const slots = this.#thread.slots;
+    const isRead = slots.kind[request] === READ;
+    if (isInterruption(result)) {
+      if (isRead) this.#continueRead(request);
+      else this.#continueWrite(request);
+      return;
+    }
+    if (result <= 0) {
+      // Nothing read inside the volume means that the file is shorter than it should be.
+      this.#host.requestDone(request, result === 0 ? EIO : -result);
+      return;
+    }
+    const left = (slots.ioLeft[request] as number) - result;
+    slots.ioLeft[request] = left;
+    if (left <= 0) {
+      this.#host.requestDone(request, 0);
+      return;
+    }
+    slots.ioOffset[request] = (slots.ioOffset[request] as number) + result;
+    slots.ioBuffer[request] = (slots.ioBuffer[request] as number) + result;
+    if (isRead) this.#continueRead(request);
+    else this.#continueWrite(request);
+  }
+
+  /** All but the last `leftBytes` of its reply have left from the page cache: those are read now, before the lock goes. */
+  replyBegun(request: number, leftBytes: number): void {
+    if (leftBytes === 0) {
+      this.#host.requestDone(request, 0);
+      return;
+    }
+    const slots = this.#thread.slots;
+    const length = slots.lengthBytes[request] as number;
+    const sentBytes = Math.max(length - leftBytes, 0);
+    slots.ioOffset[request] = (slots.offsetBytes[request] as number) + sentBytes;
+    slots.ioBuffer[request] = (slots.data[request] as number) + sentBytes;
+    slots.ioLeft[request] = length - sentBytes;
+    this.#thread.reads.add(request, this.fd);
+  }
+
+  edgeRead(request: number, result: number): void {
+    const slots = this.#thread.slots;
+    if (result !== BLOCK_BYTES && (slots.error[request] as number) === 0) {
+      slots.error[request] = result < 0 ? -result : EIO;
+    }
+    slots.pending[request] = (slots.pending[request] as number) - 1;
+    if ((slots.pending[request] as number) > 0) return;
+    const errno = slots.error[request] as number;
+    if (errno !== 0) {
+      this.#host.requestDone(request, errno);
+      return;
+    }
+    this.#mergeEdges(request);
+    this.#continueWrite(request);
+  }
+
+  zeroDone(request: number, result: number): void {
+    const slots = this.#thread.slots;
+    this.#writes.ringWrites.ended(this.#thread.clockMs);
+    if (result !== -EOPNOTSUPP) {
+      // The second step of the fallback below keeps the blocks; its first has zeroed them.
+      if (result === 0 && slots.pending[request] === ZERO_PUNCHED) {
+        slots.pending[request] = ZERO_ALLOCATING;
+        this.#zero(request, FALLOC_KEEP_SIZE);
+        return;
+      }
+      this.#host.requestDone(request, -result);
+      return;
+    }
+    const flags = slots.flags[request] as number;
+    const isFirstTry = slots.pending[request] === ZERO_FIRST && (flags & FLAG_NO_HOLE) !== 0;
+    if (!isFirstTry || (flags & FLAG_FAST_ZERO) !== 0) {
+      this.#host.requestDone(request, EOPNOTSUPP);
+      return;
+    }
+    // No zeroing in place here: punch the range out, then allocate it again.
+    slots.pending[request] = ZERO_PUNCHED;
+    this.#zero(request, FALLOC_PUNCH_HOLE | FALLOC_KEEP_SIZE);
+  }
+
+  // ---- steps of data operations
+
+  /** The disk operation covers the whole blocks around the request. */
+  #startWhole(request: number, offset: number, length: number): void {
+    const slots = this.#thread.slots;
+    if (this.#options.ioMode === 'buffered') {
+      slots.ioOffset[request] = offset;
+      slots.ioBuffer[request] = slots.data[request] as number;
+      slots.ioLeft[request] = length;
+      return;
+    }
+    const inBlock = offset % BLOCK_BYTES;
+    slots.ioOffset[request] = offset - inBlock;
+    slots.ioBuffer[request] = (slots.data[request] as number) - inBlock;
+    slots.ioLeft[request] = Math.ceil((inBlock + length) / BLOCK_BYTES) * BLOCK_BYTES;
+  }
+
+  #continueRead(request: number): void {
+    const slots = this.#thread.slots;
+    this.#thread.ring.read(
+      this.fd,
+      slots.ioBuffer[request] as number,
+      slots.ioLeft[request] as number,
+      slots.ioOffset,
+      request,
+      request,
+      TAG_DATA,
+    );
+  }
+
+  #continueWrite(request: number): void {
+    const slots = this.#thread.slots;
+    this.#writes.ringWrites.began(this.#thread.clockMs);
+    this.#thread.ring.write(
+      this.fd,
+      slots.ioBuffer[request] as number,
+      slots.ioLeft[request] as number,
+      slots.ioOffset,
+      request,
+      request,
+      TAG_DATA,
+      0,
+    );
+  }
+
+  /** The two spare blocks at the end of an unaligned request's buffer take the blocks at its edges. */
+  #readEdges(request: number): void {
+    const slots = this.#thread.slots;
+    const wholeBytes = slots.ioLeft[request] as number;
+    const start = slots.ioOffset[request] as number;
+    const spare = (slots.ioBuffer[request] as number) + wholeBytes;
+    const offset = slots.offsetBytes[request] as number;
+    const hasHead = offset !== start;
+    const hasTail = offset + (slots.lengthBytes[request] as number) !== start + wholeBytes;
+    const edges = this.#thread.edgeOffsets;
+    edges[0] = start;
+    edges[1] = start + wholeBytes - BLOCK_BYTES;
+    slots.pending[request] = (hasHead ? 1 : 0) + (hasTail ? 1 : 0);
+    const ring = this.#thread.ring;
+    if (hasHead) ring.read(this.fd, spare, BLOCK_BYTES, edges, 0, request, TAG_MERGE_READ);
+    if (hasTail) ring.read(this.fd, spare + BLOCK_BYTES, BLOCK_BYTES, edges, 1, request, TAG_MERGE_READ);
+  }
+
+  #mergeEdges(request: number): void {
+    const slots = this.#thread.slots;
+    const bytes = this.#thread.memory.bytes;
+    const whole = slots.ioBuffer[request] as number;
+    const wholeBytes = slots.ioLeft[request] as number;
+    const spare = whole + wholeBytes;
+    const data = slots.data[request] as number;
+    const end = data + (slots.lengthBytes[request] as number);
+    if (data !== whole) bytes.copyWithin(whole, spare, spare + (data - whole));
+    const tail = whole + wholeBytes - end;
+    if (tail > 0) bytes.copyWithin(end, spare + 2 * BLOCK_BYTES - tail, spare + 2 * BLOCK_BYTES);
+  }
+
+  #zero(request: number, mode: number): void {
+    const slots = this.#thread.slots;
+    this.#writes.ringWrites.began(this.#thread.clockMs);
+    this.#thread.ring.fallocate(
+      this.fd,
+      mode,
+      slots.offsetBytes,
+      slots.lengthBytes,
+      request,
+      request,
+      TAG_ZERO,
+    );
+  }
+
+  // ---- space
+
+  #hasSpace(request: number): boolean {
+    const slots = this.#thread.slots;
+    const length = slots.lengthBytes[request] as number;
+    const left = (this.#spaceBudget[0] as number) - length;
+    if (left >= 0) {
+      this.#spaceBudget[0] = left;
+      return true;
+    }
+    const free = this.#freeBytes();
+    const isFull = free < length;
+    if (this.#spaceReport.look(free, isFull, this.#thread.nowMs())) {
+      this.#thread.tell({ type: 'poolSpace', volumeId: this.#options.volumeId, isFull });
+    }
+    // Others write to the same pool: nobody counts on more than a part of what is left.
+    this.#spaceBudget[0] = isFull ? 0 : Math.min(SPACE_CHECK_BYTES, free / 16);
+    return !isFull || this.#isAllocated(slots.offsetBytes[request] as number, length);
+  }
+
+  /** A disk that cannot even say how full it is decides by answering the write itself. */
+  #freeBytes(): number {
+    try {
+      return native.fileSystemSpace(this.fd).availableBytes - this.#options.reserveBytes;
+    } catch {
+      return Number.MAX_SAFE_INTEGER;
+    }
+  }
+
+  #isAllocated(offset: number, length: number): boolean {
+    try {
+      return native.isAllocated(this.fd, offset, length);
+    } catch {
+      return false;
+    }
+  }
+}

@@ -6,7 +6,7 @@ import { HoldfastError } from '../core/errors.ts';
 import type { PoolStatus } from '../dataplane/node-storage.ts';
 import { removeVolume } from './delete-volume.ts';
 import { checkName, drawId } from './names.ts';
-import { failureModeSchema, type VolumeRecord } from './records.ts';
+import { failureModeSchema, newReplica, type VolumeRecord } from './records.ts';
 import { checkRoom, checkVolumeSize, provisionedIn, sizeText } from './sizes.ts';
 import { findPool, poolLock, primaryReplica, type VolumeContext } from './volume-context.ts';
 import type { CreateVolume } from './volume-service.ts';
@@ -94,18 +94,19 @@ function newRecord(
   const replicaId = drawId();
   const { fileSystemType } = request;
   return {
-    version: 1,
+    version: 2,
     id,
     name: request.name,
     state: 'creating',
+    coordinator: null,
     sizeBytes: request.sizeBytes,
     targetSizeBytes: request.sizeBytes,
     lineage: drawId(),
     epoch: 1,
     primary: { replicaId, opening: null },
     inSync: [{ replicaId, incarnation: null }],
-    replicas: [{ id: replicaId, node: context.node, pool: pool.name, state: 'inSync', outSince: null }],
-    attachment: { number: 0, node: null, readOnly: false },
+    replicas: [newReplica(replicaId, context.node, pool.name)],
+    attachment: { number: 0, node: null, readOnly: false, use: 'device' },
     durability: request.durability,
     failureMode: request.failureMode,
     fileSystem: fileSystemType === null ? null : { type: fileSystemType, made: false },

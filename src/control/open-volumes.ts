@@ -1,4 +1,4 @@
-// The volumes that this daemon serves: opened for their first user (a device, an export), closed when the last
+// The volumes that a daemon with a store of its own serves: opened for their first user (a device, an export), closed when the last
 // one leaves, and told of every change of their attachment.
 //
 // Opening: the store first learns a fresh opening and a higher epoch, then the replica promises that epoch, and
@@ -14,13 +14,26 @@ import { problemsOf } from './problems.ts';
 import type { VolumeRecord } from './records.ts';
 import type { VolumeRecords } from './volume-records.ts';
 
+/** Volumes that are used on this node, by devices and exports. The caller holds the volume's lock around each method. */
+export interface ServedVolumes {
+  userCount(volumeId: string): number;
+  /** Counts one more user of a volume that can then be used. */
+  acquire(volumeId: string): Promise<VolumeRecord>;
+  /** One user fewer, also when it fails; the last one closes the volume. Not served: nothing. */
+  release(volumeId: string): Promise<void>;
+  /** Closes what the last user left and could not close. Still or again in use: nothing. */
+  closeUnused(volumeId: string): Promise<void>;
+  /** A volume in use takes the record's attachment: sessions of older ones are refused from here on. */
+  tell(record: VolumeRecord): Promise<void>;
+}
+
 interface Served {
   userCount: number;
   /** Of the record that the storage was last told of. */
   epoch: number;
 }
 
-export class OpenVolumes {
+export class OpenVolumes implements ServedVolumes {
   readonly #records: VolumeRecords;
   readonly #storage: NodeStorage;
   readonly #served = new Map<string, Served>();

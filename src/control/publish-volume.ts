@@ -67,7 +67,7 @@ export async function renewAttachment(
 }
 
 function withAttachment(record: VolumeRecord, node: string | null, readOnly: boolean): VolumeRecord {
-  const attachment = { number: record.attachment.number + 1, node, readOnly };
+  const attachment = { number: record.attachment.number + 1, node, readOnly, use: 'device' } as const;
   return { ...record, epoch: record.epoch + 1, attachment };
 }
 

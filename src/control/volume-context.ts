@@ -4,8 +4,9 @@
 import { HoldfastError } from '../core/errors.ts';
 import { didYouMean } from '../core/nearest.ts';
 import type { NodeStorage, PoolStatus } from '../dataplane/node-storage.ts';
+import type { ClusterContext } from './cluster-context.ts';
 import type { KeyedLock } from './keyed-lock.ts';
-import type { OpenVolumes } from './open-volumes.ts';
+import type { ServedVolumes } from './open-volumes.ts';
 import type { VolumeRecord } from './records.ts';
 import type { VolumeRecords } from './volume-records.ts';
 
@@ -17,10 +18,12 @@ export interface VolumeContext {
   readonly maxVolumesPerNode: number;
   readonly storage: NodeStorage;
   readonly records: VolumeRecords;
-  readonly openVolumes: OpenVolumes;
+  readonly openVolumes: ServedVolumes;
   readonly locks: KeyedLock;
   /** Exports of each volume that has any; each volume's under its lock. */
   readonly exportCounts: Map<string, number>;
+  /** undefined: this daemon is alone with its store, and every copy is on this node. */
+  readonly cluster: ClusterContext | undefined;
 }
 
 /** The first copy; until replication is there, the only one. */
@@ -35,10 +38,10 @@ export function primaryReplica(record: VolumeRecord): VolumeRecord['replicas'][n
   return replica;
 }
 
-/** UNAVAILABLE unless the copy is on this node. */
+/** UNAVAILABLE unless the copy is on this node; in a cluster it may be on any. */
 export function requireOwn(context: VolumeContext, record: VolumeRecord): void {
   const { node } = primaryReplica(record);
-  if (node === context.node) return;
+  if (context.cluster !== undefined || node === context.node) return;
   throw new HoldfastError(
     'UNAVAILABLE',
     `The copy of volume "${record.name}" is on node "${node}", and this daemon is "${context.node}": ask the daemon ` +

@@ -12,7 +12,7 @@ import {
   VOLUME_PREFIX,
   volumeKey,
 } from './names.ts';
-import { type VolumeRecord, volumeRecordSchema } from './records.ts';
+import { storedRecordSchema, type VolumeRecord, volumeRecordSchema } from './records.ts';
 import type { Store, StoreEntry } from './store.ts';
 
 /** Lost races in a row before a change gives up. In a store of one daemon there are none. */
@@ -32,7 +32,7 @@ export class VolumeRecords {
 
   /** In any state. */
   async read(volumeId: string): Promise<VolumeRecord | undefined> {
-    return (await this.#readStored(volumeId))?.value;
+    return (await this.readStored(volumeId))?.value;
   }
 
   /** NOT_FOUND unless it can be used. */
@@ -59,10 +59,28 @@ export class VolumeRecords {
         records.push(parseRecord(entry));
       } catch (error) {
         if (!(error instanceof HoldfastError)) throw error;
-        unreadable.push({ volumeId: entry.key.slice(VOLUME_PREFIX.length), error });
+        unreadable.push({ volumeId: volumeIdOf(entry.key), error });
       }
     }
     return { records, unreadable };
+  }
+
+  /** Every record as it stands, whether or not it can be understood. */
+  async listChanges(): Promise<RecordChange[]> {
+    return (await this.#store.list(VOLUME_PREFIX)).map(changeOf);
+  }
+
+  /** As Store.watch. */
+  async *watch(afterRevision: number, signal: AbortSignal): AsyncGenerator<RecordChange> {
+    for await (const event of this.#store.watch(VOLUME_PREFIX, afterRevision, signal)) {
+      if (event.type === 'put') yield changeOf(event.entry);
+      else yield { volumeId: volumeIdOf(event.key), stored: undefined };
+    }
+  }
+
+  /** As Store.revision. */
+  async revision(): Promise<number> {
+    return await this.#store.revision();
   }
 
   async insert(record: VolumeRecord): Promise<void> {
@@ -81,13 +99,11 @@ export class VolumeRecords {
    */
   async update(volumeId: string, change: (record: VolumeRecord) => VolumeRecord): Promise<VolumeRecord> {
     for (let attempt = 0; attempt < MAX_ATTEMPTS; attempt += 1) {
-      const stored = await this.#readStored(volumeId);
+      const stored = await this.readStored(volumeId);
       if (stored === undefined) throw volumeNotFound(volumeId);
       const changed = change(stored.value);
       if (changed === stored.value) return changed;
-      const text = encode(volumeRecordSchema, changed);
-      const result = await this.#store.compareAndSwap(volumeKey(volumeId), stored.revision, text);
-      if (result.swapped) return changed;
+      if ((await this.swap(stored, changed)).swapped) return changed;
     }
     throw new HoldfastError('BUSY', `Volume ${volumeId} is being changed by others all the time: try again.`);
   }
@@ -102,7 +118,7 @@ export class VolumeRecords {
 
   /** Removes a record that is being deleted. Gone is success. */
   async remove(volumeId: string): Promise<void> {
-    const stored = await this.#readStored(volumeId);
+    const stored = await this.readStored(volumeId);
     if (stored === undefined) return;
     const result = await this.#store.compareAndSwap(volumeKey(volumeId), stored.revision, undefined);
     if (!result.swapped && result.current !== undefined) {
@@ -150,10 +166,44 @@ export class VolumeRecords {
     await this.#store.compareAndSwap(claimKey(name), claim.revision, undefined);
   }
 
-  async #readStored(volumeId: string): Promise<Stored<VolumeRecord> | undefined> {
-    const entry = await this.#store.get(volumeKey(volumeId));
-    return entry && { value: parseRecord(entry), revision: entry.revision };
+  /** As `read`, with the revision that a change of it must name. */
+  async readStored(volumeId: string): Promise<Stored<VolumeRecord> | undefined> {
+    return storedRecord(await this.#store.get(volumeKey(volumeId)));
   }
+
+  /** One attempt at another record in the place of `standing`. As Store.compareAndSwap. */
+  async swap(standing: Stored<VolumeRecord>, changed: VolumeRecord): Promise<RecordSwap> {
+    const text = encode(volumeRecordSchema, changed);
+    const result = await this.#store.compareAndSwap(volumeKey(standing.value.id), standing.revision, text);
+    return result.swapped ? result : { swapped: false, current: storedRecord(result.current) };
+  }
+}
+
+export interface RecordChange {
+  readonly volumeId: string;
+  /** undefined: it was removed, or cannot be understood. */
+  readonly stored: Stored<VolumeRecord> | undefined;
+}
+
+function changeOf(entry: StoreEntry): RecordChange {
+  try {
+    return { volumeId: volumeIdOf(entry.key), stored: storedRecord(entry) };
+  } catch (error) {
+    if (!(error instanceof HoldfastError)) throw error;
+    return { volumeId: volumeIdOf(entry.key), stored: undefined };
+  }
+}
+
+function volumeIdOf(key: string): string {
+  return key.slice(VOLUME_PREFIX.length);
+}
+
+export type RecordSwap =
+  | { readonly swapped: true; readonly revision: number }
+  | { readonly swapped: false; readonly current: Stored<VolumeRecord> | undefined };
+
+function storedRecord(entry: StoreEntry | undefined): Stored<VolumeRecord> | undefined {
+  return entry && { value: parseRecord(entry), revision: entry.revision };
 }
 
 export function volumeNotFound(volumeId: string): HoldfastError {
@@ -167,7 +217,7 @@ export function volumeNotFound(volumeId: string): HoldfastError {
 }
 
 function parseRecord(entry: StoreEntry): VolumeRecord {
-  const record = parse(volumeRecordSchema, entry);
+  const record = parse(storedRecordSchema, entry);
   if (volumeKey(record.id) !== entry.key) throw notUnderstood(entry, 'it is the record of another volume');
   return record;
 }

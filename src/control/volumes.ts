@@ -7,6 +7,7 @@ import { HoldfastError } from '../core/errors.ts';
 import { didYouMean } from '../core/nearest.ts';
 import type { NodeStorage } from '../dataplane/node-storage.ts';
 import { attachmentVerdict } from './attachment-verdict.ts';
+import type { ClusterContext } from './cluster-context.ts';
 import { createVolume } from './create-volume.ts';
 import { deleteVolume } from './delete-volume.ts';
 import { acquireForExport, releaseExport } from './export-volume.ts';
@@ -30,6 +31,8 @@ export interface VolumesOptions {
   /** undefined: the first of the node's pools. */
   readonly defaultPool?: string | undefined;
   readonly maxVolumesPerNode: number;
+  /** undefined: this daemon is alone with its store. */
+  readonly cluster?: ClusterContext | undefined;
 }
 
 export class Volumes implements VolumeService {
@@ -46,6 +49,7 @@ export class Volumes implements VolumeService {
       openVolumes: new OpenVolumes(records, storage),
       locks: new KeyedLock(),
       exportCounts: new Map(),
+      cluster: options.cluster,
     };
   }
 

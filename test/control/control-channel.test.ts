@@ -18,7 +18,7 @@ import { ControlServer } from '../../src/control/channel/server.ts';
 import { ClusterKey } from '../../src/control/cluster-key.ts';
 import { LevelStore } from '../../src/control/level-store.ts';
 import { drawId } from '../../src/control/names.ts';
-import type { VolumeRecord } from '../../src/control/records.ts';
+import { newReplica, type VolumeRecord } from '../../src/control/records.ts';
 import { VolumeRecords } from '../../src/control/volume-records.ts';
 import { GIB, MIB } from '../../src/core/units.ts';
 import { createNodeStorage } from '../../src/dataplane/create-storage.ts';
@@ -122,18 +122,19 @@ function client(
 async function volumeOn(node: string, changes: Partial<VolumeRecord> = {}): Promise<ReplicaSpec> {
   const replicaId = drawId();
   const record: VolumeRecord = {
-    version: 1,
+    version: 2,
     id: drawId(),
     name: 'data',
     state: 'creating',
+    coordinator: null,
     sizeBytes: 8 * MIB,
     targetSizeBytes: 8 * MIB,
     lineage: drawId(),
     epoch: 1,
     primary: { replicaId, opening: null },
     inSync: [{ replicaId, incarnation: null }],
-    replicas: [{ id: replicaId, node, pool: 'pool', state: 'inSync', outSince: null }],
-    attachment: { number: 0, node: null, readOnly: false },
+    replicas: [newReplica(replicaId, node, 'pool')],
+    attachment: { number: 0, node: null, readOnly: false, use: 'device' },
     durability: 'writeback',
     failureMode: 'soft',
     fileSystem: null,

@@ -10,7 +10,7 @@ import {
   requirePlace,
 } from '../../src/control/placement.ts';
 import type { NodeView } from '../../src/control/nodes.ts';
-import type { VolumeRecord } from '../../src/control/records.ts';
+import { newReplica, type VolumeRecord } from '../../src/control/records.ts';
 import { GIB } from '../../src/core/units.ts';
 
 function pool(changes: Partial<PlacementPool> = {}): PlacementPool {
@@ -146,18 +146,19 @@ test('what is promised in a pool is the sum of the volumes with a copy there, as
     holder: string,
     poolName: string,
   ): VolumeRecord => ({
-    version: 1,
+    version: 2,
     id: '2'.repeat(32),
     name: 'data',
     state: 'ready',
+    coordinator: null,
     sizeBytes,
     targetSizeBytes,
     lineage: 'l',
     epoch: 1,
     primary: { replicaId: 'r', opening: null },
     inSync: [{ replicaId: 'r', incarnation: null }],
-    replicas: [{ id: 'r', node: holder, pool: poolName, state: 'inSync', outSince: null }],
-    attachment: { number: 0, node: null, readOnly: false },
+    replicas: [newReplica('r', holder, poolName)],
+    attachment: { number: 0, node: null, readOnly: false, use: 'device' },
     durability: 'writeback',
     failureMode: 'soft',
     fileSystem: null,

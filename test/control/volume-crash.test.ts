@@ -43,8 +43,8 @@ const published = async (volumes: Volumes, name: string): Promise<string> => {
   return id;
 };
 
-const NOWHERE = { number: 0, node: null, readOnly: false };
-const HERE = { number: 1, node: NODE, readOnly: false };
+const NOWHERE = { number: 0, node: null, readOnly: false, use: 'device' } as const;
+const HERE = { number: 1, node: NODE, readOnly: false, use: 'device' } as const;
 const UNMADE = { type: 'ext4', made: false } as const;
 const OPERATIONS: readonly Operation[] = [
   {
@@ -80,7 +80,7 @@ const OPERATIONS: readonly Operation[] = [
     prepare: published,
     run: async (volumes, _, id) => await volumes.unpublish(id, NODE),
     before: { attachment: HERE, epoch: 2 },
-    after: { attachment: { number: 2, node: null, readOnly: false }, epoch: 3 },
+    after: { attachment: { number: 2, node: null, readOnly: false, use: 'device' }, epoch: 3 },
   },
   {
     name: 'file system made',
@@ -215,6 +215,7 @@ describe('open and tell', () => {
             number: isPublished ? 2 : 1,
             node: isPublished ? null : NODE,
             readOnly: false,
+            use: 'device',
           });
           expect(world.storage.open.get(id)).toMatchObject({
             epoch: record.epoch,

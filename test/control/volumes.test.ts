@@ -2,7 +2,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import type { VolumeRecord } from '../../src/control/records.ts';
+import { newReplica, type VolumeRecord } from '../../src/control/records.ts';
 import { Volumes } from '../../src/control/volumes.ts';
 import { GIB, MAX_VOLUME_BYTES, MIB, MIN_VOLUME_BYTES, TIB } from '../../src/core/units.ts';
 import { Faults } from '../support/faults.ts';
@@ -28,18 +28,19 @@ describe('creation', () => {
     const record = await volumes.create(request('data', { labels: { app: 'db' } }));
     const replicaId = record.primary.replicaId;
     expect(record).toEqual({
-      version: 1,
+      version: 2,
       id: expect.stringMatching(/^[0-9a-f]{32}$/),
       name: 'data',
       state: 'ready',
+      coordinator: null,
       sizeBytes: 64 * MIB,
       targetSizeBytes: 64 * MIB,
       lineage: expect.stringMatching(/^[0-9a-f]{32}$/),
       epoch: 1,
       primary: { replicaId, opening: null },
       inSync: [{ replicaId, incarnation: null }],
-      replicas: [{ id: replicaId, node: NODE, pool: 'default', state: 'inSync', outSince: null }],
-      attachment: { number: 0, node: null, readOnly: false },
+      replicas: [newReplica(replicaId, NODE, 'default')],
+      attachment: { number: 0, node: null, readOnly: false, use: 'device' },
       durability: 'writeback',
       failureMode: 'soft',
       fileSystem: { type: 'ext4', made: false },
@@ -281,7 +282,12 @@ describe('epoch and attachment', () => {
     await expect(volumes.delete(id)).rejects.toMatchObject({ code: 'CONFLICT' });
     await volumes.releaseExport(id);
     await expect(volumes.publish(id, NODE, true)).rejects.toMatchObject(refusal);
-    expect((await volumes.get(id)).attachment).toEqual({ number: 0, node: null, readOnly: false });
+    expect((await volumes.get(id)).attachment).toEqual({
+      number: 0,
+      node: null,
+      readOnly: false,
+      use: 'device',
+    });
     await volumes.releaseExport(id);
     expect(world.storage.isOpen(id)).toBe(false);
     expect((await volumes.publish(id, NODE, false)).attachment.node).toBe(NODE);
@@ -353,6 +359,7 @@ describe('epoch and attachment', () => {
       number: 2,
       node: NODE,
       readOnly: true,
+      use: 'device',
     });
   });
 
@@ -375,7 +382,7 @@ describe('epoch and attachment', () => {
     expect(await volumes.attachmentVerdict(id, 2)).toBe('unknown');
     const key = `volumes/${id}`;
     const { value, revision } = (await world.store.get(key)) ?? { value: '', revision: 0 };
-    await world.store.compareAndSwap(key, revision, value.replace('"version":1', '"version":99'));
+    await world.store.compareAndSwap(key, revision, value.replace('"version":2', '"version":99'));
     expect(await volumes.attachmentVerdict(id, 1)).toBe('unknown');
     await world.store.compareAndSwap(key, (await world.store.get(key))?.revision ?? 0, undefined);
     expect(await volumes.attachmentVerdict(id, 1)).toBe('unknown');
@@ -781,7 +788,7 @@ describe('repair', () => {
     const good = await volumes.create(request('good'));
     const bad = await volumes.create(request('bad'));
     const entry = await world.store.get(`volumes/${bad.id}`);
-    await world.store.compareAndSwap(`volumes/${bad.id}`, entry?.revision ?? 0, '{"version":2}');
+    await world.store.compareAndSwap(`volumes/${bad.id}`, entry?.revision ?? 0, '{"version":3}');
     const report = await world.restart();
     expect(report.problems).toMatchObject([
       { volumeId: bad.id, problem: expect.stringContaining('another version') },

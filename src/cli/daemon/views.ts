@@ -1,7 +1,7 @@
 // Records and their surroundings, as the control API shows them.
 
 import type { NodeView as StoredNode } from '../../control/nodes.ts';
-import type { VolumeRecord } from '../../control/records.ts';
+import { replicaState, type VolumeRecord } from '../../control/records.ts';
 import { provisionedIn } from '../../control/sizes.ts';
 import type { PoolCapacity } from '../../control/volume-service.ts';
 import type { ClosedPool, PoolStatus, ReplicaStatus } from '../../dataplane/node-storage.ts';
@@ -26,13 +26,14 @@ export function volumeView(
     failureMode: String(record.failureMode),
     fileSystem: record.fileSystem,
     attachment: { number: attachment.number, node: attachment.node ?? '', readOnly: attachment.readOnly },
-    replicas: record.replicas.map(({ id, node, pool, state }) => {
+    replicas: record.replicas.map((replica) => {
+      const { id, node, pool } = replica;
       const isHere = local?.superblock === undefined || local.superblock.replicaId === id;
       return {
         id,
         node,
         pool,
-        state,
+        state: replicaState(record, replica),
         allocatedBytes: isHere ? (local?.allocatedBytes ?? 0) : 0,
         problem: isHere ? problemOf(pool, local, closed) : '',
       };

@@ -1,0 +1,59 @@
+// A volume's record and its configuration as the replication protocol sees it: the one holds the other, and fields
+// that are nothing to the protocol (name, pools, labels, what is being done with the volume). Pure.
+//
+// Promises: withConfig(record, configOf(record)) is that record, and configOf(withConfig(record, config)) that
+// configuration.
+
+import { invariant } from '../core/invariant.ts';
+import type { VolumeConfig } from '../replication/config.ts';
+import type { VolumeRecord } from './records.ts';
+
+export function configOf(record: VolumeRecord): VolumeConfig {
+  const { sizeBytes, lineage, epoch, primary, inSync, replicas, attachment, durability, failureMode } =
+    record;
+  return {
+    volumeId: record.id,
+    sizeBytes,
+    lineage,
+    epoch,
+    primary,
+    inSync,
+    replicas: replicas.map(({ pool: _, ...replica }) => replica),
+    attachment: { number: attachment.number, node: attachment.node },
+    durability,
+    failureMode,
+  };
+}
+
+/** What a replica proposes, in its volume's record. The rest of it stays; replicas come and go by other hands only. */
+export function withConfig(record: VolumeRecord, config: VolumeConfig): VolumeRecord {
+  invariant(config.volumeId === record.id, 'a configuration belongs to its volume');
+  const { volumeId: _, primary, inSync, replicas, attachment, ...rest } = config;
+  return {
+    ...record,
+    ...rest,
+    primary: { ...primary },
+    inSync: inSync.map((member) => ({ ...member })),
+    replicas: replicas.map((replica) => ({
+      ...replica,
+      pool: poolOf(record, replica.id),
+      report: replica.report && { ...replica.report },
+    })),
+    attachment: withAttachment(record.attachment, attachment),
+  };
+}
+
+function poolOf(record: VolumeRecord, replicaId: string): string {
+  const standing = record.replicas.find(({ id }) => id === replicaId);
+  invariant(standing !== undefined, 'no proposal adds a replica');
+  return standing.pool;
+}
+
+/** One of another number is another attachment: how the earlier one was used says nothing of it. */
+function withAttachment(
+  standing: VolumeRecord['attachment'],
+  { number, node }: VolumeConfig['attachment'],
+): VolumeRecord['attachment'] {
+  if (standing.number === number && standing.node === node) return standing;
+  return { number, node, readOnly: false, use: 'device' };
+}

@@ -24,7 +24,8 @@ import type { Hub } from './hub.ts';
 import type { Superblock } from './layout/superblock.ts';
 import type { WindowEntry, WindowFile } from './layout/window.ts';
 import type { ProposalOutcome, ReplicaPorts } from './ports.ts';
-import { Primary, type PrimaryHost } from './primary.ts';
+import { Primary } from './primary.ts';
+import type { PrimaryHost } from './primary/replies.ts';
 import { Proposals } from './proposals.ts';
 import { judge } from './recovery.ts';
 import { COPY_READ, NONE, READ, type RequestTable, REWRITE } from './requests.ts';
@@ -41,6 +42,8 @@ export interface ReplicaOptions {
   readonly superblock: Superblock;
   readonly intentBits: Uint8Array;
   readonly window: WindowFile;
+  /** What the window belongs to once it is adopted; by default the boot. */
+  readonly windowOwner?: string;
   readonly windowEntries: readonly WindowEntry[] | 'unknown';
   /** Tests only. */
   readonly broken?: BrokenRules;
@@ -117,7 +120,7 @@ export class Replica implements Hub, CopyHost, PrimaryHost {
       intentBits: options.intentBits,
       window: options.window,
       inherited: options.windowEntries,
-      bootId: options.bootId,
+      bootId: options.windowOwner ?? options.bootId,
       broken: this.broken,
     });
     if (this.broken.inheritedMarksKept) this.copy.settleInherited(options.superblock.promisedEpoch);
@@ -430,10 +433,6 @@ export class Replica implements Hub, CopyHost, PrimaryHost {
 
   isRevoked(request: number): boolean {
     return this.sessions.isRevoked(request);
-  }
-
-  primaryEnded(): void {
-    // Taken up at the end of the event that is being handled.
   }
 
   // ---- opening

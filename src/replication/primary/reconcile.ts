@@ -2,10 +2,10 @@
 // opening may have left them different (I8). Ordinary writes of the new epoch, under the range's lock; requests
 // that touch a suspect extent wait until it is done.
 
-import { EXTENT_BYTES } from '../core/units.ts';
-import { firstExtentOf, lastExtentOf } from './extents.ts';
-import type { Hub } from './hub.ts';
-import { NONE, REWRITE, type RequestTable } from './requests.ts';
+import { EXTENT_BYTES } from '../../core/units.ts';
+import { firstExtentOf, lastExtentOf } from '../extents.ts';
+import type { Hub } from '../hub.ts';
+import { NONE, REWRITE, type RequestTable } from '../requests.ts';
 
 const PIECE_BYTES = 256 * 1024;
 const PIECES_IN_FLIGHT = 8;
@@ -93,6 +93,8 @@ export class Reconcile {
       this.#inFlightCount += 1;
       table.kind[request] = REWRITE;
       table.flags[request] = 0;
+      // Of no session: the slot's last request may have come from one that is revoked.
+      table.origin[request] = NONE;
       table.offsetBytes[request] = piece.offsetBytes;
       table.lengthBytes[request] = piece.lengthBytes;
       if (this.#lock(request)) this.locked(request);

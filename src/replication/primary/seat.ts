@@ -1,8 +1,8 @@
 // What a primary knows of one other replica: its stream, its lease, what it still has to answer.
 
-import type { ReplicaConfig } from './config.ts';
-import type { StreamWelcome } from './frames.ts';
-import { NONE } from './requests.ts';
+import type { ReplicaConfig } from '../config.ts';
+import type { StreamWelcome } from '../frames.ts';
+import { NONE } from '../requests.ts';
 import type { Resync } from './resync.ts';
 
 export class Seat {
@@ -73,5 +73,13 @@ export class Seat {
     this.settledAtSequence = 0;
     this.resync?.stop();
     this.resync = undefined;
+  }
+
+  /** For people. */
+  describe(nowMs: number): string {
+    return (
+      `${this.replicaId} unanswered ${this.unansweredCount} older ${this.olderUnansweredCount} gating ${this.isGating} ` +
+      `round ${this.joinRound} lease ${Math.round(this.leaseUntilMs - nowMs)} resync ${this.resync?.describe()}`
+    );
   }
 }

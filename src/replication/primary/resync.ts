@@ -9,12 +9,12 @@ import {
   EXTENT_BYTES,
   GENERATION_BLOCK_BYTES,
   GENERATION_BLOCKS_PER_EXTENT,
-} from '../core/units.ts';
-import { STAMP_UNKNOWN } from './extents.ts';
-import { FRAME_COPY, FRAME_COPY_ZERO, FRAME_STAMPS, OFFSET, SEQUENCE, type SuspectRange } from './frames.ts';
-import type { Hub } from './hub.ts';
-import type { RangeLocks } from './range-locks.ts';
-import { COPY_READ, NONE } from './requests.ts';
+} from '../../core/units.ts';
+import { STAMP_UNKNOWN } from '../extents.ts';
+import { FRAME_COPY, FRAME_COPY_ZERO, FRAME_STAMPS, OFFSET, SEQUENCE, type SuspectRange } from '../frames.ts';
+import type { Hub } from '../hub.ts';
+import type { RangeLocks } from '../range-locks.ts';
+import { COPY_READ, NONE } from '../requests.ts';
 
 const COPIES_IN_FLIGHT = 4;
 const MAX_COPY_BYTES = 4 * GENERATION_BLOCK_BYTES;

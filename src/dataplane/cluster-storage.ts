@@ -7,6 +7,7 @@
 import type { StoredConfig, VolumeConfig } from '../replication/config.ts';
 import type { ProposalOutcome, ReplicaEvent } from '../replication/ports.ts';
 import type { OpeningReport } from './node-storage.ts';
+import type { PeerEvent } from './peers/hosts.ts';
 
 /** The volumes' configurations in the store. Never rejects: what went wrong is 'unknown', or no answer. */
 export interface ConfigStore {
@@ -25,6 +26,8 @@ export interface ClusterConnection {
   /** Higher than any number given to an earlier process of this daemon: session numbers rise with it. */
   readonly startNumber: number;
   readonly onReplicaEvent: (event: ReplicaEvent & { readonly volumeId: string }) => void;
+  /** Of the links to other data planes. */
+  readonly onPeerEvent?: ((event: PeerEvent) => void) | undefined;
 }
 
 export interface OpenFrontend {

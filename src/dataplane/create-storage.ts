@@ -1,5 +1,6 @@
 // The start of a node's storage: its pools, its data-plane threads, and what joins them (storage.ts).
 
+import { type ClusterEvent, isClusterEvent } from './cluster/messages.ts';
 import { readBootId } from './boot-id.ts';
 import { NodePools, type NodePoolsOptions } from './node-pools.ts';
 import { findRunDirectory } from './run-directory.ts';
@@ -39,7 +40,11 @@ export async function createNodeStorage(options: NodeStorageOptions): Promise<St
     stuck: options.onDeath,
     hung: (thread, isOver) => options.onHungDisk?.(storage?.poolsOf(thread) ?? [], isOver),
   });
-  const onEvent = (event: ThreadEvent): void => {
+  const onEvent = (event: ThreadEvent | ClusterEvent, thread: ThreadHandle): void => {
+    if (isClusterEvent(event)) {
+      storage?.cluster.handle(event, thread);
+      return;
+    }
     if (event.type === 'volumeFailed')
       storage?.replicaFailed(event.volumeId, `its ${event.what} failed (errno ${event.errno})`);
     options.onEvent(event);

@@ -44,17 +44,8 @@ export async function inherit(
   storeDurability: Durability,
 ): Promise<Inheritance> {
   const found = superblock.current;
-  await checkData(files.data, found, directory);
-  const extentCount = Math.ceil(found.sizeBytes / EXTENT_BYTES);
-  const { bits: hotBits, suspectSectorCount: suspectIntentSectorCount } = await inheritMarks(
-    files.intent,
-    extentCount,
-  );
-  await fillMissingGenerations(files.generations, extentCount);
-  // Metadata files that were missing have been made anew by now.
-  await syncDirectory(directory);
-
-  const lastEnd = judge(found, bootId);
+  const { hotBits, suspectIntentSectorCount } = await inheritLogs(files, directory, found);
+  const lastEnd = judgeLastEnd(found, bootId);
   const isWritethrough = found.durability === 'writethrough' && storeDurability === 'writethrough';
   const isIncarnationRedrawn = lastEnd === 'rebooted' && !isWritethrough;
   // Written even when nothing changes: what was read may be a predecessor's write that never reached the disk.
@@ -66,7 +57,22 @@ export async function inherit(
   return { lastEnd, isIncarnationRedrawn, hotBits, suspectIntentSectorCount };
 }
 
-function judge(found: Superblock, bootId: string): LastEnd {
+/** What needs no judgement: the data is there, marks are durable again, and the tables are whole. */
+export async function inheritLogs(
+  files: ReplicaFiles,
+  directory: string,
+  found: Superblock,
+): Promise<Pick<Inheritance, 'hotBits' | 'suspectIntentSectorCount'>> {
+  await checkData(files.data, found, directory);
+  const extentCount = Math.ceil(found.sizeBytes / EXTENT_BYTES);
+  const { bits, suspectSectorCount } = await inheritMarks(files.intent, extentCount);
+  await fillMissingGenerations(files.generations, extentCount);
+  // Metadata files that were missing have been made anew by now.
+  await syncDirectory(directory);
+  return { hotBits: bits, suspectIntentSectorCount: suspectSectorCount };
+}
+
+export function judgeLastEnd(found: Superblock, bootId: string): LastEnd {
   if (found.cleanMark !== null) return 'clean';
   if (found.bootId === null) return 'never opened';
   return found.bootId === bootId ? 'killed' : 'rebooted';

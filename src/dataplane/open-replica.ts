@@ -3,7 +3,7 @@
 import { join } from 'node:path';
 import type { Durability } from '../replication/layout/superblock.ts';
 import { storageError } from './durable-files.ts';
-import { type Inheritance, inherit, type LastEnd } from './inheritance.ts';
+import { type Inheritance, inherit, inheritLogs, judgeLastEnd, type LastEnd } from './inheritance.ts';
 import type { Pool } from './pool.ts';
 import type { IoMode } from './pool-directory.ts';
 import { closeFiles, openFiles, type ReplicaFiles } from './replica-lock.ts';
@@ -90,12 +90,41 @@ export class OpenReplica {
  * still be landing, so the caller tries again for a while. NOT_FOUND, CORRUPT, NO_SPACE (the run directory), IO.
  * `storeDurability`: what the store says; after a reboot the weaker of it and the superblock counts.
  */
-export async function openReplica(
+export function openReplica(
   pool: Pool,
   windows: WindowFiles,
   volumeId: string,
   bootId: string,
   storeDurability: Durability = 'writethrough',
+): Promise<OpenReplica> {
+  return openAnd(pool, windows, volumeId, bootId, (files, directory, superblock) =>
+    inherit(files, directory, superblock, bootId, storeDurability),
+  );
+}
+
+/**
+ * The same for the replication core, which judges what the copy is worth by what the store says: its superblock
+ * stays as the last process left it.
+ */
+export function openUnjudged(
+  pool: Pool,
+  windows: WindowFiles,
+  volumeId: string,
+  bootId: string,
+): Promise<OpenReplica> {
+  return openAnd(pool, windows, volumeId, bootId, async (files, directory, superblock) => ({
+    lastEnd: judgeLastEnd(superblock.current, bootId),
+    isIncarnationRedrawn: false,
+    ...(await inheritLogs(files, directory, superblock.current)),
+  }));
+}
+
+async function openAnd(
+  pool: Pool,
+  windows: WindowFiles,
+  volumeId: string,
+  bootId: string,
+  inheritFrom: (files: ReplicaFiles, directory: string, superblock: SuperblockFile) => Promise<Inheritance>,
 ): Promise<OpenReplica> {
   const directory = pool.replicaDirectory(volumeId);
   try {
@@ -105,7 +134,7 @@ export async function openReplica(
       const superblock = await SuperblockFile.load(files.superblock, join(directory, SUPERBLOCK_FILE_NAME));
       // Before anything changes: a full run directory leaves the copy as it was.
       window = await windows.open(pool.id, volumeId, directory, bootId);
-      const inheritance = await inherit(files, directory, superblock, bootId, storeDurability);
+      const inheritance = await inheritFrom(files, directory, superblock);
       return new OpenReplica(pool, directory, files, window, superblock, inheritance);
     } catch (error) {
       await window?.file.close();

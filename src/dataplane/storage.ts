@@ -8,6 +8,7 @@
 import { join } from 'node:path';
 import { errorText, HoldfastError, isHoldfastError } from '../core/errors.ts';
 import type { Superblock } from '../replication/layout/superblock.ts';
+import { ClusterVolumes, type OpenedReplica } from './cluster/cluster-volumes.ts';
 import { native } from './native.ts';
 import type {
   ClosedPool,
@@ -51,6 +52,8 @@ interface OpenedVolume {
 }
 
 export class Storage implements NodeStorage {
+  /** Replicas and frontends of a cluster. */
+  readonly cluster: ClusterVolumes;
   readonly #nodeName: string;
   readonly #bootId: string;
   readonly #pools: NodePools;
@@ -85,6 +88,20 @@ export class Storage implements NodeStorage {
     this.#lookDeadlineMs = Math.min(LOOK_DEADLINE_MS, answerDeadlineMs / 2);
     this.#turns = new VolumeTurns(answerDeadlineMs, (volumeId) => this.#diskOf(volumeId));
     this.#exports = new UnixExports(this.#turns);
+    this.cluster = new ClusterVolumes({
+      nodeName,
+      bootId,
+      threads,
+      windows,
+      turns: this.#turns,
+      poolOf: (volumeId) => this.#requirePoolOf(volumeId),
+      requireUnfailed: (pool, volumeId) => this.#requireUnfailed(pool, volumeId),
+      hold: (pool, operation) => this.#hold(pool, operation),
+      marking: (pool, volumeId, operation) => this.#marking(pool, volumeId, operation),
+      threadFor: (pool) => this.#leastLoaded(pool),
+      mayServe: (thread, pool) => this.#threadsOf(pool).includes(thread),
+      replicaFailed: (volumeId, reason) => this.replicaFailed(volumeId, reason),
+    });
   }
 
   async pools(): Promise<PoolStatus[]> {
@@ -114,7 +131,7 @@ export class Storage implements NodeStorage {
 
   async deleteReplica(volumeId: string, poolName: string): Promise<void> {
     await this.#turns.run(volumeId, `deleting volume ${volumeId}`, async () => {
-      if (this.#open.has(volumeId)) {
+      if (this.#isInUse(volumeId)) {
         throw new HoldfastError('CONFLICT', `volume ${volumeId} is in use: detach it first`);
       }
       const pool = this.#pools.unlessForgotten(poolName);
@@ -163,10 +180,19 @@ export class Storage implements NodeStorage {
     return this.#open.has(volumeId);
   }
 
+  #isInUse(volumeId: string): boolean {
+    return this.#open.has(volumeId) || this.cluster.isReplicaOpen(volumeId);
+  }
+
+  /** Its files are locked by this process. */
+  #openedReplica(volumeId: string): OpenedReplica | undefined {
+    return this.#open.get(volumeId) ?? this.cluster.openedReplica(volumeId);
+  }
+
   async resizeReplica(volumeId: string, sizeBytes: number): Promise<void> {
     await this.#turns.run(volumeId, `growing volume ${volumeId}`, async () => {
       const pool = await this.#requirePoolOf(volumeId);
-      const opened = this.#open.get(volumeId);
+      const opened = this.#openedReplica(volumeId);
       await this.#marking(pool, volumeId, () =>
         this.#hold(pool, async () => {
           await this.#requireUnfailed(pool, volumeId);
@@ -174,7 +200,9 @@ export class Storage implements NodeStorage {
         }),
       );
       if (opened === undefined) return;
-      await opened.thread.ask({ type: 'grow', volumeId, sizeBytes: opened.replica.sizeBytes });
+      if (this.cluster.isReplicaOpen(volumeId))
+        await this.cluster.replicaGrown(volumeId, opened.replica.sizeBytes);
+      else await opened.thread.ask({ type: 'grow', volumeId, sizeBytes: opened.replica.sizeBytes });
     });
   }
 
@@ -183,7 +211,7 @@ export class Storage implements NodeStorage {
     change: Partial<Pick<Superblock, 'fileSystemMade' | 'attachmentNumber' | 'promisedEpoch'>>,
   ): Promise<void> {
     await this.#turns.run(volumeId, `recording a change of volume ${volumeId}`, async () => {
-      const opened = this.#open.get(volumeId);
+      const opened = this.#openedReplica(volumeId);
       const pool = opened?.pool ?? (await this.#requirePoolOf(volumeId));
       await this.#marking(pool, volumeId, () =>
         this.#hold(pool, async () => {
@@ -219,7 +247,7 @@ export class Storage implements NodeStorage {
   }
 
   async disconnectKernel(volumeId: string): Promise<void> {
-    const opened = this.#open.get(volumeId);
+    const opened = this.#open.get(volumeId) ?? this.cluster.openedFrontend(volumeId);
     if (opened === undefined) return;
     const disconnected = opened.thread.ask({ type: 'disconnect', volumeId });
     await this.#turns.answer(volumeId, `ending the sessions of volume ${volumeId}`, disconnected);
@@ -245,7 +273,7 @@ export class Storage implements NodeStorage {
   replicaFailed(volumeId: string, reason: string): void {
     if (this.#failures.has(volumeId)) return;
     this.#failures.set(volumeId, reason);
-    const opened = this.#open.get(volumeId);
+    const opened = this.#openedReplica(volumeId);
     if (opened !== undefined) void this.#mark(opened.pool, volumeId, reason);
   }
 
@@ -259,6 +287,7 @@ export class Storage implements NodeStorage {
     const attempt = async (step: Promise<unknown>): Promise<void> => {
       await step.catch((error: unknown) => failures.push(error));
     };
+    await attempt(this.cluster.close());
     await Promise.all([...this.#open.keys()].map((volumeId) => attempt(this.closeVolume(volumeId))));
     for (const thread of this.#threads) await attempt(thread.stop());
     this.#watchdog.stop();
@@ -441,16 +470,20 @@ export class Storage implements NodeStorage {
     return pool.gate.hold(this.#deadlineMs, operation);
   }
 
-  #leastLoaded(pool: Pool): ThreadHandle {
+  #threadsOf(pool: Pool): ThreadHandle[] {
     const names = this.#pools.names();
     const places = threadsFor(names.indexOf(pool.name), names.length, this.#threads.length);
-    const [first, ...others] = this.#threads.filter((_, place) => places.includes(place));
+    return this.#threads.filter((_, place) => places.includes(place));
+  }
+
+  #leastLoaded(pool: Pool): ThreadHandle {
+    const [first, ...others] = this.#threadsOf(pool);
     if (first === undefined) throw new HoldfastError('INTERNAL', 'there is no data-plane thread');
     return others.reduce((least, thread) => (thread.volumeCount < least.volumeCount ? thread : least), first);
   }
 
-  #required(volumeId: string): OpenedVolume {
-    const opened = this.#open.get(volumeId);
+  #required(volumeId: string): Pick<OpenedVolume, 'thread' | 'attachmentNumber'> {
+    const opened = this.#open.get(volumeId) ?? this.cluster.openedFrontend(volumeId);
     if (opened === undefined) {
       throw new HoldfastError('CONFLICT', `volume ${volumeId} is not open here: attach or export it first`);
     }
@@ -458,7 +491,8 @@ export class Storage implements NodeStorage {
   }
 
   #diskOf(volumeId: string): string {
-    const pool = this.#open.get(volumeId)?.pool ?? this.#pools.opened().find((one) => counts(one, volumeId));
+    const pool =
+      this.#openedReplica(volumeId)?.pool ?? this.#pools.opened().find((one) => counts(one, volumeId));
     return pool === undefined
       ? "the disk of the volume's pool"
       : `the disk of pool '${pool.name}' (${pool.directory})`;
@@ -512,7 +546,7 @@ export class Storage implements NodeStorage {
       const description = await describeReplica(pool, volumeId);
       const failure = this.#failures.get(volumeId) ?? (await failureOf(pool.replicaDirectory(volumeId)));
       const problem = description.problem ?? failure;
-      return { volumeId, pool: pool.name, isOpen: this.#open.has(volumeId), ...description, problem };
+      return { volumeId, pool: pool.name, isOpen: this.#isInUse(volumeId), ...description, problem };
     });
   }
 }

@@ -15,3 +15,5 @@ export const TAG_TICK = 12; // the thread
 export const TAG_LINK_RECEIVE = 13; // link
 export const TAG_LINK_SEND = 14; // link
 export const TAG_LINK_CONNECT = 15; // link
+export const TAG_STAMP = 16; // volume: a read of saved generations
+export const TAG_PROTOCOL_TICK = 17; // the thread

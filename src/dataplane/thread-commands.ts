@@ -20,8 +20,11 @@ import {
   NBD_FLAG_SEND_WRITE_ZEROES,
 } from './nbd/protocol.ts';
 import type { Session } from './nbd/session.ts';
+import { CLUSTER_COMMANDS, ClusterCommands } from './cluster/cluster-commands.ts';
+import { FrontendHost } from './cluster/frontend-host.ts';
+import type { ClusterCommand } from './cluster/messages.ts';
 import { MAX_PAYLOAD_BYTES } from './thread-memory.ts';
-import type { OpenVolumeMessage, ThreadCommand, ThreadCounters } from './thread-messages.ts';
+import type { AnswerValue, OpenVolumeMessage, ThreadCommand } from './thread-messages.ts';
 import type { Thread } from './thread.ts';
 import { Volume } from './volume.ts';
 
@@ -36,12 +39,11 @@ const EXPORT_FLAGS =
   NBD_FLAG_SEND_DF |
   NBD_FLAG_CAN_MULTI_CONN;
 
-type Value = VolumeCounters | ThreadCounters | undefined;
-type Answer = (outcome: { value: Value } | { error: unknown }) => void;
+export type Answer = (outcome: { value: AnswerValue } | { error: unknown }) => void;
 
 /** One volume with what its clients hold open. */
-interface Served {
-  readonly volume: Volume;
+export interface Served {
+  readonly volume: Volume | FrontendHost;
   /** Oldest first; only the last one may be read. */
   readonly kernelSessions: Session[];
   readonly exportIds: Set<number>;
@@ -61,8 +63,11 @@ export class ThreadCommands {
   /** Each returns true when it is done. */
   #business: (() => boolean)[] = [];
 
+  readonly #cluster: ClusterCommands;
+
   constructor(thread: Thread) {
     this.#thread = thread;
+    this.#cluster = new ClusterCommands(thread, this);
   }
 
   /** True while something is unfinished. */
@@ -71,9 +76,10 @@ export class ThreadCommands {
     return this.#business.length > 0;
   }
 
-  handle(command: ThreadCommand, answer: Answer): void {
+  handle(command: ThreadCommand | ClusterCommand, answer: Answer): void {
     try {
-      this.#handle(command, answer);
+      if (isClusterCommand(command)) this.#cluster.handle(command, answer);
+      else this.#handle(command, answer);
     } catch (error) {
       answer({ error });
     }
@@ -106,10 +112,10 @@ export class ThreadCommands {
         answer({ value: undefined });
         return;
       case 'disconnect':
-        this.#disconnect(this.#find(command.volumeId), answer);
+        this.#disconnect(this.find(command.volumeId), answer);
         return;
       case 'fail':
-        this.#find(command.volumeId).volume.core.fail();
+        this.#own(command.volumeId).core.fail();
         this.#thread.tell({
           type: 'volumeFailed',
           volumeId: command.volumeId,
@@ -119,7 +125,7 @@ export class ThreadCommands {
         answer({ value: undefined });
         return;
       case 'counters':
-        answer({ value: countersOf(this.#find(command.volumeId).volume) });
+        answer({ value: countersOf(this.find(command.volumeId).volume) });
         return;
       case 'threadCounters':
         answer({ value: this.#thread.counters() });
@@ -133,60 +139,76 @@ export class ThreadCommands {
 
   #open(message: OpenVolumeMessage): void {
     if (this.#thread.faults.stuckThread) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0);
-    const volumes = this.#thread.volumes;
-    const free = volumes.indexOf(undefined);
-    const index = free === -1 ? volumes.length : free;
+    const index = this.#thread.freeVolumeIndex();
     const volume = new Volume(this.#thread, index, message);
-    volumes[index] = volume;
-    this.#served.set(message.volumeId, {
-      volume,
-      kernelSessions: [],
-      exportIds: new Set(),
-      isClosing: false,
-    });
+    this.#thread.volumes[index] = volume;
+    this.serve(message.volumeId, volume);
     this.#thread.wakeForTime();
   }
 
-  #close(volumeId: string, answer: Answer): void {
-    const served = this.#find(volumeId);
+  /** Clients may be served from here on. */
+  serve(volumeId: string, volume: Volume | FrontendHost): void {
+    const served = { volume, kernelSessions: [], exportIds: new Set<number>(), isClosing: false };
+    this.#served.set(volumeId, served);
+  }
+
+  /** Ends the sessions and listeners; nobody is answered any more. `isOver` is true once, when that is done. */
+  endClients(volumeId: string): { isOver(): boolean } {
+    const served = this.find(volumeId);
+    const { volume, exportIds } = served;
     served.isClosing = true;
-    for (const exportId of served.exportIds) this.#unlisten(exportId, () => undefined);
-    for (const session of served.volume.sessions) session.close();
-    this.#business.push(() => {
-      const { volume } = served;
-      if (volume.sessions.size > 0 || volume.inFlightCount > 0 || served.exportIds.size > 0) return false;
+    for (const exportId of exportIds) this.#unlisten(exportId, () => undefined);
+    for (const session of volume.sessions) session.close();
+    return {
+      isOver: () => {
+        if (volume.sessions.size > 0 || volume.inFlightCount > 0 || exportIds.size > 0) return false;
+        this.#served.delete(volumeId);
+        return true;
+      },
+    };
+  }
+
+  /** What takes several turns: asked in each until it returns true. */
+  begin(step: () => boolean): void {
+    this.#business.push(step);
+  }
+
+  #close(volumeId: string, answer: Answer): void {
+    const volume = this.#own(volumeId);
+    const clients = this.endClients(volumeId);
+    let haveClientsEnded = false;
+    this.begin(() => {
+      haveClientsEnded ||= clients.isOver();
+      if (!haveClientsEnded) return false;
       if (!volume.core.coolAll() || !volume.core.isQuiet) return false;
       const counters = countersOf(volume);
       volume.dispose();
       this.#thread.volumes[volume.index] = undefined;
-      this.#served.delete(volumeId);
       answer({ value: counters });
       return true;
     });
   }
 
   #adopt(volumeId: string, epoch: number, attachmentNumber: number, answer: Answer): void {
-    const served = this.#find(volumeId);
-    const { volume } = served;
+    const volume = this.#own(volumeId);
     if (epoch > volume.core.epoch) volume.core.epoch = epoch;
     if (attachmentNumber <= volume.attachmentNumber) {
       answer({ value: undefined });
       return;
     }
     volume.attachmentNumber = attachmentNumber;
-    this.#disconnect(served, answer);
+    this.#disconnect(this.find(volumeId), answer);
   }
 
   #grow(volumeId: string, sizeBytes: number, answer: Answer): void {
-    const { volume } = this.#find(volumeId);
-    volume.core.grow(sizeBytes);
+    this.#own(volumeId).core.grow(sizeBytes);
     answer({ value: undefined });
   }
 
   // ---- exports
 
   #listen(exportId: number, fd: number, volumeId: string, exportName: string): void {
-    const served = this.#find(volumeId);
+    const served = this.find(volumeId);
     // The caller still owns the descriptor when this throws.
     if (served.isClosing)
       throw new HoldfastError('CONFLICT', `volume ${volumeId} is being closed: try again`);
@@ -195,8 +217,8 @@ export class ThreadCommands {
     served.exportIds.add(exportId);
     const info = (): ExportInfo => ({
       name: exportName,
-      sizeBytes: served.volume.core.sizeBytes,
-      transmissionFlags: EXPORT_FLAGS,
+      sizeBytes: served.volume.sizeBytes,
+      transmissionFlags: served.volume.isShared ? EXPORT_FLAGS & ~NBD_FLAG_SEND_FAST_ZERO : EXPORT_FLAGS,
       minimumBlockBytes: 1,
       preferredBlockBytes: KERNEL_BLOCK_BYTES,
       maximumPayloadBytes: MAX_PAYLOAD_BYTES,
@@ -310,7 +332,14 @@ export class ThreadCommands {
     });
   }
 
-  #find(volumeId: string): Served {
+  /** A volume that NodeStorage.openVolume has opened. */
+  #own(volumeId: string): Volume {
+    const { volume } = this.find(volumeId);
+    if (volume instanceof Volume) return volume;
+    throw new HoldfastError('CONFLICT', `volume ${volumeId} is open as a part of the cluster`);
+  }
+
+  find(volumeId: string): Served {
     const served = this.#served.get(volumeId);
     if (served === undefined)
       throw new HoldfastError('NOT_FOUND', `volume ${volumeId} is not open in this thread`);
@@ -318,8 +347,13 @@ export class ThreadCommands {
   }
 }
 
-function countersOf(volume: Volume): VolumeCounters {
-  const count = (index: number): number => volume.file.counters[index] ?? 0;
+function isClusterCommand(command: ThreadCommand | ClusterCommand): command is ClusterCommand {
+  return CLUSTER_COMMANDS.has(command.type);
+}
+
+function countersOf(volume: Volume | FrontendHost): VolumeCounters {
+  const counters = volume instanceof FrontendHost ? volume.counters : volume.file.counters;
+  const count = (index: number): number => counters[index] ?? 0;
   return {
     reads: count(0),
     readBytes: count(1),
@@ -330,8 +364,8 @@ function countersOf(volume: Volume): VolumeCounters {
     errors: count(6),
     inFlight: volume.inFlightCount,
     sessions: volume.sessions.size,
-    hotExtents: volume.core.extents.hotCount,
-    hasFailed: volume.core.hasFailed,
+    hotExtents: volume instanceof FrontendHost ? 0 : volume.core.extents.hotCount,
+    hasFailed: volume instanceof FrontendHost ? false : volume.core.hasFailed,
     latencyBuckets: [...volume.latency.buckets],
   };
 }

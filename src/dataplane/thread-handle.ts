@@ -4,8 +4,11 @@
 import { Worker } from 'node:worker_threads';
 import { type ErrorCode, HoldfastError } from '../core/errors.ts';
 import { native } from './native.ts';
+import type { FrontendView, ReplicaView } from './cluster-storage.ts';
+import type { ClusterCommand, ClusterEvent } from './cluster/messages.ts';
 import type { VolumeCounters } from './node-storage.ts';
 import type {
+  AnswerValue,
   ThreadAnswer,
   ThreadCommand,
   ThreadCounters,
@@ -14,7 +17,7 @@ import type {
 } from './thread-messages.ts';
 
 interface Waiting {
-  resolve(value: VolumeCounters | ThreadCounters | undefined): void;
+  resolve(value: AnswerValue): void;
   reject(error: unknown): void;
 }
 
@@ -34,7 +37,7 @@ export class ThreadHandle {
   /** Resolves when the thread's ring stands. UNSUPPORTED or INTERNAL when it cannot. */
   static async start(
     data: ThreadData,
-    onEvent: (event: ThreadEvent) => void,
+    onEvent: (event: ThreadEvent | ClusterEvent, handle: ThreadHandle) => void,
     onDeath: (error: Error) => void,
   ): Promise<ThreadHandle> {
     const handle = new ThreadHandle(data, onDeath);
@@ -58,7 +61,7 @@ export class ThreadHandle {
   }
 
   /** Rejects with the thread's error; INTERNAL when the thread is gone. */
-  ask(command: ThreadCommand): Promise<VolumeCounters | ThreadCounters | undefined> {
+  ask(command: ThreadCommand | ClusterCommand): Promise<AnswerValue> {
     if (this.#death !== undefined) return Promise.reject(this.#death);
     const id = this.#nextId;
     this.#nextId += 1;
@@ -71,6 +74,14 @@ export class ThreadHandle {
 
   async askVolumeCounters(volumeId: string): Promise<VolumeCounters> {
     return (await this.ask({ type: 'counters', volumeId })) as VolumeCounters;
+  }
+
+  async askReplicaView(volumeId: string): Promise<ReplicaView | undefined> {
+    return (await this.ask({ type: 'replicaView', volumeId })) as ReplicaView | undefined;
+  }
+
+  async askFrontendView(volumeId: string): Promise<FrontendView | undefined> {
+    return (await this.ask({ type: 'frontendView', volumeId })) as FrontendView | undefined;
   }
 
   /** The counters as they stood at the end. */
@@ -90,10 +101,10 @@ export class ThreadHandle {
     await this.#exited;
   }
 
-  #whenReady(onEvent: (event: ThreadEvent) => void): Promise<void> {
+  #whenReady(onEvent: (event: ThreadEvent | ClusterEvent, handle: ThreadHandle) => void): Promise<void> {
     return new Promise((resolve, reject) => {
       this.#worker.once('error', reject);
-      this.#worker.on('message', (message: { event?: ThreadEvent; answer?: ThreadAnswer }) => {
+      this.#worker.on('message', (message: { event?: ThreadEvent | ClusterEvent; answer?: ThreadAnswer }) => {
         if (message.answer !== undefined) this.#answered(message.answer);
         if (message.event === undefined) return;
         if (message.event.type === 'ready') {
@@ -101,7 +112,7 @@ export class ThreadHandle {
           this.setupFlags = message.event.setupFlags;
           resolve();
         } else {
-          onEvent(message.event);
+          onEvent(message.event, this);
         }
       });
     });

@@ -1,6 +1,7 @@
 // One mapping a data-plane thread: everything the kernel reads or writes for it, at fixed places. Pages are
 // touched when first used, so room for many sessions costs nothing until they come.
 
+import { TICK_MS } from '../replication/timing.ts';
 import { Arena } from './arena.ts';
 import { type NativeMemory, native } from './native.ts';
 
@@ -27,6 +28,7 @@ const LARGE_ARENA_BYTES = 2 * LARGE_BUFFER_BYTES;
 
 const EVENT_AT = 0;
 const TIMESPEC_AT = 64;
+const PROTOCOL_TIMESPEC_AT = 128;
 const HEADERS_AT = 4096;
 const SESSIONS_AT = HEADERS_AT + REQUEST_CAPACITY * REPLY_HEADER_BYTES;
 const ARENA_AT = Math.ceil((SESSIONS_AT + SESSION_CAPACITY * SESSION_BYTES) / ARENA_BYTES) * ARENA_BYTES;
@@ -45,11 +47,15 @@ export class ThreadMemory {
   readonly eventOffset = EVENT_AT;
   /** A struct __kernel_timespec of one second. */
   readonly timespecOffset = TIMESPEC_AT;
+  /** The same, of one tick of the replication protocol. */
+  readonly protocolTimespecOffset = PROTOCOL_TIMESPEC_AT;
   readonly #ordinary = new Arena(ARENA_AT, ARENA_BYTES, ORDINARY_BUFFER_BYTES);
   readonly #large = new Arena(LARGE_ARENA_AT, LARGE_ARENA_BYTES, LARGE_BUFFER_BYTES);
 
   constructor() {
     this.words[TIMESPEC_AT >> 2] = 1;
+    // Seconds, then nanoseconds, of 64 bits each.
+    this.words[(PROTOCOL_TIMESPEC_AT >> 2) + 2] = TICK_MS * 1_000_000;
   }
 
   headerOffset(request: number): number {

@@ -1,5 +1,6 @@
 // What the main thread and a data-plane thread say to each other. Plain data: it is cloned on the way.
 
+import type { FrontendView, ReplicaView } from './cluster-storage.ts';
 import type { VolumeCounters } from './node-storage.ts';
 
 export interface OpenVolumeMessage {
@@ -62,9 +63,11 @@ export interface ThreadCounters {
   readonly collections: number;
 }
 
+export type AnswerValue = VolumeCounters | ThreadCounters | ReplicaView | FrontendView | boolean | undefined;
+
 /** `ok` false: `code` and `message` as in HoldfastError. */
 export type ThreadAnswer =
-  | { readonly id: number; readonly ok: true; readonly value: VolumeCounters | ThreadCounters | undefined }
+  | { readonly id: number; readonly ok: true; readonly value: AnswerValue }
   | { readonly id: number; readonly ok: false; readonly code: string; readonly message: string };
 
 /** Said without being asked. */

@@ -8,6 +8,8 @@
 import { type MessagePort, receiveMessageOnPort } from 'node:worker_threads';
 import { invariant } from '../core/invariant.ts';
 import type { DataFile } from './data-file.ts';
+import type { ClusterLinks } from './cluster/cluster-links.ts';
+import type { ClusterEvent } from './cluster/messages.ts';
 import { MappedReads } from './mapped-reads.ts';
 import { native } from './native.ts';
 import { Session, type SessionOptions } from './nbd/session.ts';
@@ -27,8 +29,10 @@ import {
   TAG_LINK_RECEIVE,
   TAG_LINK_SEND,
   TAG_MERGE_READ,
+  TAG_PROTOCOL_TICK,
   TAG_RECEIVE,
   TAG_SEND,
+  TAG_STAMP,
   TAG_TICK,
   TAG_WAKE,
   TAG_ZERO,
@@ -58,6 +62,8 @@ export interface FileUser {
   readonly index: number;
   readonly file: DataFile;
   readonly logs: VolumeLogs;
+  /** Of a replica of a cluster: saved generations were read. */
+  stampsRead?(result: number): void;
   /** About once a second. True: it wants the next tick. */
   tick(): boolean;
 }
@@ -94,6 +100,9 @@ export class Thread {
   #interruptedCount = 0;
   /** Links to other daemons, where there are any. */
   #peers: Peers | undefined;
+  #cluster: ClusterLinks | undefined;
+  /** [0]: see readClock(). */
+  readonly #nowMs = new Float64Array(1);
   #isTickArmed = false;
   /** Listeners whose accept failed (no descriptors left, say): tried again at the next tick. */
   readonly #acceptLater: number[] = [];
@@ -126,7 +135,19 @@ export class Thread {
     return this.clockMs[0] as number;
   }
 
-  tell(event: ThreadEvent): void {
+  /** For the next entry of `volumes`. */
+  freeVolumeIndex(): number {
+    const free = this.volumes.indexOf(undefined);
+    return free === -1 ? this.volumes.length : free;
+  }
+
+  /** The time of now, not of the turn's beginning. */
+  readClock(): number {
+    native.readClock(this.#nowMs);
+    return this.#nowMs[0] as number;
+  }
+
+  tell(event: ThreadEvent | ClusterEvent): void {
     this.#port.postMessage({ event });
   }
 
@@ -231,6 +252,20 @@ export class Thread {
     this.#peers = peers;
   }
 
+  attachCluster(cluster: ClusterLinks): void {
+    this.#cluster = cluster;
+  }
+
+  get peers(): Peers {
+    invariant(this.#peers !== undefined, 'a thread with shared requests has links');
+    return this.#peers;
+  }
+
+  /** Ends in one tick of the cluster. */
+  startProtocolTimer(): void {
+    this.ring.timeout(this.memory.protocolTimespecOffset, 0, TAG_PROTOCOL_TICK);
+  }
+
   // ---- listeners
 
   listen(index: number, listener: Listener): void {
@@ -252,12 +287,13 @@ export class Thread {
     const peers = this.#peers;
     for (;;) {
       // First: the other copies work while this one does.
+      this.#cluster?.carryOut();
       peers?.carryOut();
       this.#runReads();
       this.#runWrites();
       this.#flushDirty();
       if (this.#hasFreed && (this.#parked.length > 0 || peers?.isParked === true)) this.#retryParked();
-      else if (peers?.hasWork === true) continue;
+      else if (peers?.hasWork === true || this.#cluster?.hasWork === true) continue;
       else if (this.reads.isEmpty && this.#areWritesEmpty() && this.#dirtyCount === 0) return;
     }
   }
@@ -327,6 +363,12 @@ export class Thread {
       case TAG_WAKE:
         this.#armWake();
         this.#drainMessages();
+        return;
+      case TAG_STAMP:
+        this.#volume(index).stampsRead?.(result);
+        return;
+      case TAG_PROTOCOL_TICK:
+        this.#cluster?.tick();
         return;
       case TAG_TICK:
         this.#tick();

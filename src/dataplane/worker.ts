@@ -6,6 +6,7 @@ import { parentPort, workerData } from 'node:worker_threads';
 import { invariant } from '../core/invariant.ts';
 import { Thread } from './thread.ts';
 import { describeError, ThreadCommands } from './thread-commands.ts';
+import type { ClusterCommand } from './cluster/messages.ts';
 import type { ThreadAnswer, ThreadCommand, ThreadData } from './thread-messages.ts';
 
 invariant(parentPort !== null, 'this runs in a worker thread');
@@ -29,7 +30,7 @@ function countCollections(): number {
 
 thread.run(
   (message) => {
-    const { id, command } = message as { id: number; command: ThreadCommand };
+    const { id, command } = message as { id: number; command: ThreadCommand | ClusterCommand };
     commands.handle(command, (outcome) => {
       const answer: ThreadAnswer =
         'error' in outcome

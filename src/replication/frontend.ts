@@ -217,6 +217,12 @@ export class Frontend {
     this.#ports.reply(request, errno);
   }
 
+  /** Everything fails, now and from now on. */
+  end(): void {
+    this.#drop();
+    this.#revoked();
+  }
+
   linkClosed(link: number): void {
     if (link !== this.#link) return;
     this.#link = NONE;

@@ -193,6 +193,11 @@ export class Replica implements Hub, CopyHost, PrimaryHost {
     return this.#known !== undefined;
   }
 
+  /** The files of the local copy have grown. */
+  grow(sizeBytes: number): void {
+    this.copy.extents.grow(sizeBytes);
+  }
+
   /** The store may have changed. */
   storeChanged(): void {
     this.#mustRead = true;

@@ -9,6 +9,15 @@ import { FLAG_ONE_DESCRIPTOR } from './request-check.ts';
 const STATUS_DESCRIPTORS = 256;
 const DESCRIPTOR_BYTES = 8;
 
+/** The same for a volume whose copies are elsewhere: all of it may be data. */
+export function describeData({ slots, memory }: Thread, request: number): number {
+  const at = slots.data[request] as number;
+  memory.view.setUint32(at, slots.lengthBytes[request] as number);
+  memory.view.setUint32(at + 4, 0);
+  slots.replyBytes[request] = DESCRIPTOR_BYTES;
+  return 0;
+}
+
 /** Writes the descriptors into the request's buffer and sets its replyBytes. Returns the errno of its reply. */
 export function describeBlocks(thread: Thread, request: number, dataFd: number): number {
   const { slots, memory } = thread;

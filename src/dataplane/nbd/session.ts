@@ -8,6 +8,7 @@
 // and one send are in the ring; the descriptor is closed, and the index free again, only when neither is
 // and nothing of the session is in flight: until then the kernel may still touch its buffers.
 
+import { MIB } from '../../core/units.ts';
 import { NONE } from '../../replication/requests.ts';
 import { SMALLEST_MAPPED_BYTES } from '../mapped-reads.ts';
 import { native } from '../native.ts';
@@ -48,6 +49,9 @@ const HANDSHAKE_LIMIT_MS = 30_000;
 const SEND_STALL_LIMIT_MS = 10_000;
 /** While somebody waits for memory, a payload whose buffer is taken has to come within this. */
 const PAYLOAD_STALL_LIMIT_MS = 10_000;
+/** Of a volume in a cluster: what its sessions leave to the replicas, without which no request of theirs would end. */
+const RESERVED_SLOTS = 256;
+const RESERVED_BYTES = 16 * MIB;
 /** A command that no protocol of ours knows, as it is kept in a byte. */
 const UNKNOWN_COMMAND = 255;
 
@@ -204,7 +208,8 @@ export class Session {
     const { slots } = this.#thread;
     const wireFlags = view.getUint16(at + 4);
     const errno = checkRequest(slots, request, wireFlags, this.#clientBits, volume.sizeBytes);
-    if (errno === 0 && !this.#buffers.take(request)) {
+    const hasRoom = !volume.isShared || memory.freeBytes > RESERVED_BYTES || this.inFlightCount === 0;
+    if (errno === 0 && !(hasRoom && this.#buffers.take(request))) {
       // The header stays where it is: a parked session reads it again.
       slots.release(request);
       return this.#park();
@@ -214,6 +219,7 @@ export class Session {
     memory.bytes.copyWithin(memory.headerOffset(request) + 8, at + 8, at + 16);
     this.inFlightCount += 1;
     volume.inFlightCount += 1;
+    if (volume.isShared) this.#thread.peers.slots.track(request);
     if (command === NBD_CMD_WRITE) this.#beginWrite(request, errno);
     else this.#beginOther(request, command, errno, volume);
     return true;
@@ -223,7 +229,8 @@ export class Session {
   #takeSlot(at: number, command: number, volume: ServedVolume): number {
     const { memory, slots } = this.#thread;
     // A session holds no more slots than it leaves free, so that those who never read leave some to the others.
-    const mayTake = this.inFlightCount < IN_FLIGHT_LIMIT && this.inFlightCount < slots.freeCount;
+    const freeCount = slots.freeCount - (volume.isShared ? RESERVED_SLOTS : 0);
+    const mayTake = this.inFlightCount < IN_FLIGHT_LIMIT && this.inFlightCount < freeCount;
     const request = mayTake ? slots.take() : NONE;
     if (request === NONE) return NONE;
     const view = memory.view;
@@ -305,7 +312,8 @@ export class Session {
       return;
     }
     // A write's bytes have gone where they go: its buffer need not wait for the reply to leave.
-    if (slots.command[request] === NBD_CMD_WRITE) this.#buffers.free(request);
+    if (slots.command[request] === NBD_CMD_WRITE && this.volume?.isShared !== true)
+      this.#buffers.free(request);
     this.#replies.push(request);
     this.#markDirty();
   }
@@ -370,12 +378,19 @@ export class Session {
   }
 
   #release(request: number): void {
+    if (this.volume?.isShared === true) this.#thread.peers.slots.release(request);
+    else this.freed(request);
+  }
+
+  /** Nobody has the request any more. */
+  freed(request: number): void {
     const slots = this.#thread.slots;
     this.#buffers.free(request);
     this.inFlightCount -= 1;
     if (this.volume !== undefined) this.volume.inFlightCount -= 1;
     slots.release(request);
     this.#thread.somethingFreed();
+    if (this.isClosing) this.#endIfDone();
   }
 
   // ---- handshake
@@ -440,7 +455,8 @@ export class Session {
     const unfinished = this.#receiver.endPayload();
     if (unfinished !== NONE) this.#release(unfinished);
     for (let r = this.#replies.takeSent(); r !== NONE; r = this.#replies.takeSent()) this.#release(r);
-    if (this.inFlightCount > 0) return;
+    // The last of them may have ended it within.
+    if (this.inFlightCount > 0 || this.#isFdClosed) return;
     this.#isFdClosed = true;
     this.#thread.ring.close(this.fd, this.index, TAG_CLOSE);
     this.volume?.sessions.delete(this);

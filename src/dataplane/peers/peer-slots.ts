@@ -115,6 +115,29 @@ export class PeerSlots {
     data[other] = keptData;
   }
 
+  /**
+   * The bytes of `from` become those of `request`, without a copy, unless they are already: `from` may be its twin.
+   * Another twin of `request`, for a read that somebody may still be making, keeps the old buffer.
+   */
+  takeBytes(request: number, from: number): void {
+    if (this.#source[from] === request) return;
+    if ((this.#references[request] as number) > 1) this.#separateTwins(request);
+    this.exchangeBuffers(request, from);
+  }
+
+  /** The first twin becomes the owner of the buffer, and the others its twins. */
+  #separateTwins(request: number): void {
+    let owner = NONE;
+    for (let twin = 0; twin < REQUEST_CAPACITY; twin++) {
+      if (this.#source[twin] !== request) continue;
+      this.#source[twin] = owner;
+      if (owner === NONE) owner = twin;
+      else this.hold(owner);
+      this.release(request);
+    }
+    if (owner !== NONE) this.#thread.slots.buffer[request] = NONE;
+  }
+
   /** CRC-32C of the bytes of a slot that is held for sending, signed. They do not change meanwhile. */
   checksum(request: number, byteCount: number): number {
     if (this.#summedBytes[request] !== byteCount) {

@@ -1,0 +1,375 @@
+// The main thread's half of replicas and frontends: opens and closes their files, places them on data-plane threads,
+// and carries between those and the store, the superblocks and the other threads what they ask for.
+//
+// A replica and the frontend of its volume are placed on the same thread where that is possible: what they say to
+// each other then costs no socket. One opening or closing of a volume's replica at a time (VolumeTurns).
+
+import { errorText, HoldfastError } from '../../core/errors.ts';
+import { invariant } from '../../core/invariant.ts';
+import type { Superblock } from '../../replication/layout/superblock.ts';
+import type {
+  ClusterConnection,
+  ClusterStorage,
+  FrontendView,
+  OpenFrontend,
+  ReplicaView,
+} from '../cluster-storage.ts';
+import { native } from '../native.ts';
+import type { OpeningReport } from '../node-storage.ts';
+import { type OpenReplica, openUnjudged } from '../open-replica.ts';
+import type { GreetedConnection } from '../peers/hosts.ts';
+import type { Pool } from '../pool.ts';
+import type { ThreadHandle } from '../thread-handle.ts';
+import type { VolumeTurns } from '../volume-turns.ts';
+import { whileBusy } from '../while-busy.ts';
+import type { WindowFiles } from '../window-files.ts';
+import type { ClusterEvent } from './messages.ts';
+
+const EIO = 5;
+/** Session numbers of one frontend, one process: see #firstSession(). */
+const SESSIONS_A_FRONTEND = 2 ** 16;
+const SESSIONS_A_PROCESS = 2 ** 36;
+
+export interface OpenedReplica {
+  readonly pool: Pool;
+  readonly replica: OpenReplica;
+  readonly thread: ThreadHandle;
+}
+
+interface OpenedFrontend {
+  readonly thread: ThreadHandle;
+  readonly attachmentNumber: number;
+}
+
+/** What Storage lends. */
+export interface ClusterContext {
+  readonly nodeName: string;
+  readonly bootId: string;
+  readonly threads: readonly ThreadHandle[];
+  readonly windows: WindowFiles;
+  readonly turns: VolumeTurns;
+  poolOf(volumeId: string): Promise<Pool>;
+  requireUnfailed(pool: Pool, volumeId: string): Promise<void>;
+  hold<Result>(pool: Pool, operation: () => Promise<Result>): Promise<Result>;
+  marking<Result>(pool: Pool, volumeId: string, operation: () => Promise<Result>): Promise<Result>;
+  threadFor(pool: Pool): ThreadHandle;
+  mayServe(thread: ThreadHandle, pool: Pool): boolean;
+  replicaFailed(volumeId: string, reason: string): void;
+}
+
+export class ClusterVolumes implements ClusterStorage {
+  readonly #context: ClusterContext;
+  readonly #replicas = new Map<string, OpenedReplica>();
+  readonly #frontends = new Map<string, OpenedFrontend>();
+  #connection: ClusterConnection | undefined;
+  #frontendCount = 0;
+  #nextThread = 0;
+
+  constructor(context: ClusterContext) {
+    this.#context = context;
+  }
+
+  // ---- the cluster
+
+  async connectCluster(connection: ClusterConnection): Promise<void> {
+    invariant(this.#connection === undefined, 'a node joins one cluster, once');
+    this.#connection = connection;
+    const { clusterId, peerKey } = connection;
+    const join = { type: 'joinCluster', node: this.#context.nodeName, clusterId, peerKey } as const;
+    await Promise.all(this.#context.threads.map((thread) => thread.ask(join)));
+  }
+
+  setNodeAddresses(addresses: ReadonlyMap<string, string>): void {
+    for (const thread of this.#context.threads)
+      void thread.ask({ type: 'addresses', addresses }).catch(ignoreDeath);
+  }
+
+  adoptPeer(fd: number, received: Uint8Array): void {
+    const thread = this.#context.threads[this.#nextThread % this.#context.threads.length];
+    this.#nextThread += 1;
+    invariant(thread !== undefined, 'there is a data-plane thread');
+    void thread.ask({ type: 'adoptPeer', fd, received }).catch(ignoreDeath);
+  }
+
+  // ---- replicas
+
+  openReplica(volumeId: string): Promise<OpeningReport> {
+    return this.#context.turns.run(volumeId, `opening volume ${volumeId}`, async (turn) => {
+      const { replica } = this.#replicas.get(volumeId) ?? (await this.#open(volumeId));
+      if (turn.isAbandoned) await this.#close(volumeId);
+      return { lastEnd: replica.lastEnd, isWindowIntact: replica.window.entries !== 'unknown' };
+    });
+  }
+
+  async #open(volumeId: string): Promise<OpenedReplica> {
+    const context = this.#context;
+    const pool = await context.poolOf(volumeId);
+    const replica = await context.marking(pool, volumeId, () =>
+      whileBusy(() =>
+        context.hold(pool, async () => {
+          await context.requireUnfailed(pool, volumeId);
+          return await openUnjudged(pool, context.windows, volumeId, context.bootId);
+        }),
+      ),
+    );
+    try {
+      const thread = this.#threadFor(volumeId, pool);
+      const superblock = replica.superblock.current;
+      const { entries, owner } = replica.window;
+      // After a clean stop nothing was in flight, whatever became of the window since.
+      const isClean = superblock.cleanMark !== null;
+      await thread.ask({
+        type: 'openReplica',
+        open: {
+          volumeId,
+          replicaId: replica.replicaId,
+          pool: pool.name,
+          ioMode: replica.ioMode,
+          reserveBytes: pool.reserveBytes,
+          bootId: context.bootId,
+          windowOwner: owner,
+          superblock,
+          hotBits: replica.hotBits,
+          windowEntries: isClean ? [] : entries,
+          isWindowFresh: isClean,
+          dataFd: replica.dataFd,
+          intentFd: replica.intentFd,
+          generationsFd: replica.generationsFd,
+          windowFd: replica.windowFd,
+        },
+      });
+      thread.volumeCount += 1;
+      const opened = { pool, replica, thread };
+      replica.superblock.onFailure((error) =>
+        context.replicaFailed(volumeId, `its superblock could not be written (${errorText(error)})`),
+      );
+      this.#replicas.set(volumeId, opened);
+      return opened;
+    } catch (error) {
+      await replica.release();
+      throw error;
+    }
+  }
+
+  #threadFor(volumeId: string, pool: Pool): ThreadHandle {
+    const near = this.#frontends.get(volumeId)?.thread;
+    return near !== undefined && this.#context.mayServe(near, pool) ? near : this.#context.threadFor(pool);
+  }
+
+  closeReplica(volumeId: string): Promise<void> {
+    return this.#context.turns.run(volumeId, `closing volume ${volumeId}`, () => this.#close(volumeId));
+  }
+
+  async #close(volumeId: string): Promise<void> {
+    const opened = this.#replicas.get(volumeId);
+    if (opened === undefined) return;
+    const { replica, thread } = opened;
+    await thread.ask({ type: 'closeReplica', volumeId });
+    this.#replicas.delete(volumeId);
+    thread.volumeCount -= 1;
+    await replica.release();
+  }
+
+  isReplicaOpen(volumeId: string): boolean {
+    return this.#replicas.has(volumeId);
+  }
+
+  /** For operations on its files, which are locked. */
+  openedReplica(volumeId: string): OpenedReplica | undefined {
+    return this.#replicas.get(volumeId);
+  }
+
+  /** The files have grown. */
+  async replicaGrown(volumeId: string, sizeBytes: number): Promise<void> {
+    await this.#replicas.get(volumeId)?.thread.ask({ type: 'replicaGrown', volumeId, sizeBytes });
+  }
+
+  async replicaView(volumeId: string): Promise<ReplicaView | undefined> {
+    const opened = this.#replicas.get(volumeId);
+    if (opened === undefined) return undefined;
+    const doing = `asking for the replica of volume ${volumeId}`;
+    return await this.#context.turns.answer(volumeId, doing, opened.thread.askReplicaView(volumeId));
+  }
+
+  async handOver(volumeId: string, toReplicaId: string): Promise<boolean> {
+    const opened = this.#replicas.get(volumeId);
+    if (opened === undefined) return false;
+    const asked = opened.thread.ask({ type: 'handOver', volumeId, toReplicaId });
+    return (await this.#context.turns.answer(volumeId, `moving volume ${volumeId}`, asked)) === true;
+  }
+
+  configChanged(volumeId: string): void {
+    const opened = this.#replicas.get(volumeId);
+    if (opened !== undefined) void opened.thread.ask({ type: 'storeChanged', volumeId }).catch(ignoreDeath);
+  }
+
+  // ---- frontends
+
+  async openFrontend({ volumeId, attachmentNumber, sizeBytes, giveUpAfterMs }: OpenFrontend): Promise<void> {
+    const standing = this.#frontends.get(volumeId);
+    if (standing?.attachmentNumber === attachmentNumber) return;
+    if (standing !== undefined && standing.attachmentNumber > attachmentNumber) {
+      throw new HoldfastError(
+        'CONFLICT',
+        `attachment ${attachmentNumber} of volume ${volumeId} is over (now ${standing.attachmentNumber}): publish the volume again`,
+      );
+    }
+    await this.closeFrontend(volumeId);
+    const thread = this.#replicas.get(volumeId)?.thread ?? this.#leastLoaded();
+    this.#frontends.set(volumeId, { thread, attachmentNumber });
+    try {
+      const firstSession = this.#firstSession();
+      await thread.ask({
+        type: 'openFrontend',
+        open: { volumeId, attachmentNumber, firstSession, sizeBytes, giveUpAfterMs },
+      });
+    } catch (error) {
+      this.#frontends.delete(volumeId);
+      throw error;
+    }
+  }
+
+  /** Rises with every process of this daemon, and with every frontend of one. */
+  #firstSession(): number {
+    invariant(this.#connection !== undefined, 'a frontend belongs to a cluster');
+    this.#frontendCount += 1;
+    return this.#connection.startNumber * SESSIONS_A_PROCESS + this.#frontendCount * SESSIONS_A_FRONTEND;
+  }
+
+  async closeFrontend(volumeId: string): Promise<void> {
+    const standing = this.#frontends.get(volumeId);
+    if (standing === undefined) return;
+    const closed = standing.thread.ask({ type: 'closeFrontend', volumeId });
+    await this.#context.turns.answer(volumeId, `ending the use of volume ${volumeId}`, closed);
+    if (this.#frontends.get(volumeId) === standing) this.#frontends.delete(volumeId);
+  }
+
+  isFrontendOpen(volumeId: string): boolean {
+    return this.#frontends.has(volumeId);
+  }
+
+  /** What serves the volume's clients here. */
+  openedFrontend(volumeId: string): OpenedFrontend | undefined {
+    return this.#frontends.get(volumeId);
+  }
+
+  async frontendView(volumeId: string): Promise<FrontendView | undefined> {
+    const opened = this.#frontends.get(volumeId);
+    if (opened === undefined) return undefined;
+    const doing = `asking for the use of volume ${volumeId}`;
+    return await this.#context.turns.answer(volumeId, doing, opened.thread.askFrontendView(volumeId));
+  }
+
+  async growFrontend(volumeId: string, sizeBytes: number): Promise<void> {
+    await this.#frontends.get(volumeId)?.thread.ask({ type: 'growFrontend', volumeId, sizeBytes });
+  }
+
+  #leastLoaded(): ThreadHandle {
+    const [first, ...others] = this.#context.threads;
+    invariant(first !== undefined, 'there is a data-plane thread');
+    return others.reduce((least, thread) => (thread.volumeCount < least.volumeCount ? thread : least), first);
+  }
+
+  // ---- the end
+
+  /** Clients, then replicas, then the links of the threads. Tells the first failure, after all was tried. */
+  async close(): Promise<void> {
+    if (this.#connection === undefined) return;
+    const steps = [
+      () => Promise.allSettled([...this.#frontends.keys()].map((volumeId) => this.closeFrontend(volumeId))),
+      () => Promise.allSettled([...this.#replicas.keys()].map((volumeId) => this.closeReplica(volumeId))),
+      () => Promise.allSettled(this.#context.threads.map((thread) => thread.ask({ type: 'leaveCluster' }))),
+    ];
+    const failures: unknown[] = [];
+    for (const step of steps) {
+      for (const outcome of await step()) if (outcome.status === 'rejected') failures.push(outcome.reason);
+    }
+    if (failures.length > 0) throw failures[0];
+  }
+
+  // ---- what threads ask for
+
+  handle(event: ClusterEvent, thread: ThreadHandle): void {
+    switch (event.type) {
+      case 'readConfig':
+        void this.#readConfig(event, thread);
+        return;
+      case 'propose':
+        void this.#propose(event, thread);
+        return;
+      case 'superblock':
+        void this.#keep(event.volumeId, event.superblock, thread);
+        return;
+      case 'replica':
+        this.#replicaEvent(event);
+        return;
+      case 'greeted':
+        this.#route(event.connection, thread);
+        return;
+      case 'peer':
+        this.#connection?.onPeerEvent?.(event.event);
+    }
+  }
+
+  async #readConfig(
+    { volumeId, asker }: ClusterEvent & { type: 'readConfig' },
+    thread: ThreadHandle,
+  ): Promise<void> {
+    const stored = await this.#connection?.configs.read(volumeId);
+    await thread.ask({ type: 'configRead', volumeId, asker, stored }).catch(ignoreDeath);
+  }
+
+  async #propose(event: ClusterEvent & { type: 'propose' }, thread: ThreadHandle): Promise<void> {
+    const { volumeId, proposal, baseRevision, config } = event;
+    invariant(this.#connection !== undefined, 'replicas belong to a cluster');
+    const outcome = await this.#connection.configs.swap(volumeId, baseRevision, config);
+    await thread.ask({ type: 'proposed', volumeId, proposal, outcome }).catch(ignoreDeath);
+  }
+
+  async #keep(volumeId: string, superblock: Superblock, thread: ThreadHandle): Promise<void> {
+    const errno = await this.#write(volumeId, superblock);
+    await thread.ask({ type: 'superblockDone', volumeId, errno }).catch(ignoreDeath);
+  }
+
+  /** What the main thread itself changes in a superblock (size, file system, keys) is newer there than in the core. */
+  async #write(volumeId: string, superblock: Superblock): Promise<number> {
+    const opened = this.#replicas.get(volumeId);
+    if (opened === undefined) return EIO;
+    const {
+      sizeBytes: _,
+      fileSystemMade: __,
+      wrappedKey: ___,
+      volumeName: ____,
+      attachmentNumber,
+      ...kept
+    } = superblock;
+    const file = opened.replica.superblock;
+    try {
+      await this.#context.hold(opened.pool, () =>
+        file.update({ ...kept, attachmentNumber: Math.max(attachmentNumber, file.current.attachmentNumber) }),
+      );
+      return 0;
+    } catch {
+      return EIO;
+    }
+  }
+
+  #replicaEvent({ volumeId, event }: ClusterEvent & { type: 'replica' }): void {
+    if (event.type === 'failed' && event.what !== 'data') {
+      this.#context.replicaFailed(volumeId, `its ${event.what} failed (errno ${event.errno})`);
+    }
+    this.#connection?.onReplicaEvent({ ...event, volumeId });
+  }
+
+  /** To the thread that has the volume's replica; nobody: the other end tries again. */
+  #route(connection: GreetedConnection, from: ThreadHandle): void {
+    const thread = this.#replicas.get(connection.hello.volumeId)?.thread;
+    if (thread === undefined || thread === from) native.close(connection.fd);
+    else void thread.ask({ type: 'adoptGreeted', connection }).catch(ignoreDeath);
+  }
+}
+
+/** A thread that is gone has told so by its death. */
+function ignoreDeath(): void {
+  // Nothing is left to be done.
+}

@@ -1,0 +1,156 @@
+// Where a volume is used on this node: joins the sessions of its clients to the core's Frontend, and that to its
+// link to the primary, wherever it is.
+//
+// The buffers of requests: a write's is shared with whoever sends or writes it, and a read's with a primary in
+// this thread; PeerSlots counts who still has it, and only then the session frees it.
+
+import type { StoredConfig } from '../../replication/config.ts';
+import { type ControlMessage, FRAME_REQUEST, type FrameFields, SEQUENCE } from '../../replication/frames.ts';
+import { Frontend, type FrontendPorts } from '../../replication/frontend.ts';
+import { FLAG_FAST_ZERO, NONE, READ } from '../../replication/requests.ts';
+import type { FrontendView } from '../cluster-storage.ts';
+import { Latency } from '../latency.ts';
+import { describeBlocks, describeData } from '../nbd/block-status.ts';
+import type { ServedVolume, Session } from '../nbd/session.ts';
+import type { LinkHost } from '../peers/hosts.ts';
+import type { Thread } from '../thread.ts';
+import type { ClusterLinks } from './cluster-links.ts';
+import type { OpenFrontendMessage } from './messages.ts';
+
+export class FrontendHost implements FrontendPorts, LinkHost, ServedVolume {
+  readonly index: number;
+  readonly volumeId: string;
+  readonly attachmentNumber: number;
+  sizeBytes: number;
+  readonly sessions = new Set<Session>();
+  inFlightCount = 0;
+  readonly isShared = true;
+  readonly latency: Latency;
+  /** As DataFile's: reads, read bytes, writes, write bytes, flushes, zeroes, errors. */
+  readonly counters = new Float64Array(7);
+  readonly #thread: Thread;
+  readonly #cluster: ClusterLinks;
+  readonly #frontend: Frontend;
+  /** The link to a primary in this thread, or NONE. */
+  #localLink = NONE;
+
+  constructor(thread: Thread, cluster: ClusterLinks, open: OpenFrontendMessage) {
+    this.#thread = thread;
+    this.#cluster = cluster;
+    this.index = 0;
+    this.volumeId = open.volumeId;
+    this.attachmentNumber = open.attachmentNumber;
+    this.sizeBytes = open.sizeBytes;
+    this.latency = new Latency(thread);
+    this.#frontend = new Frontend(thread.slots, this, {
+      volumeId: open.volumeId,
+      node: cluster.node,
+      attachment: open.attachmentNumber,
+      firstSession: open.firstSession,
+      ...(open.giveUpAfterMs === undefined ? {} : { giveUpAfterMs: open.giveUpAfterMs }),
+    });
+  }
+
+  /** Everything fails from here on. The sessions must have ended: nobody is to hear of that. */
+  end(): void {
+    this.#frontend.end();
+  }
+
+  view(): FrontendView {
+    const { isOpen, isRevoked, hasUnanswered } = this.#frontend;
+    const { volumeId, attachmentNumber } = this;
+    return { volumeId, attachmentNumber, isConnected: isOpen, isRevoked, hasUnanswered };
+  }
+
+  tick(): void {
+    this.#frontend.tick();
+  }
+
+  configRead(stored: StoredConfig | undefined): void {
+    this.#frontend.configRead(stored);
+  }
+
+  // ---- ServedVolume
+
+  admit(request: number): void {
+    const slots = this.#thread.slots;
+    const kind = slots.kind[request] as number;
+    const counter = COUNTER_OF_KIND[kind] as number;
+    this.counters[counter] = (this.counters[counter] as number) + 1;
+    if (kind < 2)
+      this.counters[counter + 1] =
+        (this.counters[counter + 1] as number) + (slots.lengthBytes[request] as number);
+    // Whether zeroing is fast is not known of all copies.
+    slots.flags[request] = (slots.flags[request] as number) & ~FLAG_FAST_ZERO;
+    this.#frontend.admit(request);
+  }
+
+  describeBlocks(request: number): number {
+    const local = this.#cluster.replicas.get(this.volumeId);
+    const isCurrent = local?.replica.primary?.isServing === true;
+    if (isCurrent) return describeBlocks(this.#thread, request, local.file.fd);
+    return describeData(this.#thread, request);
+  }
+
+  // ---- LinkHost
+
+  control(link: number, type: number, message: ControlMessage): void {
+    this.#frontend.control(link, type, message);
+  }
+
+  frame(link: number, fields: FrameFields, request: number): void {
+    this.#frontend.frame(link, fields, request);
+  }
+
+  linkClosed(link: number): void {
+    this.#frontend.linkClosed(link);
+  }
+
+  // ---- FrontendPorts
+
+  nowMs(): number {
+    return this.#thread.nowMs();
+  }
+
+  readConfig(): void {
+    this.#thread.tell({ type: 'readConfig', volumeId: this.volumeId, asker: 'frontend' });
+  }
+
+  connect(node: string): number {
+    const isLocal = this.#cluster.isLocal(node, this.volumeId);
+    const link = this.#cluster.connect(this, node, this.volumeId);
+    this.#localLink = isLocal ? link : NONE;
+    return link;
+  }
+
+  sendFrame(link: number, fields: FrameFields, request: number): void {
+    const isLocalRead = link === this.#localLink && fields.type === FRAME_REQUEST && fields.errno === READ;
+    // A primary in this thread reads into the request's own buffer.
+    this.#cluster.peers.sendFrame(link, fields, isLocalRead ? (fields.numbers[SEQUENCE] as number) : request);
+  }
+
+  sendControl(link: number, type: number, message: ControlMessage): void {
+    this.#cluster.peers.sendControl(link, type, message);
+  }
+
+  closeLink(link: number): void {
+    this.#cluster.peers.closeLink(link);
+  }
+
+  reply(request: number, errno: number): void {
+    if (errno !== 0) this.counters[6] = (this.counters[6] as number) + 1;
+    this.latency.count(request);
+    this.#thread.sessionOf(request).reply(request, errno);
+  }
+
+  takePayload(request: number, from: number): void {
+    this.#cluster.peers.slots.takeBytes(request, from);
+  }
+
+  release(request: number): void {
+    this.#cluster.peers.slots.release(request);
+  }
+}
+
+/** By kind of request: READ, WRITE, ZERO, FLUSH. */
+const COUNTER_OF_KIND = [0, 2, 5, 4];

@@ -27,6 +27,8 @@ export interface PlacementNode
   extends Pick<NodeView, 'name' | 'zone' | 'isAlive' | 'lostAt' | 'cordoned' | 'draining'> {
   readonly labels: Readonly<Record<string, string>>;
   readonly pools: readonly PlacementPool[];
+  /** Why it did not make a copy when it was asked just now. */
+  readonly failure?: string | undefined;
 }
 
 export interface PlacementWish {
@@ -48,6 +50,7 @@ export type Obstacle =
   | { readonly code: 'NOT_ALIVE'; readonly since: string | null }
   | { readonly code: 'CORDONED' }
   | { readonly code: 'DRAINING' }
+  | { readonly code: 'FAILED'; readonly reason: string }
   | { readonly code: 'LACKS_LABEL'; readonly label: string }
   | { readonly code: 'NO_POOL'; readonly pool: string | null }
   | { readonly code: 'POOL_NOT_OPEN'; readonly pool: string; readonly problem: string }
@@ -83,13 +86,15 @@ interface Candidate {
   readonly roomBytes: number;
 }
 
-/** What placement looks at, from the records of nodes and volumes. */
+/** What placement looks at, from the records of nodes and volumes. `failed`: by node, what it failed with just now. */
 export function placementNodes(
   nodes: readonly NodeView[],
   volumes: readonly VolumeRecord[],
+  failed: ReadonlyMap<string, string> = new Map(),
 ): PlacementNode[] {
   return nodes.map((node) => ({
     ...node,
+    failure: failed.get(node.name),
     pools: node.pools.map((pool) => ({
       ...pool,
       provisionedBytes: provisionedIn(volumes, node.name, pool.name),
@@ -159,6 +164,8 @@ export function obstacleText(obstacle: Obstacle): string {
       return 'cordoned';
     case 'DRAINING':
       return 'draining';
+    case 'FAILED':
+      return `could not make its copy: ${obstacle.reason}`;
     case 'LACKS_LABEL':
       return `has no label ${obstacle.label}`;
     case 'NO_POOL':
@@ -180,6 +187,7 @@ function consider(
 ): Candidate | Obstacle {
   if (holders.includes(node.name)) return { code: 'HOLDS_COPY' };
   if (!node.isAlive) return { code: 'NOT_ALIVE', since: node.lostAt };
+  if (node.failure !== undefined) return { code: 'FAILED', reason: node.failure };
   if (node.draining) return { code: 'DRAINING' };
   if (node.cordoned) return { code: 'CORDONED' };
   for (const [key, value] of Object.entries(wish.nodeLabels ?? {})) {

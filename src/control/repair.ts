@@ -35,7 +35,12 @@ export async function repair(context: VolumeContext): Promise<RepairReport> {
   const done: { volumeId: string; name: string; action: RepairAction }[] = [];
   const problems: (Problem & { volumeId: string })[] = [];
 
-  const attempt = async (volumeId: string, name: string, action: RepairAction, run: () => Promise<void>) => {
+  const attempt = async (
+    volumeId: string,
+    name: string,
+    action: RepairAction,
+    run: () => Promise<unknown>,
+  ) => {
     try {
       await run();
       done.push({ volumeId, name, action });
@@ -101,7 +106,12 @@ const UNFINISHED: Readonly<Record<RepairAction, string>> = {
 /** Nothing of this node's is in flight now: a claim of its own without a record is a leftover. */
 async function repairClaims(
   context: VolumeContext,
-  attempt: (volumeId: string, name: string, action: RepairAction, run: () => Promise<void>) => Promise<void>,
+  attempt: (
+    volumeId: string,
+    name: string,
+    action: RepairAction,
+    run: () => Promise<unknown>,
+  ) => Promise<void>,
 ): Promise<void> {
   const { records, unreadable } = await context.records.listReadable();
   const claims = await context.records.claims();

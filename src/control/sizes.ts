@@ -43,14 +43,19 @@ export function creatableIn(
   return Math.max(0, Math.floor(freeBytes / BLOCK_BYTES) * BLOCK_BYTES);
 }
 
-/** NO_SPACE with all figures unless `wantedBytes` more may be promised. */
-export function checkRoom(pool: PoolStatus, provisionedBytes: number, wantedBytes: number): void {
+/** NO_SPACE with all figures unless `wantedBytes` more may be promised. `node`: whose pool it is, where that is not plain. */
+export function checkRoom(
+  pool: Pick<PoolStatus, 'name' | 'totalBytes' | 'overcommitRatio'>,
+  provisionedBytes: number,
+  wantedBytes: number,
+  node?: string,
+): void {
   const creatableBytes = creatableIn(pool, provisionedBytes);
   if (wantedBytes <= creatableBytes) return;
   const { name, totalBytes, overcommitRatio } = pool;
   throw new HoldfastError(
     'NO_SPACE',
-    `Pool "${name}" has no room for ${sizeText(wantedBytes)} more: of ${sizeText(totalBytes)} × ${overcommitRatio} ` +
+    `Pool "${name}"${node === undefined ? '' : ` of node "${node}"`} has no room for ${sizeText(wantedBytes)} more: of ${sizeText(totalBytes)} × ${overcommitRatio} ` +
       `(overcommit) ${sizeText(provisionedBytes)} are promised to volumes, ${sizeText(creatableBytes)} are left. ` +
       'Ask for less, delete volumes, enlarge the pool or raise its overcommit.',
     { details: { pool: name, wantedBytes, totalBytes, overcommitRatio, provisionedBytes, creatableBytes } },

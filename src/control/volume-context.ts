@@ -79,6 +79,7 @@ export async function findPool(
 }
 
 /** Keys of context.locks. A volume's is its id; these cannot be mistaken for one. */
+export const placementLock = 'placement';
 export function nameLock(name: string): string {
   return `name/${name}`;
 }

@@ -9,14 +9,22 @@ export interface CreateVolume {
   readonly name: string;
   /** Rounded up to whole blocks by the edge before it gets here. */
   readonly sizeBytes: number;
-  /** undefined: the node's default pool. */
+  /** undefined: the node's default pool; in a cluster whichever pool of a node has the most room. */
   readonly pool?: string | undefined;
-  /** Copies beside the primary. Only 0 until replication is there: others are refused with INVALID. */
+  /** Copies beside the primary, 0 to 5. More than 0 need a cluster: INVALID. */
   readonly replicaCount: number;
+  /** Gets the primary if it can. undefined: this node. */
+  readonly preferredNode?: string | undefined;
   readonly durability: VolumeRecord['durability'];
   readonly failureMode: VolumeRecord['failureMode'];
   readonly fileSystemType: FileSystemType | null;
   readonly labels: Readonly<Record<string, string>>;
+}
+
+/** A copy of a deleted volume whose node could not remove it now, and why; it does as soon as it can. */
+export interface CopyLeft {
+  readonly node: string;
+  readonly reason: string;
 }
 
 export interface PoolCapacity {
@@ -44,10 +52,10 @@ export interface VolumeService {
   find(nameOrId: string): Promise<VolumeRecord>;
   /** Sorted by id. */
   list(): Promise<VolumeRecord[]>;
-  /** Never shrinks (OUT_OF_RANGE). Grows the replica, then the record; a device is grown by its owner. */
+  /** Never shrinks (OUT_OF_RANGE). Grows every copy, then the record; a device is grown by its owner. UNAVAILABLE: a copy is away. */
   resize(volumeId: string, sizeBytes: number): Promise<VolumeRecord>;
-  /** CONFLICT while published or exported. Deleting what is gone succeeds. */
-  delete(volumeId: string): Promise<void>;
+  /** CONFLICT while published or exported. Deleting what is gone succeeds. The copies of nodes that are away go later. */
+  delete(volumeId: string): Promise<readonly CopyLeft[]>;
   /**
    * Publishes to a node: CAS with attachment number + 1. Published there already with the same readOnly:
    * the same record; with another: ALREADY_EXISTS; published elsewhere: CONFLICT naming the node.

@@ -24,7 +24,7 @@ import { resizeVolume } from './resize-volume.ts';
 import type { Store } from './store.ts';
 import { nameLock, primaryReplica, requireOwn, type VolumeContext } from './volume-context.ts';
 import { VolumeRecords, volumeNotFound } from './volume-records.ts';
-import type { CreateVolume, PoolCapacity, VolumeService } from './volume-service.ts';
+import type { CopyLeft, CreateVolume, PoolCapacity, VolumeService } from './volume-service.ts';
 
 export interface VolumesOptions {
   readonly node: string;
@@ -93,16 +93,11 @@ export class Volumes implements VolumeService {
     );
   }
 
-  async delete(volumeId: string): Promise<void> {
-    await this.#aloneWith(volumeId, async () => {
-      const name = await this.#context.records.nameOf(volumeId);
-      if (name === undefined) return;
-      await this.#alone(
-        nameLock(name),
-        `volume "${name}"`,
-        async () => await deleteVolume(this.#context, volumeId, name),
-      );
-    });
+  async delete(volumeId: string): Promise<readonly CopyLeft[]> {
+    return await this.#aloneWithName(
+      volumeId,
+      async (name) => await deleteVolume(this.#context, volumeId, name),
+    );
   }
 
   async publish(volumeId: string, node: string, readOnly: boolean): Promise<VolumeRecord> {
@@ -210,6 +205,18 @@ export class Volumes implements VolumeService {
     if (record.state !== 'ready') return unfinishedOf(record);
     const closed = storage.closedPools();
     return [...unfinishedOf(record), ...problemsOf(record, await storage.replica(volumeId), closed)];
+  }
+
+  /** Nothing is left of the volume: nothing is done. */
+  async #aloneWithName(
+    volumeId: string,
+    operation: (name: string) => Promise<CopyLeft[]>,
+  ): Promise<readonly CopyLeft[]> {
+    return await this.#aloneWith(volumeId, async () => {
+      const name = await this.#context.records.nameOf(volumeId);
+      if (name === undefined) return [];
+      return await this.#alone(nameLock(name), `volume "${name}"`, async () => await operation(name));
+    });
   }
 
   async #aloneWith<T>(volumeId: string, operation: () => Promise<T>): Promise<T> {

@@ -50,6 +50,31 @@ const replica = z.object({
   problem: z.string().nullable(),
 });
 
+const replicaState = z.object({
+  replicaId: z.string(),
+  state: z.string(),
+  incarnation: z.string(),
+  epoch: z.number().int(),
+  isActive: z.boolean(),
+  mayReply: z.boolean(),
+  hasFailed: z.boolean(),
+  others: z.array(
+    z.object({
+      replicaId: z.string(),
+      role: z.string(),
+      isConnected: z.boolean(),
+      resyncBytesLeft: bytes.nullable(),
+    }),
+  ),
+});
+
+const timelineEntry = z.object({
+  at: z.iso.datetime(),
+  /** One word, and what goes with it for people (timeline.ts). */
+  what: z.string(),
+  text: z.string(),
+});
+
 export const METHODS = {
   hello: {
     request: nothing,
@@ -87,6 +112,21 @@ export const METHODS = {
     response: z.object({ replica: replica.nullable() }),
   },
   growReplica: { request: z.object({ volumeId: id, replicaId: id, sizeBytes }), response: nothing },
+  /** As ClusterStorage.replicaView. */
+  replicaState: {
+    request: z.object({ volumeId: id }),
+    response: z.object({ replica: replicaState.nullable() }),
+  },
+  /** The primary here gives its place to this one. False: not now. */
+  handOver: {
+    request: z.object({ volumeId: id, toReplicaId: id }),
+    response: z.object({ isUnderWay: z.boolean() }),
+  },
+  /** What this daemon saw of the volume's replication, the oldest first. */
+  timeline: {
+    request: z.object({ volumeId: id }),
+    response: z.object({ entries: z.array(timelineEntry) }),
+  },
 } as const;
 
 export type Method = keyof typeof METHODS;

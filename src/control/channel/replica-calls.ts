@@ -1,12 +1,15 @@
 // What other daemons may ask of this node's storage. The word of the caller is never enough: what is made or deleted
 // here is what the store says at that moment, so that a call that comes late, twice, or from a daemon that has lost
-// touch does nothing. One call a volume at a time; another is told BUSY.
+// touch does nothing. One call a volume at a time; another is told BUSY. A deletion waits for its turn: the node
+// itself may be about to delete the copy (keep-replica.ts).
 
 import { HoldfastError } from '../../core/errors.ts';
+import type { ClusterStorage } from '../../dataplane/cluster-storage.ts';
 import type { NodeStorage, ReplicaStatus } from '../../dataplane/node-storage.ts';
 import { KeyedLock } from '../keyed-lock.ts';
 import type { NodeSelf } from '../node-membership.ts';
 import type { VolumeRecord } from '../records.ts';
+import type { Timelines } from '../timeline.ts';
 import type { VolumeRecords } from '../volume-records.ts';
 import { CONTROL_VERSIONS, type ControlHandlers, type ControlResponse } from './protocol.ts';
 
@@ -14,10 +17,17 @@ export interface ReplicaCallsContext {
   readonly self: Pick<NodeSelf, 'name' | 'id' | 'process' | 'bootId' | 'softwareVersion'>;
   readonly storage: NodeStorage;
   readonly records: VolumeRecords;
+  /** Of the copies on this node, by volume: whoever makes or deletes one holds it. */
+  readonly locks?: KeyedLock | undefined;
+  /** undefined: copies here are not replicated. */
+  readonly replication?: Pick<ClusterStorage, 'closeReplica' | 'replicaView' | 'handOver'> | undefined;
+  readonly timelines?: Timelines | undefined;
+  /** A copy was made here: it can be opened. */
+  readonly onMade?: ((volumeId: string) => void) | undefined;
 }
 
-export function replicaCalls({ self, storage, records }: ReplicaCallsContext): ControlHandlers {
-  const locks = new KeyedLock();
+export function replicaCalls(context: ReplicaCallsContext): ControlHandlers {
+  const { self, storage, records, replication, timelines, locks = new KeyedLock() } = context;
   const alone = async <T>(volumeId: string, operation: () => Promise<T>): Promise<T> =>
     await locks.tryRun(volumeId, `volume ${volumeId} on node "${self.name}"`, operation);
 
@@ -42,21 +52,24 @@ export function replicaCalls({ self, storage, records }: ReplicaCallsContext): C
           throw notWanted(spec.volumeId, self.name, 'it has another lineage or size: nothing was made');
         }
         await storage.createReplica(spec);
+        context.onMade?.(spec.volumeId);
         return {};
       });
     },
 
     async deleteReplica({ volumeId, replicaId, pool }) {
-      return await alone(volumeId, async () => {
+      return await locks.run(volumeId, async () => {
         const record = await records.read(volumeId);
+        const local = await storage.replica(volumeId);
+        if (record === undefined && local === undefined) return {};
         // What the store does not know may be all that is left of it.
         const isOver =
           record?.state === 'deleting' || record?.replicas.every(({ node }) => node !== self.name);
         if (isOver !== true) {
           throw notWanted(volumeId, self.name, 'its copy here is not to be deleted: it was kept');
         }
-        const local = await storage.replica(volumeId);
         if (local !== undefined) requireSame(local, { volumeId, replicaId, pool, node: self.name });
+        await replication?.closeReplica(volumeId);
         await storage.deleteReplica(volumeId, pool);
         return {};
       });
@@ -85,6 +98,25 @@ export function replicaCalls({ self, storage, records }: ReplicaCallsContext): C
         await storage.resizeReplica(volumeId, sizeBytes);
         return {};
       });
+    },
+
+    async replicaState({ volumeId }) {
+      const view = await replication?.replicaView(volumeId);
+      if (view === undefined) return { replica: null };
+      const { volumeId: _, ...replica } = view;
+      const others = view.others.map(({ resyncBytesLeft = null, ...other }) => ({
+        ...other,
+        resyncBytesLeft,
+      }));
+      return { replica: { ...replica, others } };
+    },
+
+    async handOver({ volumeId, toReplicaId }) {
+      return { isUnderWay: (await replication?.handOver(volumeId, toReplicaId)) ?? false };
+    },
+
+    async timeline({ volumeId }) {
+      return { entries: [...(timelines?.of(volumeId) ?? [])] };
     },
   };
 }

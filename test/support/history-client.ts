@@ -9,6 +9,7 @@
 //   expect(history.complaints).toEqual([]);
 
 import { randomInt } from 'node:crypto';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { CMD, CMD_FLAG, NbdClient, type Reply, type Request } from './nbd-client.ts';
 import { type Pause, PauseMeter } from './pauses.ts';
 import { readSector, SECTOR_BYTES, stampSector } from './sector-format.ts';
@@ -59,6 +60,8 @@ export interface LoadOptions {
   readonly random?: () => number;
   /** Pauses that last as long are listed. */
   readonly pausesFromMs?: number;
+  /** Between an answer and the next request in its place: for a load that leaves the machine some room. */
+  readonly thinkMs?: number;
 }
 
 export interface LoadReport {
@@ -118,7 +121,7 @@ export class HistoryClient {
   }
 
   load(options: LoadOptions): Load {
-    const { depth, mix = MIX, random = Math.random, pausesFromMs } = options;
+    const { depth, mix = MIX, random = Math.random, pausesFromMs, thinkMs = 0 } = options;
     const pick = new Requests(
       Math.min(options.sectors ?? this.sectorCount, this.sectorCount),
       options.mostSectors ?? MOST_SECTORS,
@@ -136,6 +139,7 @@ export class HistoryClient {
           pauses.answered();
           requests += 1;
           if (error !== 0) errors.set(error, (errors.get(error) ?? 0) + 1);
+          if (thinkMs > 0) await sleep(thinkMs);
         } catch (error) {
           brokenBy ??= error as Error;
         }

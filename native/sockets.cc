@@ -1,6 +1,7 @@
 // Sockets and eventfds. Descriptors are plain numbers that belong to the caller, who may hand them to other
 // threads and to the kernel; only ring descriptors stay the addon's own. All are close-on-exec and blocking:
 // io_uring waits for a blocking socket by itself, and answers EAGAIN for one that is not.
+#include <fcntl.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -220,6 +221,24 @@ Napi::Value socketPair(const Napi::CallbackInfo& info) {
   return pair;
 }
 
+/** Whether it blocks belongs to the connection, not to the descriptor: the other one blocks from now on, too. */
+Napi::Value duplicateSocket(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  Reader reader(info);
+  const int fd = reader.fd(0);
+  if (!reader.ok()) return {};
+  Descriptor copy(fcntl(fd, F_DUPFD_CLOEXEC, 0));
+  if (copy.get() < 0) return throwFailure(env, Failure::last("fcntl"));
+  struct stat status = {};
+  if (fstat(copy.get(), &status) != 0) return throwFailure(env, Failure::last("fstat"));
+  if (!S_ISSOCK(status.st_mode)) return throwTypeError(env, "descriptor " + std::to_string(fd) + " is no socket");
+  const int flags = fcntl(copy.get(), F_GETFL);
+  if (flags < 0 || fcntl(copy.get(), F_SETFL, flags & ~O_NONBLOCK) != 0) {
+    return throwFailure(env, Failure::last("fcntl"));
+  }
+  return Napi::Number::New(env, copy.handOut());
+}
+
 Napi::Value setSocketBuffers(const Napi::CallbackInfo& info) {
   Reader reader(info);
   const int fd = reader.fd(0);
@@ -289,6 +308,7 @@ void exportSockets(Napi::Env env, Napi::Object exports) {
   exports.Set("setPeerOptions", Napi::Function::New<setPeerOptions>(env, "setPeerOptions"));
   exports.Set("peerAddress", Napi::Function::New<peerAddress>(env, "peerAddress"));
   exports.Set("socketPair", Napi::Function::New<socketPair>(env, "socketPair"));
+  exports.Set("duplicateSocket", Napi::Function::New<duplicateSocket>(env, "duplicateSocket"));
   exports.Set("setSocketBuffers", Napi::Function::New<setSocketBuffers>(env, "setSocketBuffers"));
   exports.Set("setNoDelay", Napi::Function::New<setNoDelay>(env, "setNoDelay"));
   exports.Set("shutdownSocket", Napi::Function::New<shutdownSocket>(env, "shutdownSocket"));

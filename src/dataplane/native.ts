@@ -175,6 +175,11 @@ export interface Native {
   peerAddress(fd: number): string;
   /** A connected AF_UNIX stream pair with the given buffer sizes (0: default). */
   socketPair(bufferBytes: number): [number, number];
+  /**
+   * Another descriptor of the same connection, and makes the connection blocking, as rings want it: for one that
+   * somebody else, Node, say, has accepted and closes on his side at once. A shutdown would be for both.
+   */
+  duplicateSocket(fd: number): number;
   setSocketBuffers(fd: number, bytes: number): void;
   setNoDelay(fd: number): void;
   /** SHUT_RDWR. A socket that is no longer connected is no error. */

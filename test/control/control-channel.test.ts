@@ -11,8 +11,10 @@ import { execa } from 'execa';
 import { pino } from 'pino';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { ControlClient } from '../../src/control/channel/client.ts';
+import { ClusterListener } from '../../src/control/channel/listener.ts';
 import type { ControlHandlers } from '../../src/control/channel/protocol.ts';
 import { clientTls } from '../../src/control/channel/psk.ts';
+import { RefusalLog } from '../../src/control/channel/refusal-log.ts';
 import { replicaCalls } from '../../src/control/channel/replica-calls.ts';
 import { ControlServer } from '../../src/control/channel/server.ts';
 import { ClusterKey } from '../../src/control/cluster-key.ts';
@@ -22,6 +24,7 @@ import { newReplica, type VolumeRecord } from '../../src/control/records.ts';
 import { VolumeRecords } from '../../src/control/volume-records.ts';
 import { GIB, MIB } from '../../src/core/units.ts';
 import { createNodeStorage } from '../../src/dataplane/create-storage.ts';
+import { native } from '../../src/dataplane/native.ts';
 import type { ReplicaSpec } from '../../src/dataplane/node-storage.ts';
 import type { Storage } from '../../src/dataplane/storage.ts';
 
@@ -83,22 +86,41 @@ async function testNode(name: string): Promise<TestNode> {
   return { name, id: self.id, storage, handlers: replicaCalls({ self, storage, records }) };
 }
 
+interface Serving {
+  readonly port: number;
+  close(graceMs: number): Promise<void>;
+}
+
 async function serve(
   { name, handlers }: Pick<TestNode, 'name' | 'handlers'>,
-  changes: { key?: ClusterKey; cluster?: string; port?: number } = {},
-): Promise<ControlServer> {
-  const server = await ControlServer.listen({
-    host: '127.0.0.1',
-    port: 0,
+  { port = 0, ...changes }: { key?: ClusterKey; cluster?: string; port?: number } = {},
+): Promise<Serving> {
+  const refusals = new RefusalLog(log);
+  const server = new ControlServer({
     key: KEY,
     cluster: CLUSTER,
     node: name,
     handlers,
     log,
+    refusals,
     ...changes,
   });
-  cleanups.push(() => server.close(0));
-  return server;
+  const listener = await ClusterListener.listen({
+    host: '127.0.0.1',
+    port,
+    onCall: (socket) => server.accept(socket),
+    onLink: (fd) => native.close(fd),
+    refusals,
+  });
+  const serving: Serving = {
+    port: listener.port,
+    async close(graceMs) {
+      listener.close();
+      await server.close(graceMs);
+    },
+  };
+  cleanups.push(() => serving.close(0));
+  return serving;
 }
 
 function client(

@@ -329,6 +329,10 @@ class TestHost implements GreetedHost, PeersHost {
         peers.adopt(command.connection);
         answer(undefined);
         return;
+      case 'adoptRaw':
+        peers.adoptRaw(command.fd, command.received);
+        answer(undefined);
+        return;
       case 'stats':
         answer(this.#stats());
         return;

@@ -82,6 +82,7 @@ export type SideCommand =
   | { readonly type: 'close'; readonly link: number }
   | { readonly type: 'set'; readonly isHoarding?: boolean; readonly isRecording?: boolean }
   | { readonly type: 'adopt'; readonly connection: GreetedConnection }
+  | { readonly type: 'adoptRaw'; readonly fd: number; readonly received: Uint8Array }
   | { readonly type: 'stats' }
   | { readonly type: 'stop' };
 

@@ -1,7 +1,8 @@
 // Listening sockets, pairs and eventfds, seen from Node's own network code and from /proc.
 
+import { once } from 'node:events';
 import { existsSync, mkdtempSync, openSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
-import { connect } from 'node:net';
+import { connect, Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -18,9 +19,13 @@ afterAll(() => {
   rmSync(dir, { recursive: true });
 });
 
-function isCloseOnExec(fd: number): boolean {
+function flagsOf(fd: number): number {
   const flags = /flags:\s*(\d+)/.exec(readFileSync(`/proc/self/fdinfo/${fd}`, 'latin1'))?.[1] ?? '0';
-  return (Number.parseInt(flags, 8) & 0o2000000) !== 0;
+  return Number.parseInt(flags, 8);
+}
+
+function isCloseOnExec(fd: number): boolean {
+  return (flagsOf(fd) & 0o2000000) !== 0;
 }
 
 function connectAndGreet(target: { path: string } | { host: string; port: number }): Promise<void> {
@@ -119,6 +124,28 @@ describe('descriptors', () => {
     expect(() => native.shutdownSocket(fd)).toThrow('ENOTSOCK');
     native.close(fd);
     expect(() => native.close(fd)).toThrow('EBADF');
+  });
+
+  test('have a second descriptor that blocks and outlives the first', async () => {
+    using ring = new TestRing();
+    const listening = native.listenTcp('127.0.0.1', 0, 8);
+    const client = connect(listening.port, '127.0.0.1');
+    await once(client, 'connect');
+    const first = ring.run({ opcode: OP.accept, fd: listening.fd });
+    // As Node leaves its own.
+    const owner = new Socket({ fd: first });
+    const fd = native.duplicateSocket(first);
+    owner.destroy();
+    expect(isCloseOnExec(fd)).toBe(true);
+    expect(flagsOf(fd) & 0o4000).toBe(0); // O_NONBLOCK
+    expect(native.isSocketConnected(fd)).toBe(true);
+    await new Promise((resolve) => client.write('later', resolve));
+    expect(ring.run({ opcode: OP.recv, fd, address: ring.arena.address, length: 64 })).toBe(5);
+    client.destroy();
+    for (const one of [fd, listening.fd]) native.close(one);
+    const event = native.eventFd();
+    expect(() => native.duplicateSocket(event)).toThrow(TypeError);
+    native.close(event);
   });
 
   test('get TCP_NODELAY only when they are TCP', () => {

@@ -66,6 +66,7 @@ beforeAll(() => {
     setPeerOptions: [1 << 20, 1, 1, 1, 1000],
     peerAddress: [1 << 20],
     socketPair: [0],
+    duplicateSocket: [1 << 20],
     setSocketBuffers: [1 << 20, 4096],
     setNoDelay: [1 << 20],
     shutdownSocket: [1 << 20],

@@ -2,6 +2,8 @@
 // records say that they are.
 
 import { ControlClient } from '../../control/channel/client.ts';
+import { ClusterListener } from '../../control/channel/listener.ts';
+import { RefusalLog } from '../../control/channel/refusal-log.ts';
 import { replicaCalls } from '../../control/channel/replica-calls.ts';
 import { ControlServer } from '../../control/channel/server.ts';
 import type { NodeSelf } from '../../control/node-membership.ts';
@@ -9,6 +11,8 @@ import type { NodeView } from '../../control/nodes.ts';
 import type { Store } from '../../control/store.ts';
 import { VolumeRecords } from '../../control/volume-records.ts';
 import { HoldfastError, isHoldfastError } from '../../core/errors.ts';
+import type { ClusterStorage } from '../../dataplane/cluster-storage.ts';
+import { native } from '../../dataplane/native.ts';
 import type { NodeStorage } from '../../dataplane/node-storage.ts';
 import type { Logger } from '../../observe/log.ts';
 import { formatHostPort } from '../config-schemas.ts';
@@ -33,21 +37,30 @@ export async function listenForPeers(
     readonly store: Store;
     readonly self: NodeSelf;
     readonly storage: NodeStorage;
+    /** Takes the links of other data planes; undefined: there is nothing here that they could be for. */
+    readonly adoptPeer?: ClusterStorage['adoptPeer'];
     readonly log: Logger;
   },
 ): Promise<Peers> {
-  const { store, self, storage, log } = context;
+  const { store, self, storage, adoptPeer = native.close, log } = context;
   const cluster = store.identity;
-  const server = await ControlServer.listen({
-    ...listen,
+  const refusals = new RefusalLog(log);
+  const server = new ControlServer({
     key,
     cluster,
     node: self.name,
     handlers: replicaCalls({ self, storage, records: new VolumeRecords(store) }),
     log,
+    refusals,
   });
-  const address = formatHostPort(advertise ?? { host: listen.host, port: server.port });
-  log.info({ host: listen.host, port: server.port, advertised: address }, 'listening for other daemons');
+  const listener = await ClusterListener.listen({
+    ...listen,
+    onCall: (socket) => server.accept(socket),
+    onLink: adoptPeer,
+    refusals,
+  });
+  const address = formatHostPort(advertise ?? { host: listen.host, port: listener.port });
+  log.info({ host: listen.host, port: listener.port, advertised: address }, 'listening for other daemons');
 
   const connect = (node: Pick<NodeView, 'name' | 'address'>): ControlClient => {
     if (node.address === null) {
@@ -76,6 +89,9 @@ export async function listenForPeers(
         client?.close();
       }
     },
-    close: (graceMs) => server.close(graceMs),
+    async close(graceMs) {
+      listener.close();
+      await server.close(graceMs);
+    },
   };
 }

@@ -26,6 +26,21 @@ export class RefusalLog {
     );
   }
 
+  /** It began like nothing that daemons say to each other. */
+  ofProtocol(address: string | undefined): void {
+    if (!this.#isDue('protocol', address)) return;
+    this.#log.warn(
+      { address },
+      'a connection was closed: no daemon of ours is at its other end (--listen is for daemons only)',
+    );
+  }
+
+  /** For want of descriptors, say: it may go on for a while. */
+  ofAccept(error: unknown): void {
+    if (!this.#isDue('accept')) return;
+    this.#log.warn({ error }, 'a connection of another daemon could not be accepted');
+  }
+
   ofCluster(address: string | undefined, from: unknown, cluster: unknown): void {
     if (!this.#isDue('cluster', address)) return;
     this.#log.warn(

@@ -1,8 +1,8 @@
-// The listening end of the control channel. Whoever does not prove the cluster's key is refused by TLS, learns
-// nothing, and is logged once a minute. A call from another cluster, for another node, or in a version that we do
-// not speak is refused before its body is looked at. It decides nothing else: the handlers do.
+// The answering end of the control channel, for the connections that listener.ts accepts. Whoever does not prove the
+// cluster's key is refused by TLS, learns nothing, and is logged once a minute. A call from another cluster, for another
+// node, or in a version that we do not speak is refused before its body is looked at. It decides nothing else: the
+// handlers do.
 
-import { once } from 'node:events';
 import {
   constants,
   createSecureServer,
@@ -11,7 +11,7 @@ import {
   type ServerHttp2Session,
   type ServerHttp2Stream,
 } from 'node:http2';
-import type { AddressInfo } from 'node:net';
+import type { Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { errorText, HoldfastError, isHoldfastError } from '../../core/errors.ts';
 import { InvariantError } from '../../core/invariant.ts';
@@ -27,7 +27,7 @@ import {
   METHODS,
 } from './protocol.ts';
 import { serverTls } from './psk.ts';
-import { RefusalLog } from './refusal-log.ts';
+import type { RefusalLog } from './refusal-log.ts';
 
 const HANDSHAKE_TIMEOUT_MS = 5000;
 /** Of all daemons of a cluster, and of those who try. */
@@ -37,9 +37,6 @@ const MAX_CONCURRENT_CALLS = 64;
 const RECEIVE_TIMEOUT_MS = 10_000;
 
 export interface ControlServerOptions {
-  readonly host: string;
-  /** 0: a free one. */
-  readonly port: number;
   readonly key: ClusterKey;
   /** The store's identity: the same for all daemons of a cluster, and for no others. */
   readonly cluster: string;
@@ -47,6 +44,7 @@ export interface ControlServerOptions {
   readonly node: string;
   readonly handlers: ControlHandlers;
   readonly log: Logger;
+  readonly refusals: RefusalLog;
 }
 
 export class ControlServer {
@@ -54,41 +52,24 @@ export class ControlServer {
   readonly #server: Http2SecureServer;
   readonly #sessions = new Set<ServerHttp2Session>();
   readonly #running = new Set<Promise<void>>();
-  readonly #refusals: RefusalLog;
+  /** All connections, also those that still shake hands. */
+  readonly #sockets = new Set<Socket>();
   #closing: Promise<void> | undefined;
 
-  /** IO when the address cannot be listened on. */
-  static async listen(options: ControlServerOptions): Promise<ControlServer> {
-    const control = new ControlServer(options);
-    control.#server.listen({ host: options.host, port: options.port });
-    try {
-      await once(control.#server, 'listening');
-    } catch (error) {
-      throw new HoldfastError('IO', `--listen: ${errorText(error)}: give this daemon another port`, {
-        cause: error,
-      });
-    }
-    return control;
-  }
-
-  private constructor(options: ControlServerOptions) {
+  constructor(options: ControlServerOptions) {
     this.#options = options;
-    this.#refusals = new RefusalLog(options.log);
     this.#server = createSecureServer({
       ...serverTls(options.key),
       handshakeTimeout: HANDSHAKE_TIMEOUT_MS,
       settings: { maxConcurrentStreams: MAX_CONCURRENT_CALLS, enablePush: false },
     });
-    this.#server.maxConnections = MAX_CONNECTIONS;
     this.#server.on('tlsClientError', (error, socket) =>
-      this.#refusals.ofHandshake(error, socket.remoteAddress),
+      options.refusals.ofHandshake(error, socket.remoteAddress),
     );
     this.#server.on('session', (session) => {
       this.#sessions.add(session);
       session.on('close', () => this.#sessions.delete(session));
     });
-    // Accepting may fail for a while, for want of descriptors.
-    this.#server.on('error', (error) => options.log.warn({ error }, 'listening for other daemons'));
     // The session is gone; its calls end with it.
     this.#server.on('sessionError', (error) => options.log.debug({ error }, 'a control connection broke'));
     this.#server.on('stream', (stream, headers) => {
@@ -99,8 +80,16 @@ export class ControlServer {
     });
   }
 
-  get port(): number {
-    return (this.#server.address() as AddressInfo).port;
+  /** A connection that begins as TLS does. One that is too many is closed. */
+  accept(socket: Socket): void {
+    if (this.#closing !== undefined || this.#sockets.size >= MAX_CONNECTIONS) {
+      socket.destroy();
+      return;
+    }
+    this.#sockets.add(socket);
+    socket.on('close', () => this.#sockets.delete(socket));
+    // As if it listened itself: TLS takes what was read before the rest.
+    this.#server.emit('connection', socket);
   }
 
   /** Takes no new calls, and gives those that run `graceMs`. */
@@ -110,13 +99,16 @@ export class ControlServer {
   }
 
   async #close(graceMs: number): Promise<void> {
-    const closed = once(this.#server, 'close');
-    this.#server.close();
     // No new calls on connections that are there.
     for (const session of this.#sessions) session.close();
     await Promise.race([Promise.allSettled(this.#running), sleep(graceMs, undefined, { ref: false })]);
+    const closed = Array.from(
+      this.#sockets,
+      (socket) => new Promise((resolve) => socket.on('close', resolve)),
+    );
     for (const session of this.#sessions) session.destroy();
-    await closed;
+    for (const socket of this.#sockets) socket.destroy();
+    await Promise.all(closed);
   }
 
   async #serve(stream: ServerHttp2Stream, headers: IncomingHttpHeaders): Promise<void> {
@@ -160,7 +152,7 @@ export class ControlServer {
       );
     }
     if (headers[HEADER.cluster] !== cluster) {
-      this.#refusals.ofCluster(address, headers[HEADER.from], headers[HEADER.cluster]);
+      this.#options.refusals.ofCluster(address, headers[HEADER.from], headers[HEADER.cluster]);
       throw new HoldfastError(
         'CONFLICT',
         `node "${node}" belongs to another cluster (its store is ${cluster}): give both daemons the same --store, or ` +

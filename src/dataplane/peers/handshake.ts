@@ -16,7 +16,7 @@ const MIN_KEY_BYTES = 32;
 const MAGIC = Buffer.from('HFpeer', 'latin1');
 const VERSION = 1;
 const NONCE_AT = 8;
-const GREETING_BYTES = NONCE_AT + 32;
+export const GREETING_BYTES = NONCE_AT + 32;
 const PROOF_BYTES = 32;
 const LINK_KEY_BYTES = 16;
 

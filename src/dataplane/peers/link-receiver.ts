@@ -127,6 +127,12 @@ export class LinkReceiver {
     return Math.min(this.#leftBytes, LINK_RECEIVE_BYTES);
   }
 
+  /** As if it had been received, before the first receive. It fits. */
+  put(received: Uint8Array): void {
+    this.#thread.memory.bytes.set(received, this.#bufferAt + this.#end);
+    this.#end += received.length;
+  }
+
   /** The receive has ended with so many bytes. */
   received(byteCount: number): void {
     this.#isDrained = byteCount < this.#askedBytes;

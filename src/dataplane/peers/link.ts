@@ -30,7 +30,7 @@ import { native } from '../native.ts';
 import { isInterruption } from '../ring.ts';
 import { TAG_CLOSE, TAG_LINK_CONNECT } from '../tags.ts';
 import { isMessageSealed } from './control-seal.ts';
-import { Handshake, type LinkKeys } from './handshake.ts';
+import { GREETING_BYTES, Handshake, type LinkKeys } from './handshake.ts';
 import type { GreetedConnection, LinkHost } from './hosts.ts';
 import { SEAL_BYTES, SEALED_HEADER_BYTES, STAGING_AT } from './link-memory.ts';
 import { LinkReceiver } from './link-receiver.ts';
@@ -149,8 +149,8 @@ export class Link implements PeerLink {
     this.accepted();
   }
 
-  /** Starts to read. */
-  accepted(): void {
+  /** Starts to read. `received`: what has been read before. */
+  accepted(received?: Uint8Array): void {
     try {
       native.setPeerOptions(
         this.fd,
@@ -163,6 +163,14 @@ export class Link implements PeerLink {
       if (socketBufferBytes !== undefined) native.setSocketBuffers(this.fd, socketBufferBytes);
     } catch {
       // The other end has gone already: the receive says so.
+    }
+    if (received !== undefined) {
+      // Its next words depend on our answer. And a stranger costs no more than a page of memory.
+      if (received.length > GREETING_BYTES) {
+        this.#refuse('it said more than its greeting before it was answered');
+        return;
+      }
+      this.#receiver.put(received);
     }
     this.#proceed();
   }

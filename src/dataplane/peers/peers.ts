@@ -1,7 +1,8 @@
 // All links of one data-plane thread to other daemons, and within itself: numbers for the hosts, turns of the loop.
 //
-// One thread of a daemon listens. A connection is authenticated and its Hello read where it was accepted; if its volume
-// is another thread's, it is handed over there with its keys. Strangers are kept few: when too many are unproven at
+// Connections come from a listening socket of the thread, or accepted already, with the first bytes that were read of
+// them. One is authenticated and its Hello read in the thread that got it; if its volume is another thread's, it is
+// handed over there with its keys. Strangers are kept few: when too many are unproven at
 // once the oldest goes, so that a flood of half-open connections costs a fixed part of the memory and those that prove
 // themselves at once are hardly ever hit.
 //
@@ -76,6 +77,7 @@ export class Peers {
   readonly #lastEventMs = new Map<string, number>();
   #generation = 0;
   #neverOpenedCount = 0;
+  #isStopping = false;
 
   constructor(thread: Thread, options: PeersOptions) {
     this.thread = thread;
@@ -172,6 +174,7 @@ export class Peers {
 
   /** Ends everything, for a thread that stops; the hosts are not told. Turns are needed until isIdle. */
   stop(): void {
+    this.#isStopping = true;
     for (const fd of this.#listeners) native.shutdownSocket(fd);
     for (const link of this.#links) link?.close();
   }
@@ -180,12 +183,17 @@ export class Peers {
     return this.#listeners.size === 0 && this.#free.length === LINK_CAPACITY;
   }
 
-  /** A connection that another thread has accepted. */
+  /** A connection that another thread has accepted and authenticated. Owns the descriptor from now on, as the next. */
   adopt(connection: GreetedConnection): void {
     this.#add(connection.fd)?.adopt(connection);
   }
 
-  #accepted(fd: number): void {
+  /** A connection that was accepted elsewhere (blocking), and what has been read of it: of its greeting, if it is ours. */
+  adoptRaw(fd: number, received: Uint8Array): void {
+    this.#accepted(fd, received);
+  }
+
+  #accepted(fd: number, received?: Uint8Array): void {
     for (let at = this.#unproven.length - 1; at >= 0; at--) {
       const link = this.#unproven[at];
       if (link?.isAuthenticated === true || link?.isEnding === true) this.#unproven.splice(at, 1);
@@ -194,11 +202,11 @@ export class Peers {
     const link = this.#add(fd);
     if (link === undefined) return;
     this.#unproven.push(link);
-    link.accepted();
+    link.accepted(received);
   }
 
   #add(fd: number): Link | undefined {
-    const index = this.#free.pop();
+    const index = this.#isStopping ? undefined : this.#free.pop();
     if (index === undefined) {
       native.close(fd);
       return undefined;

@@ -18,15 +18,19 @@ export interface FoundCopy {
 const BUSY_TRIES = 5;
 const BUSY_PAUSE_MS = 200;
 
-/** Durable when it resolves. */
+/** Durable when it resolves. The incarnation that it was made with; null: its first opening tells. */
 export async function makeCopy(
   { cluster, storage }: VolumeContext,
   record: VolumeRecord,
   replica: ReplicaRecord,
-): Promise<void> {
+): Promise<string | null> {
   const spec = specOf(record, replica);
-  if (cluster === undefined) await storage.createReplica(spec);
-  else await whileBusy(() => cluster.calls.call(replica.node, 'createReplica', spec));
+  if (cluster === undefined) {
+    await storage.createReplica(spec);
+    return null;
+  }
+  const made = await whileBusy(() => cluster.calls.call(replica.node, 'createReplica', spec));
+  return made.incarnation;
 }
 
 /** undefined: there is none. */

@@ -62,10 +62,11 @@ async function attemptCreation(
 ): Promise<VolumeRecord> {
   const id = drawId();
   await takeName(context, id, request.name);
+  let inSync: VolumeRecord['inSync'];
   try {
     const record = await reserve(context, id, request, failed);
     await requireName(context, record);
-    await makeCopies(context, record);
+    inSync = await makeCopies(context, record);
   } catch (error) {
     // What cannot be undone now is undone at the next attempt or start; the reason of the failure goes first.
     await removeVolume(context, id, request.name).catch(() => undefined);
@@ -78,7 +79,7 @@ async function attemptCreation(
         `The creation of volume "${record.name}" took so long that it was undone: try again.`,
       );
     }
-    return record.state === 'ready' ? record : { ...record, state: 'ready', coordinator: null };
+    return record.state === 'ready' ? record : { ...record, state: 'ready', coordinator: null, inSync };
   });
 }
 
@@ -161,19 +162,26 @@ async function reserve(
   });
 }
 
-async function makeCopies(context: VolumeContext, record: VolumeRecord): Promise<void> {
+/** The in-sync set names every copy as it was made: one that lost its disk since is not taken for it. */
+async function makeCopies(context: VolumeContext, record: VolumeRecord): Promise<VolumeRecord['inSync']> {
   const outcomes = await Promise.allSettled(
     record.replicas.map(async (replica) => await makeCopy(context, record, replica)),
   );
   const reasons = new Map<string, string>();
+  const inSync: VolumeRecord['inSync'] = [];
   let first: unknown;
-  outcomes.forEach((outcome, index) => {
-    if (outcome.status === 'fulfilled') return;
-    if (!isHoldfastError(outcome.reason)) throw outcome.reason;
+  record.replicas.forEach(({ id: replicaId, node }, index) => {
+    const outcome = outcomes[index];
+    if (outcome?.status === 'fulfilled') {
+      inSync.push({ replicaId, incarnation: outcome.value });
+      return;
+    }
+    if (!isHoldfastError(outcome?.reason)) throw outcome?.reason;
     first ??= outcome.reason;
-    reasons.set(record.replicas[index]?.node ?? '', outcome.reason.message);
+    reasons.set(node, outcome.reason.message);
   });
   if (first !== undefined) throw new CopiesNotMade(first, reasons);
+  return inSync;
 }
 
 /** `places`: the first is the primary's. */
@@ -193,7 +201,6 @@ function newRecord(context: VolumeContext, request: CreateVolume, id: string, pl
     lineage: drawId(),
     epoch: 1,
     primary: { replicaId: primary.id, opening: null },
-    // None has been opened yet: each takes its place with the incarnation of its first opening.
     inSync: replicas.map(({ id: replicaId }) => ({ replicaId, incarnation: null })),
     replicas,
     attachment: { number: 0, node: null, readOnly: false, use: 'device' },

@@ -105,11 +105,17 @@ export const METHODS = {
       closed: z.array(z.object({ name: z.string(), directory: z.string(), problem: z.string() })),
     }),
   },
-  createReplica: { request: replicaSpec, response: nothing },
+  /** Answers with the incarnation that the copy was made with. */
+  createReplica: { request: replicaSpec, response: z.object({ incarnation: id }) },
   deleteReplica: { request: z.object({ volumeId: id, replicaId: id, pool: text }), response: nothing },
   describeReplica: {
     request: z.object({ volumeId: id }),
     response: z.object({ replica: replica.nullable() }),
+  },
+  /** Whether anything was written to the volume and not trimmed since, by a copy that is in sync. */
+  hasData: {
+    request: z.object({ volumeId: id, replicaId: id }),
+    response: z.object({ hasData: z.boolean() }),
   },
   growReplica: { request: z.object({ volumeId: id, replicaId: id, sizeBytes }), response: nothing },
   /** As ClusterStorage.replicaView. */

@@ -51,9 +51,17 @@ export function replicaCalls(context: ReplicaCallsContext): ControlHandlers {
         if (spec.lineage !== record.lineage || spec.sizeBytes > promisedBytes(record)) {
           throw notWanted(spec.volumeId, self.name, 'it has another lineage or size: nothing was made');
         }
+        requireNotInSync(record, spec.replicaId, self.name);
         await storage.createReplica(spec);
+        const made = await storage.replica(spec.volumeId);
+        if (made?.superblock === undefined) {
+          throw new HoldfastError(
+            'UNAVAILABLE',
+            `node "${self.name}" has made its copy of volume ${spec.volumeId}, and cannot read it: ${made?.problem ?? 'it is gone'}`,
+          );
+        }
         context.onMade?.(spec.volumeId);
-        return {};
+        return { incarnation: made.superblock.incarnation };
       });
     },
 
@@ -78,6 +86,18 @@ export function replicaCalls(context: ReplicaCallsContext): ControlHandlers {
     async describeReplica({ volumeId }) {
       const local = await storage.replica(volumeId);
       return { replica: local === undefined ? null : describe(local) };
+    },
+
+    async hasData({ volumeId, replicaId }) {
+      const record = await records.read(volumeId);
+      const isInSync = record?.inSync.some((member) => member.replicaId === replicaId);
+      const copy = copyOf(record, replicaId, self.name);
+      if (copy === undefined || isInSync !== true) {
+        throw notWanted(volumeId, self.name, 'its copy there does not tell what it holds: try again');
+      }
+      const local = await storage.replica(volumeId);
+      if (local !== undefined) requireSame(local, { volumeId, replicaId, pool: copy.pool, node: self.name });
+      return { hasData: await storage.hasData(volumeId) };
     },
 
     async growReplica({ volumeId, replicaId, sizeBytes }) {
@@ -127,6 +147,12 @@ function copyOf(
   node: string,
 ): VolumeRecord['replicas'][number] | undefined {
   return record?.replicas.find((replica) => replica.id === replicaId && replica.node === node);
+}
+
+/** One that counts as holding everything cannot be made anew: an empty one would be taken for it. */
+function requireNotInSync({ id, state, inSync }: VolumeRecord, replicaId: string, node: string): void {
+  if (state === 'creating' || inSync.every((member) => member.replicaId !== replicaId)) return;
+  throw notWanted(id, node, 'its copy there is in sync: none was made');
 }
 
 function promisedBytes(record: VolumeRecord): number {

@@ -1,5 +1,6 @@
 // The one port for calls and links: real sockets, and everything that a stranger may do with them.
 
+import { spawn } from 'node:child_process';
 import { createHash, randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { closeSync, readdirSync, readFileSync } from 'node:fs';
@@ -303,6 +304,31 @@ describe('a stranger', () => {
     expect(await hello(port)).toMatchObject({ node: 'b' });
     expect(logLines).toEqual([]);
   });
+});
+
+test('without a descriptor to be had a link is closed, which is logged once, and later ones are served', async () => {
+  const { port } = await serve();
+  const strangers = await Promise.all(Array.from({ length: 3 }, () => open(port)));
+  const limit = /Max open files\s+(\d+)/.exec(readFileSync('/proc/self/limits', 'utf8'))?.[1] ?? '';
+  const set = `prlimit --pid ${process.pid} --nofile`;
+  // Started before, since without descriptors nothing can be.
+  const limiter = spawn('sh', ['-c', `${set}=3: && echo limited && read line; ${set}=${limit}:`]);
+  const restored = once(limiter, 'exit');
+  await once(limiter.stdout, 'data');
+  try {
+    for (const stranger of strangers) {
+      stranger.write('HFpeer');
+      expect(await readToEnd(stranger)).toHaveLength(0);
+    }
+  } finally {
+    limiter.stdin.end('\n');
+    await restored;
+  }
+  expect(logLines).toEqual([expect.objectContaining({ level: 40, msg: expect.stringMatching(/accepted/) })]);
+  const socket = await open(port);
+  const answer = readToEnd(socket);
+  socket.end('HFpeer');
+  expect((await answer).toString('hex')).toBe(sumOf(Buffer.from('HFpeer')));
 });
 
 describe('closing', () => {

@@ -1,9 +1,10 @@
 // Which file system a volume has, and that it was made. It is made once in a volume's life: the choice is
-// recorded before mkfs, the fact after it, first in the replica's superblock and then in the store.
+// recorded before mkfs, the fact after it, first in the replica's superblock and then in the store; in a cluster,
+// where the volume may have no copy on this node, in the store only.
 
 import { HoldfastError } from '../core/errors.ts';
 import type { FileSystemType, VolumeRecord } from './records.ts';
-import { requireOwn, type VolumeContext } from './volume-context.ts';
+import { primaryReplica, requireOwn, type VolumeContext } from './volume-context.ts';
 
 /**
  * The record tells which of two follows: `made` false: make it now; true: it was made before, and its end was not
@@ -18,7 +19,8 @@ export async function chooseFileSystem(
 ): Promise<VolumeRecord> {
   const before = await context.records.ready(volumeId);
   if (before.fileSystem?.made !== true) requireOwn(context, before);
-  const copy = before.fileSystem?.made === true ? undefined : await context.storage.replica(volumeId);
+  const isKnown = before.fileSystem?.made === true || context.cluster !== undefined;
+  const copy = isKnown ? undefined : await context.storage.replica(volumeId);
   const madeType = copy?.superblock?.fileSystemMade ?? null;
   if (before.fileSystem === null && madeType === null) await requireUnwritten(context, before);
   return await context.records.updateReady(volumeId, (record) => {
@@ -37,8 +39,9 @@ export async function chooseFileSystem(
   });
 }
 
-async function requireUnwritten(context: VolumeContext, { id, name }: VolumeRecord): Promise<void> {
-  if (!(await context.storage.hasData(id))) return;
+async function requireUnwritten(context: VolumeContext, record: VolumeRecord): Promise<void> {
+  const { id, name } = record;
+  if (!(await hasData(context, record))) return;
   throw new HoldfastError(
     'CONFLICT',
     `Volume "${name}" holds data and no file system that is known: it was never formatted here and will not be now. ` +
@@ -46,6 +49,13 @@ async function requireUnwritten(context: VolumeContext, { id, name }: VolumeReco
       'all of it with blkdiscard, or delete it and make a new one.',
     { details: { volumeId: id } },
   );
+}
+
+/** In a cluster the primary's node is asked: its copy has everything that was ever acknowledged. */
+async function hasData({ cluster, storage }: VolumeContext, record: VolumeRecord): Promise<boolean> {
+  if (cluster === undefined) return await storage.hasData(record.id);
+  const { node, id: replicaId } = primaryReplica(record);
+  return (await cluster.calls.call(node, 'hasData', { volumeId: record.id, replicaId })).hasData;
 }
 
 export async function fileSystemMade(context: VolumeContext, volumeId: string): Promise<VolumeRecord> {
@@ -58,7 +68,9 @@ export async function fileSystemMade(context: VolumeContext, volumeId: string): 
       `No file system was chosen for volume "${record.name}": choose one first.`,
     );
   }
-  await context.storage.updateSuperblock(volumeId, { fileSystemMade: fileSystem.type });
+  if (context.cluster === undefined) {
+    await context.storage.updateSuperblock(volumeId, { fileSystemMade: fileSystem.type });
+  }
   return await context.records.updateReady(volumeId, (current) =>
     current.fileSystem?.made ? current : { ...current, fileSystem: { type: fileSystem.type, made: true } },
   );

@@ -13,16 +13,17 @@ import type { KeyedLock } from './keyed-lock.ts';
 import type { ReplicaRecord, VolumeRecord } from './records.ts';
 import type { Stored, VolumeRecords } from './volume-records.ts';
 
-export type KeeperStorage = Pick<
-  NodeStorage,
-  'closedPools' | 'deleteReplica' | 'replica' | 'replicas' | 'resizeReplica'
-> &
-  Pick<ClusterStorage, 'closeReplica' | 'configChanged' | 'isReplicaOpen' | 'openReplica'>;
-
 export interface KeepContext {
   readonly node: string;
   readonly records: VolumeRecords;
-  readonly storage: KeeperStorage;
+  readonly storage: Pick<
+    NodeStorage,
+    'closedPools' | 'deleteReplica' | 'replica' | 'replicas' | 'resizeReplica'
+  >;
+  readonly replication: Pick<
+    ClusterStorage,
+    'closeReplica' | 'configChanged' | 'isReplicaOpen' | 'openReplica'
+  >;
   /** Of the copies on this node, by volume: whoever makes or deletes one holds it. */
   readonly locks: KeyedLock;
   readonly log: Logger;
@@ -47,8 +48,8 @@ export async function keepReplica(context: KeepContext, volumeId: string): Promi
   });
 }
 
-async function keepOrphan({ storage }: KeepContext, volumeId: string): Promise<void> {
-  await storage.closeReplica(volumeId);
+async function keepOrphan({ storage, replication }: KeepContext, volumeId: string): Promise<void> {
+  await replication.closeReplica(volumeId);
   const local = await storage.replica(volumeId);
   if (local === undefined) return;
   throw new HoldfastError(
@@ -59,9 +60,9 @@ async function keepOrphan({ storage }: KeepContext, volumeId: string): Promise<v
 }
 
 /** The record does not want a copy here. */
-async function clear({ storage, log }: KeepContext, record: VolumeRecord): Promise<void> {
+async function clear({ storage, replication, log }: KeepContext, record: VolumeRecord): Promise<void> {
   const { id: volumeId, name } = record;
-  await storage.closeReplica(volumeId);
+  await replication.closeReplica(volumeId);
   const local = await storage.replica(volumeId);
   if (local === undefined) return;
   requireUnwanted(record, local);
@@ -97,7 +98,7 @@ function requireUnwanted({ name, epoch, state, replicas }: VolumeRecord, local: 
 }
 
 async function open(context: KeepContext, record: VolumeRecord, own: ReplicaRecord): Promise<void> {
-  const { storage, log } = context;
+  const { storage, replication, log } = context;
   const { id: volumeId, name } = record;
   const sizeBytes = Math.max(record.sizeBytes, record.targetSizeBytes);
   const closed = storage.closedPools(); // before the copy: a pool that opens meanwhile must not make it 'missing'
@@ -113,11 +114,11 @@ async function open(context: KeepContext, record: VolumeRecord, own: ReplicaReco
     await storage.resizeReplica(volumeId, sizeBytes);
     log.info({ volumeId, volume: name, sizeBytes }, 'grew a copy');
   }
-  if (!storage.isReplicaOpen(volumeId)) {
-    const report = await storage.openReplica(volumeId);
+  if (!replication.isReplicaOpen(volumeId)) {
+    const report = await replication.openReplica(volumeId);
     log.info({ volumeId, volume: name, ...report }, 'opened a copy');
   }
-  storage.configChanged(volumeId);
+  replication.configChanged(volumeId);
 }
 
 function missing(

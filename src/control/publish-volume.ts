@@ -1,8 +1,10 @@
 // Publication: which node may use a volume. Every change of the attachment takes the next number and the next
 // epoch in one compare-and-swap, then an open volume is told, and its sessions of older numbers are refused.
-// All three may be repeated: what the store has and the storage was not told is told then.
+// All three may be repeated: what the store has and the storage was not told is told then. In a cluster the copies
+// and the other nodes learn of it from the record.
 
 import { HoldfastError } from '../core/errors.ts';
+import { withAttachment } from './attachment.ts';
 import { requireNotExported } from './export-volume.ts';
 import type { VolumeRecord } from './records.ts';
 import { nodeLock, requireOwn, type VolumeContext } from './volume-context.ts';
@@ -17,14 +19,15 @@ export async function publishVolume(
 ): Promise<VolumeRecord> {
   const published = await context.locks.run(nodeLock(node), async () => {
     const record = await context.records.ready(volumeId);
-    requireKnown(context, node);
+    await requireKnown(context, node);
     requireOwn(context, record);
     requireNotExported(context, record);
     if (record.attachment.node === null) await requireFreePlace(context, node);
     return await context.records.updateReady(volumeId, (current) => {
       requireUsable(current);
+      requireUnexported(current);
       requireUnpublishedElsewhere(current, node, readOnly);
-      return current.attachment.node === node ? current : withAttachment(current, node, readOnly);
+      return current.attachment.node === node ? current : withAttachment(current, node, { readOnly });
     });
   });
   await context.openVolumes.tell(published);
@@ -40,8 +43,10 @@ export async function unpublishVolume(
   const found = await context.records.read(volumeId);
   if (found?.state !== 'ready') return;
   const record = await context.records.updateReady(volumeId, (current) => {
-    const isMeant = current.attachment.node !== null && (node === null || current.attachment.node === node);
-    return isMeant ? withAttachment(current, null, false) : current;
+    const { attachment } = current;
+    const isMeant = attachment.node !== null && (node === null || attachment.node === node);
+    // An export by hand is no publication: it ends with its command.
+    return isMeant && attachment.use === 'device' ? withAttachment(current, null) : current;
   });
   await context.openVolumes.tell(record);
 }
@@ -60,23 +65,30 @@ export async function renewAttachment(
         { details: { volumeId, node: current.attachment.node } },
       );
     }
-    return withAttachment(current, node, current.attachment.readOnly);
+    requireUnexported(current);
+    return withAttachment(current, node, current.attachment);
   });
   await context.openVolumes.tell(renewed);
   return renewed;
 }
 
-function withAttachment(record: VolumeRecord, node: string | null, readOnly: boolean): VolumeRecord {
-  const attachment = { number: record.attachment.number + 1, node, readOnly, use: 'device' } as const;
-  return { ...record, epoch: record.epoch + 1, attachment };
-}
-
-function requireKnown(context: VolumeContext, node: string): void {
+async function requireKnown(context: VolumeContext, node: string): Promise<void> {
   if (node === context.node) return;
+  if (context.cluster !== undefined) return void (await context.cluster.nodes.find(node));
   throw new HoldfastError(
     'NOT_FOUND',
     `Node "${node}" is not known: this version publishes a volume to the node that keeps it, "${context.node}".`,
     { details: { node } },
+  );
+}
+
+function requireUnexported({ id, name, attachment: { node, use } }: VolumeRecord): void {
+  if (node === null || use !== 'export') return;
+  throw new HoldfastError(
+    'CONFLICT',
+    `Volume "${name}" is exported by "holdfast volume export" on node "${node}", and a second writer would corrupt its ` +
+      'file system: end the export first.',
+    { details: { volumeId: id, node } },
   );
 }
 

@@ -96,7 +96,7 @@ export class ReplicaKeeper {
     const { records, log } = this.#options;
     const { signal } = this.#stop;
     let hadTrouble = false;
-    await this.#scan();
+    void this.#scan(); // never rejects
     while (!signal.aborted) {
       try {
         const revision = await records.revision();
@@ -142,22 +142,18 @@ export class ReplicaKeeper {
   async #lookAtAll(): Promise<void> {
     const changes = await this.#options.records.listChanges();
     const known = new Set(changes.map(({ volumeId }) => volumeId));
-    for (const change of changes) {
-      const revision = change.stored?.revision;
-      if (revision === undefined || this.#volumes.get(change.volumeId)?.revision !== revision) {
-        this.#changed(change);
-      }
-    }
+    for (const change of changes) this.#changed(change);
     for (const volumeId of this.#volumes.keys()) if (!known.has(volumeId)) this.#look(volumeId, undefined);
   }
 
   #changed({ volumeId, stored }: RecordChange): void {
-    const { node, storage, onRecord } = this.#options;
-    storage.configChanged(volumeId);
+    const { node, replication, onRecord } = this.#options;
     if (stored !== undefined) onRecord(stored.value);
-    const own = stored?.value.replicas.find((replica) => replica.node === node);
-    if (own === undefined && !this.#volumes.has(volumeId)) return;
     const volume = this.#volumes.get(volumeId);
+    if (stored !== undefined && stored.revision === volume?.revision) return;
+    const own = stored?.value.replicas.find((replica) => replica.node === node);
+    if (own === undefined && volume === undefined) return;
+    replication.configChanged(volumeId);
     if (volume !== undefined) volume.failureCount = 0;
     this.#look(volumeId, own?.pool);
   }

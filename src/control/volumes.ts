@@ -6,11 +6,13 @@ import type { AttachmentVerdict } from '../core/attachment-verdict.ts';
 import { HoldfastError } from '../core/errors.ts';
 import { didYouMean } from '../core/nearest.ts';
 import type { NodeStorage } from '../dataplane/node-storage.ts';
+import { type FrontendStorage, AttachedVolumes } from './attached-volumes.ts';
 import { attachmentVerdict } from './attachment-verdict.ts';
 import type { ClusterContext } from './cluster-context.ts';
 import { createVolume } from './create-volume.ts';
 import { deleteVolume } from './delete-volume.ts';
-import { acquireForExport, releaseExport } from './export-volume.ts';
+import { explainInCluster } from './explain-cluster.ts';
+import { acquireForExport, endUncounted, isLeftoverExport, releaseExport } from './export-volume.ts';
 import { chooseFileSystem, fileSystemMade, requireFileSystemFinished } from './file-system-of-volume.ts';
 import { KeyedLock } from './keyed-lock.ts';
 import { isVolumeId } from './names.ts';
@@ -20,6 +22,7 @@ import { type Problem, problemsOf, unfinishedOf } from './problems.ts';
 import { publishVolume, renewAttachment, unpublishVolume } from './publish-volume.ts';
 import type { FileSystemType, VolumeRecord } from './records.ts';
 import { type RepairReport, repair } from './repair.ts';
+import { findUnfinished, type Unfinished } from './repair-cluster.ts';
 import { resizeVolume } from './resize-volume.ts';
 import type { Store } from './store.ts';
 import { nameLock, primaryReplica, requireOwn, type VolumeContext } from './volume-context.ts';
@@ -32,24 +35,28 @@ export interface VolumesOptions {
   readonly defaultPool?: string | undefined;
   readonly maxVolumesPerNode: number;
   /** undefined: this daemon is alone with its store. */
-  readonly cluster?: ClusterContext | undefined;
+  readonly cluster?: (ClusterContext & { readonly frontends: FrontendStorage }) | undefined;
 }
 
 export class Volumes implements VolumeService {
   readonly #context: VolumeContext;
+  /** In a cluster. */
+  readonly #attached: AttachedVolumes | undefined;
 
   constructor(store: Store, storage: NodeStorage, options: VolumesOptions) {
     const records = new VolumeRecords(store);
+    const { cluster } = options;
+    this.#attached = cluster && new AttachedVolumes(options.node, records, cluster.frontends);
     this.#context = {
       node: options.node,
       defaultPool: options.defaultPool,
       maxVolumesPerNode: options.maxVolumesPerNode,
       storage,
       records,
-      openVolumes: new OpenVolumes(records, storage),
+      openVolumes: this.#attached ?? new OpenVolumes(records, storage),
       locks: new KeyedLock(),
       exportCounts: new Map(),
-      cluster: options.cluster,
+      cluster,
     };
   }
 
@@ -145,14 +152,31 @@ export class Volumes implements VolumeService {
 
   // ---- for the daemon
 
-  /** Once, before anything else is asked of this object. */
+  /** In a cluster, once, before anything else is asked of this object: what an earlier process of this node left. */
+  async findUnfinished(): Promise<Unfinished[]> {
+    return await findUnfinished(this.#context);
+  }
+
+  /** Alone with its store: once, before anything else is asked of this object. */
   async repair(): Promise<RepairReport> {
     return await repair(this.#context);
   }
 
+  /** In a cluster: a record as it stands now. What is used here follows it; what is left of exports is given back. */
+  async recordChanged(record: VolumeRecord): Promise<void> {
+    const attached = this.#attached;
+    if (attached === undefined) return;
+    // The lock only where there is something to do: an edge that comes meanwhile would be told BUSY.
+    if (!attached.isBehind(record) && !isLeftoverExport(this.#context, record)) return;
+    await this.#context.locks.run(record.id, async () => {
+      await attached.tell(record);
+      await endUncounted(this.#context, record.id);
+    });
+  }
+
   /**
    * One more user (a device): the volume is open when it resolves. CORRUPT when a person must decide
-   * first; BUSY while a dead daemon's requests may still land.
+   * first; BUSY while a dead daemon's requests may still land. In a cluster CONFLICT unless it is published here.
    */
   async acquire(volumeId: string): Promise<VolumeRecord> {
     return await this.#context.locks.run(volumeId, async () => {
@@ -194,9 +218,10 @@ export class Volumes implements VolumeService {
 
   /** What is wrong with a volume, in any state, and what to do about it; empty when nothing is. */
   async explain(volumeId: string): Promise<Problem[]> {
-    const { node, records, storage } = this.#context;
+    const { node, records, storage, cluster } = this.#context;
     const record = await records.read(volumeId);
     if (record === undefined) throw volumeNotFound(volumeId);
+    if (cluster !== undefined) return await explainInCluster(cluster, records, record);
     const home = primaryReplica(record).node;
     if (home !== node) {
       const problem = `Its copy is on node "${home}"; this daemon is "${node}" and cannot see it.`;

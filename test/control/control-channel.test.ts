@@ -299,7 +299,11 @@ describe('the channel', () => {
     createReplica: nothing,
     deleteReplica: nothing,
     describeReplica: nothing,
+    hasData: nothing,
     growReplica: nothing,
+    replicaState: nothing,
+    handOver: nothing,
+    timeline: nothing,
   };
   const b = { name: 'b', handlers };
 

@@ -51,6 +51,7 @@ function newKeeper(lookIntervalMs = 3_600_000): ReplicaKeeper {
     node: HERE,
     records,
     storage,
+    replication: storage,
     locks,
     log: pino({ level: 'info' }, { write: (line: string) => void lines.push(line) }),
     onRecord: (record) => void seen.push(record),

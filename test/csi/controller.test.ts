@@ -210,7 +210,12 @@ describe('ControllerPublishVolume', () => {
     expect(await world.outcome('ControllerUnpublishVolume', { volume_id, node_id: 'node-2' })).toBe('OK');
     expect(await attachment()).toEqual(published);
     await world.call('ControllerUnpublishVolume', { volume_id });
-    expect(await attachment()).toEqual({ number: published.number + 1, node: null, readOnly: false });
+    expect(await attachment()).toEqual({
+      number: published.number + 1,
+      node: null,
+      readOnly: false,
+      use: 'device',
+    });
   });
 });
 

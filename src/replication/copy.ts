@@ -54,6 +54,8 @@ export interface CopyOptions {
 
 export class Copy implements ExtentPorts {
   readonly extents: Extents;
+  /** What its files have room for. */
+  sizeBytes: number;
   durability: Durability;
   readonly #table: RequestTable;
   readonly #disk: DiskPorts;
@@ -95,6 +97,7 @@ export class Copy implements ExtentPorts {
     this.#table = table;
     this.#disk = disk;
     this.#host = host;
+    this.sizeBytes = options.sizeBytes;
     this.durability = options.durability;
     this.#window = options.window;
     this.#bootId = options.bootId;
@@ -125,6 +128,13 @@ export class Copy implements ExtentPorts {
 
   get flushDoneRound(): number {
     return this.#flushDoneRound;
+  }
+
+  /** Its files have grown, durably. The same or a smaller size: nothing happens. */
+  grow(sizeBytes: number): void {
+    if (sizeBytes <= this.sizeBytes) return;
+    this.extents.grow(sizeBytes);
+    this.sizeBytes = sizeBytes;
   }
 
   // ---- openings

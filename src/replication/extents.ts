@@ -278,7 +278,7 @@ export class Extents {
     if (this.#hasDirtySectors && !this.#isRoundRunning) this.#startRound();
   }
 
-  /** The volume grew; nothing may be in flight in the log. */
+  /** The copy's files have grown. Rounds and cooling that are under way go on. */
   grow(sizeBytes: number): void {
     const count = Math.ceil(sizeBytes / EXTENT_BYTES);
     invariant(count >= this.extentCount, 'volumes only grow');

@@ -142,7 +142,9 @@ export type RefusalReason =
   /** Ask again in a moment. */
   | 'busy'
   /** The disk of this copy failed. */
-  | 'failed';
+  | 'failed'
+  /** The volume has grown, and this copy has not. */
+  | 'size';
 
 export interface Refused {
   readonly reason: RefusalReason;

@@ -59,7 +59,10 @@ export class Primary implements StreamsHost {
     const streams = new Streams(state, inFlight, reconcile, this);
     const replies = new Replies(state, host, () => this.#handover.proceed());
     const flushes = new Flushes(state, streams, replies);
-    const silence = new Silence(state, inFlight, flushes, () => this.#recount());
+    const silence = new Silence(state, inFlight, flushes, () => {
+      this.#recount();
+      this.#adoption.serveIfComplete();
+    });
     const admission = new Admission(state, inFlight, locks, reconcile, streams, flushes, replies);
     const joining = new Joining(state, inFlight, locks, streams, silence);
     const ownSuspects = hub.copy.suspects();
@@ -251,7 +254,11 @@ export class Primary implements StreamsHost {
     }
     this.#streams.seat();
     this.#recount();
-    if (next.epoch === before.epoch) return;
+    if (next.epoch === before.epoch) {
+      // Before anything is sent to them that lies beyond the size they know.
+      if (next.sizeBytes !== before.sizeBytes) this.#streams.tellEpochToAll();
+      return;
+    }
     for (const seat of state.seats) {
       if (!seat.isOpen) continue;
       const named = memberOf(next, seat.replicaId)?.incarnation;

@@ -19,6 +19,7 @@ import {
   type VolumeConfig,
 } from './config.ts';
 import { Copy, type CopyHost } from './copy.ts';
+import { hasRoomFor } from './eligibility.ts';
 import { FRAME_REFUSED, FRAME_REQUEST, FrameFields, type Hello, type StreamHello } from './frames.ts';
 import type { Hub } from './hub.ts';
 import type { Superblock } from './layout/superblock.ts';
@@ -193,15 +194,19 @@ export class Replica implements Hub, CopyHost, PrimaryHost {
     return this.#known !== undefined;
   }
 
-  /** The files of the local copy have grown. */
-  grow(sizeBytes: number): void {
-    this.copy.extents.grow(sizeBytes);
-  }
-
   /** The store may have changed. */
   storeChanged(): void {
     this.#mustRead = true;
     this.#read();
+  }
+
+  /**
+   * The copy's files have grown, durably. Every copy is told before the store's size rises: one that was left out
+   * takes no part from then on, until it has grown too.
+   */
+  grow(sizeBytes: number): void {
+    this.copy.grow(sizeBytes);
+    if (this.#isJudged) this.#react();
   }
 
   /**
@@ -423,7 +428,7 @@ export class Replica implements Hub, CopyHost, PrimaryHost {
 
   copyFailed(what: string, errno: number): void {
     this.ports.event({ type: 'failed', what, errno });
-    this.#secondary?.copyFailed();
+    this.#secondary?.unfollow();
     this.#primary?.copyHasFailed();
     if (what !== 'superblock') this.copy.doubt();
   }
@@ -495,7 +500,9 @@ export class Replica implements Hub, CopyHost, PrimaryHost {
     const primary = this.#primary;
     if (primary !== undefined && !primary.hasEnded) {
       const isMine =
-        config.primary.opening === primary.opening && config.primary.replicaId === this.replicaId;
+        config.primary.opening === primary.opening &&
+        config.primary.replicaId === this.replicaId &&
+        hasRoomFor(this, config);
       if (isMine && !(primary.isRenounced && this.pending === undefined)) {
         primary.configChanged();
         this.sessions.attachmentChanged();
@@ -513,6 +520,10 @@ export class Replica implements Hub, CopyHost, PrimaryHost {
       return;
     }
     if (this.#state !== 'following') return;
+    if (!hasRoomFor(this, config)) {
+      this.#secondary?.close();
+      return;
+    }
     if (!this.#reportBoot()) return;
     if (config.primary.replicaId === this.replicaId && isMember(config, this.replicaId, this.incarnation)) {
       if (config.primary.opening === this.offeredOpening) this.#become(this.offeredOpening);

@@ -31,6 +31,8 @@ export const RULES = [
   'joiningCopyStaysSuspect',
   'outSinceIsRecorded',
   'inSyncOnlyIfNamed',
+  'copyCoversVolume',
+  'requestsStayInside',
   // Leases and promotion
   'leaseCheckedAtReply',
   'leaseCountsFromSending',

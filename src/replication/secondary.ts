@@ -6,7 +6,7 @@
 // operation of the older has ended; from the submission of a promotion on, nothing of the old epoch is answered.
 
 import { invariant } from '../core/invariant.ts';
-import { canPromote } from './eligibility.ts';
+import { canPromote, hasRoomFor } from './eligibility.ts';
 import { isMember, knownSet, memberOf, promote } from './config.ts';
 import {
   type EpochMessage,
@@ -29,6 +29,7 @@ import {
   FRAME_WRITE,
   FRAME_ZERO,
   type FrameFields,
+  OFFSET,
   type PromoteMessage,
   type RefusalReason,
   SEQUENCE,
@@ -105,8 +106,8 @@ export class Secondary {
     if (!this.#hub.broken.noGrantWhilePromoting) this.#endStream();
   }
 
-  /** The disk of this copy failed: whoever sends to it finds out at once. */
-  copyFailed(): void {
+  /** This copy failed, or has become too small: whoever sends to it finds out at once. */
+  unfollow(): void {
     this.#endStream();
   }
 
@@ -139,6 +140,7 @@ export class Secondary {
     if (replicaId !== this.#hub.replicaId || config.volumeId !== superblock.volumeId) return 'notPrimary';
     if (config.lineage !== superblock.lineage) return 'lineage';
     if (copy.hasFailed) return 'failed';
+    if (!hasRoomFor(this.#hub, config)) return 'size';
     if (config.epoch < superblock.promisedEpoch && !broken.lowerEpochRefused) return 'epoch';
     // From the submission of its own promotion on, it answers nothing of the epoch that it wants to end.
     if (this.#isPromoting && config.epoch < (pending?.epoch ?? 0) && !broken.noGrantWhilePromoting)
@@ -346,10 +348,16 @@ export class Secondary {
   }
 
   #take(link: number, fields: FrameFields, request: number, kind: number): void {
-    const { table } = this.#hub;
+    const { table, copy, ports } = this.#hub;
+    if ((fields.numbers[OFFSET] as number) + fields.lengthBytes > copy.sizeBytes) {
+      // The volume has grown, and this copy has not: it says so to the next Hello.
+      ports.release(request);
+      this.unfollow();
+      return;
+    }
     table.kind[request] = kind;
     table.flags[request] = fields.flags;
-    table.offsetBytes[request] = fields.numbers[1] as number;
+    table.offsetBytes[request] = fields.numbers[OFFSET] as number;
     table.lengthBytes[request] = fields.lengthBytes;
     table.sequence[request] = fields.numbers[SEQUENCE] as number;
     table.origin[request] = link;

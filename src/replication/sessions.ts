@@ -107,6 +107,13 @@ export class Sessions {
       ports.release(request);
       return;
     }
+    if (!this.#isInside(fields)) {
+      // The volume has grown, and this primary has not heard of it: it reads the store, and the frontend comes again.
+      this.#hub.look();
+      ports.release(request);
+      this.#close(session);
+      return;
+    }
     table.kind[request] = fields.errno;
     table.flags[request] = fields.flags;
     table.offsetBytes[request] = fields.numbers[OFFSET] as number;
@@ -115,6 +122,12 @@ export class Sessions {
     table.origin[request] = link;
     session.unansweredCount += 1;
     primary.admit(request);
+  }
+
+  /** Of the size that this primary knows: what it fills others with ends there. */
+  #isInside(fields: FrameFields): boolean {
+    const endBytes = (fields.numbers[OFFSET] as number) + fields.lengthBytes;
+    return endBytes <= this.#hub.known.config.sizeBytes || this.#hub.broken.requestsStayInside;
   }
 
   isRevoked(request: number): boolean {

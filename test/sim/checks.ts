@@ -105,7 +105,8 @@ export class Checks {
     const own = node.process?.replica;
     const found = own?.superblock ?? decodeSuperblockSlots(node.disk.superblock.cache).superblock;
     const now = own?.incarnation ?? found.incarnation;
-    return (incarnation === null || now === incarnation) && found.bootId === node.bootId;
+    const isWhole = node.disk.sizeBytes >= this.#world.current.sizeBytes;
+    return (incarnation === null || now === incarnation) && found.bootId === node.bootId && isWhole;
   }
 
   #isBacked(asked: Asked, node: SimNode): void {
@@ -173,6 +174,11 @@ export class Checks {
         `node${by.node} answers ${key} number ${number} after ${numbers.get(key)}`,
       );
     numbers.set(key, number);
+    if (isStream && hello.config.sizeBytes > by.replica.copy.sizeBytes)
+      this.#world.violate(
+        'order',
+        `node${by.node} answers a stream of a volume that is larger than its copy`,
+      );
     if (isStream && hello.config.epoch < by.replica.superblock.promisedEpoch)
       this.#world.violate(
         'order',
@@ -279,7 +285,8 @@ export class Checks {
     let ownSuspects: Suspects | undefined;
     let memberSuspects: Suspects | undefined;
     for (const block of history.blocks()) {
-      if (member.disk.blocks[block] === absent.disk.blocks[block]) continue;
+      // What a copy has not grown to reads as zeroes once it has.
+      if (member.disk.blocks[block] === (absent.disk.blocks[block] ?? 0)) continue;
       if (stampOf(member, block) >= outSince) continue;
       ownSuspects ??= new Suspects(absent);
       if (ownSuspects.has(block)) continue;

@@ -89,7 +89,9 @@ export class Consumer {
     if (dice < shape.readShare) kind = READ;
     else if (dice < shape.readShare + shape.flushShare) kind = FLUSH;
     else if (dice < shape.readShare + shape.flushShare + shape.zeroShare) kind = ZERO;
-    const at = random.pick(shape.blocks);
+    let at = random.pick(shape.blocks);
+    const grownBlocks = world.blockCount - world.firstBlockCount;
+    if (grownBlocks > 0 && random.chance(0.5)) at += grownBlocks;
     const blockCount =
       kind === FLUSH ? 0 : Math.min(1 + random.below(shape.maxBlocks), world.blockCount - at);
     const flags = (kind === WRITE || kind === ZERO) && random.chance(shape.fuaShare) ? FLAG_FUA : 0;

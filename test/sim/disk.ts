@@ -21,8 +21,8 @@ const INTENT_BITS_AT = 32;
 
 /** A metadata file: what programs read, and what a power cut leaves. */
 export class MetaFile {
-  readonly cache: Uint8Array;
-  readonly stable: Uint8Array;
+  cache: Uint8Array;
+  stable: Uint8Array;
   readonly #dirty = new Set<number>();
 
   constructor(bytes: Uint8Array) {
@@ -41,6 +41,15 @@ export class MetaFile {
     this.#dirty.clear();
   }
 
+  /** Durably; what it had stays. */
+  grow(bytes: Uint8Array): void {
+    const [cache, stable] = [bytes.slice(), bytes.slice()];
+    cache.set(this.cache);
+    stable.set(this.stable);
+    this.cache = cache;
+    this.stable = stable;
+  }
+
   /** `torn`: bytes that were being written; some of their sectors have arrived. */
   cutPower(random: Random): void {
     for (const sector of this.#dirty) {
@@ -57,12 +66,11 @@ export class MetaFile {
 }
 
 export class Disk {
-  readonly blockCount: number;
-  readonly extentCount: number;
+  sizeBytes: number;
   /** What reads find. */
-  readonly blocks: Int32Array;
+  blocks: Int32Array;
   /** What a power cut leaves, and perhaps more. */
-  readonly stable: Int32Array;
+  stable: Int32Array;
   /** By block: what was written since the last flush that covered it, in order. */
   readonly #unflushed = new Map<number, { value: number; number: number }[]>();
   #writeNumber = 0;
@@ -77,10 +85,9 @@ export class Disk {
   isMarked = false;
 
   constructor(superblock: Superblock) {
-    this.blockCount = superblock.sizeBytes / BLOCK_BYTES;
-    this.extentCount = Math.ceil(superblock.sizeBytes / EXTENT_BYTES);
-    this.blocks = new Int32Array(this.blockCount);
-    this.stable = new Int32Array(this.blockCount);
+    this.sizeBytes = superblock.sizeBytes;
+    this.blocks = new Int32Array(this.sizeBytes / BLOCK_BYTES);
+    this.stable = new Int32Array(this.sizeBytes / BLOCK_BYTES);
     const file = new Uint8Array(SUPERBLOCK_FILE_BYTES);
     file.set(encodeSuperblock(superblock, 0), 0);
     this.superblock = new MetaFile(file);
@@ -102,6 +109,26 @@ export class Disk {
     }
   }
 
+  get extentCount(): number {
+    return Math.ceil(this.sizeBytes / EXTENT_BYTES);
+  }
+
+  /** The files grow, durably: that comes before anybody hears of it. */
+  grow(sizeBytes: number): void {
+    if (sizeBytes <= this.sizeBytes) return;
+    this.sizeBytes = sizeBytes;
+    const resized = (old: Int32Array): Int32Array => {
+      const blocks = new Int32Array(sizeBytes / BLOCK_BYTES);
+      blocks.set(old);
+      return blocks;
+    };
+    this.blocks = resized(this.blocks);
+    this.stable = resized(this.stable);
+    const { extentCount } = this;
+    this.intent.grow(encodeIntent(new Uint8Array(intentFileBytes(extentCount)), extentCount));
+    this.generations.grow(new Uint8Array(extentCount * GENERATION_SECTOR_BYTES));
+  }
+
   /** Its bit of the intent log is set, as the next process would find it. */
   isExtentHot(extent: number): boolean {
     return isBitSet(this.intent.cache, extent);
@@ -114,7 +141,8 @@ export class Disk {
 
   /** A copy of it as it stands, for somebody who will put it back. */
   image(): Disk {
-    const image = new Disk(decodeSuperblockSlots(this.superblock.cache).superblock);
+    const { superblock } = decodeSuperblockSlots(this.superblock.cache);
+    const image = new Disk({ ...superblock, sizeBytes: this.sizeBytes });
     image.blocks.set(this.blocks);
     image.stable.set(this.blocks);
     for (const name of ['superblock', 'intent', 'generations'] as const) {

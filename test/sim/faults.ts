@@ -212,6 +212,16 @@ class Faults {
         world.store.change((config) => changeFailureMode(config, mode));
       });
     });
+    this.#every('grow', shape.growMs, (random) => {
+      const stepMs = random.pick([1, 20, 200]);
+      const isCareless = random.chance(0.4);
+      this.#atWorst(random, () =>
+        world.grow(
+          () => random.wait(stepMs),
+          () => isCareless && random.chance(0.4),
+        ),
+      );
+    });
     this.#every('weaken', shape.weakenMs, (random) =>
       this.#atWorst(random, () => {
         if (world.current.durability === 'writeback') return;

@@ -179,6 +179,19 @@ export const MIXES = {
     killMs: random.between(800, 2500),
     partitionMs: random.pick([0, 2000]),
   }),
+  /** The volume grows while copies come and go, and primaries hear late of it. */
+  growth: (random) => ({
+    copies: random.pick([2, 3, 3]),
+    failureMode: 'alwayson',
+    growMs: random.between(300, 2000),
+    readShare: 0.2,
+    storeDelayMs: random.pick([1, 30, 150]),
+    killMs: random.pick([0, 2000]),
+    partitionMs: random.pick([0, 2500]),
+    storeCutMs: random.pick([0, 1500]),
+    addReplicaMs: random.pick([0, 2000]),
+    handOverMs: random.pick([0, 1500]),
+  }),
   /** Disks fail or hang. */
   disks: (random) => ({
     copies: random.pick([3, 4]),

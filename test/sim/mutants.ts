@@ -127,6 +127,16 @@ export const MUTANTS: Readonly<Record<Rule, Mutant>> = {
     ['promise'],
     ['power', 'lost'],
   ),
+  copyCoversVolume: fault(
+    'lets a copy take part that has not grown with the volume',
+    ['order', 'acknowledged', ...INCOMPLETE],
+    ['growth'],
+  ),
+  requestsStayInside: fault(
+    'serves what lies beyond the size that it knows',
+    ['invariant', ...INCOMPLETE],
+    ['growth'],
+  ),
   // Leases and promotion
   leaseCheckedAtReply: fault('replies without looking at its leases', TWO_SERVE, ['stalls']),
   leaseCountsFromSending: uncaught(

@@ -10,6 +10,11 @@ export function changeFailureMode(config: VolumeConfig, failureMode: FailureMode
   return { ...config, failureMode };
 }
 
+/** Not a new epoch either. Every copy has grown before. */
+export function growVolume(config: VolumeConfig, sizeBytes: number): VolumeConfig {
+  return { ...config, sizeBytes: Math.max(config.sizeBytes, sizeBytes) };
+}
+
 /** From writethrough. The way back needs the primary: it must flush before the record may say so. */
 export function weakenDurability(config: VolumeConfig): VolumeConfig {
   return { ...config, epoch: config.epoch + 1, durability: 'writeback' };

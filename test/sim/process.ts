@@ -72,7 +72,8 @@ export class SimProcess implements ReplicaPorts, Endpoint {
     const { disk } = home;
     // An earlier process marked these; its successor makes them durable before it relies on them.
     disk.intent.flush();
-    const { superblock: found, sequence } = decodeSuperblockSlots(disk.superblock.cache);
+    const { superblock: kept, sequence } = decodeSuperblockSlots(disk.superblock.cache);
+    const found = { ...kept, sizeBytes: disk.sizeBytes };
     disk.superblockSequence = sequence + 1;
     // A person has taken the failed copy up again: as another incarnation, which has to be filled.
     const superblock = disk.isMarked ? { ...found, incarnation: world.drawId() } : found;
@@ -177,6 +178,11 @@ export class SimProcess implements ReplicaPorts, Endpoint {
       isBegun = this.replica.handOver(replicaId);
     });
     return isBegun;
+  }
+
+  /** Its disk has grown. */
+  grow(sizeBytes: number): void {
+    this.deliver(() => this.replica.grow(sizeBytes));
   }
 
   storeChanged(): void {
@@ -374,7 +380,8 @@ export class SimProcess implements ReplicaPorts, Endpoint {
     const sequence = disk.superblockSequence;
     disk.superblockSequence += 1;
     const offset = superblockSlotOffset(sequence);
-    const bytes = encodeSuperblock(superblock, sequence);
+    // Whoever grows the files keeps their size, and not the core.
+    const bytes = encodeSuperblock({ ...superblock, sizeBytes: disk.sizeBytes }, sequence);
     const world = this.#world;
     world.checks.keeps(this.#home, superblock);
     world.expect(superblock.promisedEpoch >= disk.highestPromise, 'a promised epoch never goes back');

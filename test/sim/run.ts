@@ -83,6 +83,7 @@ export function drawShape(seed: number): Shape {
     removeReplicaMs: sometimes(0.2, 1500, 6000),
     restoresStore: random.chance(0.06),
     safetyMs: random.between(6000, 20_000),
+    growMs: sometimes(0.12, 1500, 6000),
   };
 }
 

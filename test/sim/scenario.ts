@@ -6,11 +6,13 @@
 
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { EXTENT_BYTES, MIB } from '../../src/core/units.ts';
 import type { FailureMode, VolumeConfig } from '../../src/replication/config.ts';
 import type { ReplicaEvent } from '../../src/replication/ports.ts';
 import { FLAG_FUA, FLUSH, READ, WRITE, ZERO } from '../../src/replication/requests.ts';
 import { type Asked, describe } from './consumer.ts';
 import type { Disk } from './disk.ts';
+import { growVolume } from './operators.ts';
 import { Random } from './random.ts';
 import { drawShape } from './run.ts';
 import type { SimProcess } from './process.ts';
@@ -126,6 +128,7 @@ export class Scenario {
           `${node} reports a reboot, ${report.descendsFrom === null ? 'of no known copy' : 'its copy is the same'}`,
         );
     }
+    if (before.sizeBytes !== config.sizeBytes) parts.push(`${config.sizeBytes / MIB} MiB`);
     if (before.durability !== config.durability) parts.push(config.durability);
     if (before.failureMode !== config.failureMode) parts.push(`failure mode ${config.failureMode}`);
     if (parts.length > 1) this.#tell(`store: ${parts.join(', ')}`);
@@ -215,6 +218,7 @@ export class Scenario {
     else if (verb === 'frames') this.#frames(words);
     else if (verb === 'client') this.#client(words);
     else if (verb === 'replica') this.#replica(words);
+    else if (verb === 'volume') this.#grow(words);
     else if (verb === 'check') this.#check();
     else this.#machine(verb, words);
   }
@@ -320,11 +324,20 @@ export class Scenario {
     else this.#world.move(this.#named(words.at(-1) as string));
   }
 
-  /** replica added on NODE | removed from NODE */
+  /** replica added on NODE | removed from NODE | grows on NODE */
   #replica(words: readonly string[]): void {
     const node = this.#named(words[3] as string);
     if (words[1] === 'added') this.#world.addReplica(node, 0);
+    else if (words[1] === 'grows') this.#world.growCopy(node, this.#world.current.sizeBytes);
     else this.#world.removeReplica(node, 100);
+  }
+
+  /** volume grows [without NODE...]: the copies by one extent, then the record */
+  #grow(words: readonly string[]): void {
+    const world = this.#world;
+    const sizeBytes = world.current.sizeBytes + EXTENT_BYTES;
+    for (const node of world.hosts()) if (!words.includes(node.name)) world.growCopy(node, sizeBytes);
+    world.store.change((config) => growVolume(config, sizeBytes));
   }
 
   /** kill|start|pause|resume NODE, power off|on NODE..., hand over to NODE, image|put back NODE */

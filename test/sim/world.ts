@@ -2,13 +2,7 @@
 // goes wrong. Everything that happens is an event of the schedule; the same seed makes the same run.
 
 import { BLOCK_BYTES, EXTENT_BYTES } from '../../src/core/units.ts';
-import {
-  attach,
-  type FailureMode,
-  isMember,
-  memberOf,
-  type VolumeConfig,
-} from '../../src/replication/config.ts';
+import { attach, type FailureMode, isMember, type VolumeConfig } from '../../src/replication/config.ts';
 import type { ControlMessage } from '../../src/replication/frames.ts';
 import type { Durability, Superblock } from '../../src/replication/layout/superblock.ts';
 import type { ReplicaEvent } from '../../src/replication/ports.ts';
@@ -20,7 +14,7 @@ import { History, type Operation } from './history.ts';
 import { Network } from './network.ts';
 import { SimProcess } from './process.ts';
 import { Random } from './random.ts';
-import { addReplica, MAX_REPLICAS, removeReplica } from './operators.ts';
+import { addReplica, growVolume, MAX_REPLICAS, removeReplica } from './operators.ts';
 import { Schedule } from './schedule.ts';
 import { SimStore } from './store.ts';
 
@@ -50,6 +44,8 @@ export class Violation extends Error {
 
 const EIO = 5;
 const ENOSPC = 28;
+/** Beyond the size that the volume was made with. */
+const MAX_GROWTH_EXTENTS = 2;
 
 /** What one seed draws: the cluster, the load, and the rates of what goes wrong (mean time between, in ms; 0: never). */
 export interface Shape {
@@ -102,6 +98,7 @@ export interface Shape {
   /** The run ends with the store put back from an old snapshot: everything must stand still. */
   readonly restoresStore: boolean;
   readonly safetyMs: number;
+  readonly growMs: number;
 }
 
 export type DiskAction = 'read' | 'write' | 'meta' | 'flush';
@@ -222,7 +219,8 @@ export class World {
   readonly checks: Checks;
   readonly frontendOfLink = new Map<number, FrontendProcess>();
   readonly failedOperations: Operation[] = [];
-  readonly blockCount: number;
+  /** As it was made. */
+  readonly firstBlockCount: number;
   calls = 0;
   operationCount = 0;
   answeredCount = 0;
@@ -238,6 +236,8 @@ export class World {
   #idCount = 0;
   #linkCount = 0;
   #replicaCount = 99;
+  #isGrowing = false;
+  #isMending = false;
   #violation: Violation | undefined;
 
   constructor(
@@ -272,7 +272,7 @@ export class World {
       },
     );
     this.network.onDamage = (link, text) => this.trace(() => `link ${link} ends: ${text}`);
-    this.blockCount = (shape.extents * EXTENT_BYTES) / BLOCK_BYTES;
+    this.firstBlockCount = (shape.extents * EXTENT_BYTES) / BLOCK_BYTES;
     this.history = new History(shape.durability === 'writethrough', () => this.#oldestAskedMs());
     const superblocks = this.#superblocks();
     for (const [index, superblock] of superblocks.entries())
@@ -314,12 +314,12 @@ export class World {
     return Array.from({ length: count }, (_, index) => this.#superblock(index));
   }
 
-  #superblock(index: number): Superblock {
+  #superblock(index: number, sizeBytes = this.shape.extents * EXTENT_BYTES): Superblock {
     return {
       volumeId: 'v'.padEnd(32, '0'),
       volumeName: 'volume',
       replicaId: `r${index}`,
-      sizeBytes: this.shape.extents * EXTENT_BYTES,
+      sizeBytes,
       lineage: 'lineage',
       promisedEpoch: 0,
       incarnation: `first${index}`,
@@ -514,7 +514,7 @@ export class World {
   addReplica(node: SimNode, leadMs: number): void {
     this.#replicaCount += 1;
     node.replicaId = `r${this.#replicaCount}`;
-    node.disk = new Disk(this.#superblock(this.#replicaCount));
+    node.disk = new Disk(this.#superblock(this.#replicaCount, this.current.sizeBytes));
     node.isHost = true;
     this.fault(`${node.replicaId} is added on ${node.name}`);
     const name = (): void => {
@@ -524,6 +524,55 @@ export class World {
     if (leadMs >= 0) name();
     else this.schedule.after(-leadMs, name);
     this.restart(node, undefined, Math.max(leadMs, 0));
+  }
+
+  /**
+   * One copy after the other, `stepMs` apart, and then the record. `mayLeaveOut`: people who look less closely; what they
+   * left out grows later.
+   */
+  grow(stepMs: () => number, mayLeaveOut: () => boolean): void {
+    const sizeBytes = this.current.sizeBytes + EXTENT_BYTES;
+    if (this.#isGrowing || sizeBytes > (this.shape.extents + MAX_GROWTH_EXTENTS) * EXTENT_BYTES) return;
+    this.#isGrowing = true;
+    this.fault(`the volume grows to ${sizeBytes / EXTENT_BYTES} extents`);
+    const { replicas } = this.current;
+    const left = replicas.map(({ id }) => id);
+    const next = (): void => {
+      const id = left.shift();
+      if (id === undefined) {
+        this.#isGrowing = false;
+        const isKnown = this.current.replicas.every((replica) =>
+          replicas.some((one) => one.id === replica.id),
+        );
+        if (isKnown || mayLeaveOut()) this.store.change((config) => growVolume(config, sizeBytes));
+        return;
+      }
+      const node = this.nodes.find(({ replicaId, isHost }) => replicaId === id && isHost);
+      if (node !== undefined && !mayLeaveOut()) {
+        if (node.isUp && !node.isPaused) this.growCopy(node, sizeBytes);
+        else left.unshift(id);
+      }
+      this.schedule.after(stepMs(), next);
+    };
+    next();
+    if (!this.#isMending) this.#mendSizes();
+  }
+
+  /** What was left out grows in the end. */
+  #mendSizes(): void {
+    this.#isMending = true;
+    this.schedule.after(this.random.faults.wait(1500) + 300, () => {
+      for (const node of this.hosts())
+        if (node.isUp && !node.isPaused) this.growCopy(node, this.current.sizeBytes);
+      this.#mendSizes();
+    });
+  }
+
+  growCopy(node: SimNode, sizeBytes: number): void {
+    if (node.disk.sizeBytes >= sizeBytes) return;
+    this.trace(() => `${node.name}'s copy grows to ${sizeBytes / EXTENT_BYTES} extents`);
+    node.disk.grow(sizeBytes);
+    node.process?.grow(sizeBytes);
   }
 
   /** Its daemon closes the copy a while later. */
@@ -567,6 +616,10 @@ export class World {
     ];
   }
 
+  get blockCount(): number {
+    return this.current.sizeBytes / BLOCK_BYTES;
+  }
+
   get current(): VolumeConfig {
     return this.store.current.config;
   }
@@ -603,6 +656,5 @@ export class World {
       const problem = this.history.read(block, primary.disk.blocks[block] as number, nowMs, nowMs);
       if (problem !== undefined) this.violate('history', `at rest, ${primary.name}: ${problem}`);
     }
-    void memberOf;
   }
 }

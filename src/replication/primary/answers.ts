@@ -73,7 +73,7 @@ export class Answers {
   #refused(seat: Seat, { reason, epoch }: Refused): void {
     const { hub, config } = this.#to.state;
     this.#to.streams.close(seat);
-    if (reason === 'failed' || reason === 'lineage') seat.hasFailed = true;
+    if (reason === 'failed' || reason === 'lineage' || reason === 'size') seat.hasFailed = true;
     const isUrgent = !seat.hasFailed || seat.role === 'member';
     seat.nextAttemptMs = hub.ports.nowMs() + (isUrgent ? RECONNECT_MS : FAILED_RETRY_MS);
     if (reason === 'epoch' || epoch > config.epoch) hub.look();

@@ -34,6 +34,8 @@ export class Resync {
   readonly #locks: RangeLocks;
   readonly #target: ResyncTarget;
   readonly #epoch: number;
+  /** Of the volume's size when it began: what lies beyond is new, and comes by the stream. */
+  readonly #extentCount: number;
   #extent = -1;
   /** Of the current extent: 1 is needed. */
   readonly #needed = new Uint8Array(GENERATION_BLOCKS_PER_EXTENT);
@@ -51,15 +53,12 @@ export class Resync {
     this.#locks = locks;
     this.#target = target;
     this.#epoch = hub.known.config.epoch;
+    this.#extentCount = Math.ceil(hub.known.config.sizeBytes / EXTENT_BYTES);
   }
 
   /** Everything needed is there, and answered. */
   get isDone(): boolean {
-    return (
-      this.#extent >= this.#hub.copy.extents.extentCount &&
-      this.#unansweredCount === 0 &&
-      this.#readingCount === 0
-    );
+    return this.#extent >= this.#extentCount && this.#unansweredCount === 0 && this.#readingCount === 0;
   }
 
   /** For people. */
@@ -68,7 +67,7 @@ export class Resync {
   }
 
   get bytesLeft(): number {
-    return Math.max(0, this.#hub.copy.extents.extentCount - Math.max(0, this.#extent)) * EXTENT_BYTES;
+    return Math.max(0, this.#extentCount - Math.max(0, this.#extent)) * EXTENT_BYTES;
   }
 
   /** The stream is gone. Copies that are still being read end by themselves. */
@@ -85,7 +84,6 @@ export class Resync {
 
   /** Goes on as far as slots and the limit allow. */
   step(): void {
-    const extents = this.#hub.copy.extents;
     while (
       !this.#isStopped &&
       !this.#isReadingStamps &&
@@ -95,9 +93,9 @@ export class Resync {
         if (!this.#copyNext()) return;
         continue;
       }
-      if (this.#extent >= extents.extentCount) return;
+      if (this.#extent >= this.#extentCount) return;
       this.#extent += 1;
-      if (this.#extent >= extents.extentCount) return;
+      if (this.#extent >= this.#extentCount) return;
       this.#isReadingStamps = true;
       this.#hub.ports.startStampRead(this.#target.link, this.#extent);
     }

@@ -58,12 +58,16 @@ export class Silence {
 
   /**
    * A member that is away and cannot be dropped holds writes up, and they hold their ranges: where another replica
-   * could be filled to take its place, it is given up. What was settled without it reaches it by its delta.
+   * could be filled to take its place, it is given up. What was settled without it reaches it by its delta. Before it
+   * serves the primary cannot fill anybody: there it is enough that somebody waits to be filled.
    */
   considerLoss(): void {
     const { hub, config, seats } = this.#state;
     if (hub.pending !== undefined) return;
-    if (!seats.some((seat) => seat.role === 'joining' && seat.resync !== undefined)) return;
+    const isAdopting = this.#state.phase === 'adopting';
+    const mayBeFilled = (seat: Seat): boolean =>
+      seat.role === 'joining' && (seat.resync !== undefined || (isAdopting && seat.isOpen));
+    if (!seats.some(mayBeFilled)) return;
     for (const seat of seats) {
       if (seat.role !== 'member' || seat.isLost || seat.isOpen || !this.isSilent(seat)) continue;
       seat.isLost = true;

@@ -189,6 +189,10 @@ export class Streams {
     hub.ports.sendControl(seat.link, FRAME_EPOCH, { config, revision: hub.known.revision, role });
   }
 
+  tellEpochToAll(): void {
+    for (const seat of this.#state.seats) if (seat.isOpen) this.tellEpoch(seat);
+  }
+
   /** Asks for a grant. */
   beat(seat: Seat): void {
     const { hub, config } = this.#state;

@@ -140,9 +140,9 @@ export class SimNode {
     return this.#world.schedule.nowMs * this.#rate + this.#offsetMs;
   }
 
-  /** At once, or when the machine goes on. */
+  /** At once, or when the machine goes on: nothing overtakes what piled up meanwhile. */
   run(event: () => void): void {
-    if (this.isPaused) this.#queue.push(event);
+    if (this.isPaused || this.#queue.length > 0) this.#queue.push(event);
     else event();
   }
 

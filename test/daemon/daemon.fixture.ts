@@ -56,8 +56,10 @@ export class Child {
   readonly lines: string[] = [];
   readonly exited: Promise<number | null>;
 
-  constructor(args: readonly string[], env: NodeJS.ProcessEnv = {}) {
-    this.process = spawn(HOLDFAST, args, {
+  /** `launcher`: a command that becomes the one behind it, in another namespace, say. */
+  constructor(args: readonly string[], env: NodeJS.ProcessEnv = {}, launcher: readonly string[] = []) {
+    const [program = '', ...rest] = [...launcher, HOLDFAST, ...args];
+    this.process = spawn(program, rest, {
       env: { ...process.env, HOLDFAST_API: undefined, ...env },
       stdio: ['ignore', 'pipe', 'pipe'],
     });
@@ -82,8 +84,13 @@ export class Daemon extends Child {
   readonly dataDir: string;
   readonly api: string;
 
-  constructor(dataDir: string, args: readonly string[], env: NodeJS.ProcessEnv) {
-    super(['daemon', '--data-dir', dataDir, '--node-name', 'test-node', ...args], env);
+  constructor(
+    dataDir: string,
+    args: readonly string[],
+    env: NodeJS.ProcessEnv,
+    launcher: readonly string[] = [],
+  ) {
+    super(['daemon', '--data-dir', dataDir, '--node-name', 'test-node', ...args], env, launcher);
     this.dataDir = dataDir;
     this.api = join(dataDir, 'api.sock');
   }

@@ -1,0 +1,175 @@
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { attach } from '../../src/replication/config.ts';
+import { configOf, withConfig } from '../../src/control/volume-config.ts';
+import type { VolumeRecord } from '../../src/control/records.ts';
+import { HistoryClient, VolumeHistory } from '../support/history-client.ts';
+import { DataPlanes } from './cluster-support.ts';
+
+const SECTORS = 2048;
+
+describe.each(['direct', 'buffered'] as const)('replicas of a volume in %s pools', (ioMode) => {
+  let directory: string;
+  let planes: DataPlanes;
+
+  beforeEach(async () => {
+    directory = await mkdtemp(join(tmpdir(), 'holdfast-cluster-'));
+    planes = await DataPlanes.start(directory, 4, ioMode);
+  });
+
+  afterEach(async () => {
+    await planes[Symbol.asyncDispose]();
+    await rm(directory, { recursive: true, force: true });
+  });
+
+  async function client(record: VolumeRecord, user: number, history = new VolumeHistory()) {
+    const socketPath = await planes.export(record, user);
+    return { history, client: await HistoryClient.connect(history, { socketPath, exportName: record.name }) };
+  }
+
+  test('every acknowledged write is on every copy', async () => {
+    const record = await planes.createVolume([0, 1, 2], 0);
+    const { history, client: user } = await client(record, 0);
+    const load = user.load({ depth: 16, sectors: SECTORS });
+    await sleep(2000);
+    const report = await load.stop();
+    expect(report.errors).toEqual(new Map());
+    expect(report.requests).toBeGreaterThan(200);
+    await user.readAll(SECTORS);
+    expect(history.complaints).toEqual([]);
+    await user.disconnect();
+    const [first, ...others] = await planes.contents(record.id, [0, 1, 2]);
+    for (const other of others) expect(first?.equals(other)).toBe(true);
+  });
+
+  test('a node without a copy uses the volume', async () => {
+    const record = await planes.createVolume([0, 1], 3);
+    const { history, client: user } = await client(record, 3);
+    const load = user.load({ depth: 16, sectors: SECTORS });
+    await sleep(1500);
+    expect((await load.stop()).errors).toEqual(new Map());
+    await user.readAll(SECTORS);
+    expect(history.complaints).toEqual([]);
+    await user.disconnect();
+  });
+
+  test('the place of the primary goes to another copy under load, and nobody sees more than a pause', async () => {
+    const record = await planes.createVolume([0, 1, 2], 0);
+    const { history, client: user } = await client(record, 0);
+    const load = user.load({ depth: 16, sectors: SECTORS });
+    for (const [from, to] of [
+      [0, 1],
+      [1, 2],
+      [2, 0],
+    ] as const) {
+      await sleep(500);
+      const { cluster } = planes.node(from).storage;
+      await planes.until(`from ${from} to ${to}`, () => cluster.handOver(record.id, planes.replicaId(to)));
+      await planes.until(`${to} is the primary`, async () => {
+        return (await planes.records.ready(record.id)).primary.replicaId === planes.replicaId(to);
+      });
+    }
+    await sleep(500);
+    const report = await load.stop();
+    expect(report.errors).toEqual(new Map());
+    expect(report.longestPause.ms).toBeLessThan(3000);
+    await user.readAll(SECTORS);
+    expect(history.complaints).toEqual([]);
+    await user.disconnect();
+  });
+
+  test('a secondary that was away catches up, and is equal to the others again', async () => {
+    const record = await planes.createVolume([0, 1, 2], 0);
+    const { history, client: user } = await client(record, 0);
+    const load = user.load({ depth: 16, sectors: SECTORS });
+    await sleep(500);
+    const { cluster } = planes.node(1).storage;
+    await cluster.closeReplica(record.id);
+    await planes.untilInSync(record.id, [0, 2]);
+    await sleep(500);
+    await cluster.openReplica(record.id);
+    await planes.untilInSync(record.id, [0, 1, 2]);
+    expect((await load.stop()).errors).toEqual(new Map());
+    await user.readAll(SECTORS);
+    expect(history.complaints).toEqual([]);
+    await user.disconnect();
+    const [first, ...others] = await planes.contents(record.id, [0, 1, 2]);
+    for (const other of others) expect(first?.equals(other)).toBe(true);
+  });
+
+  test('a primary that goes away is replaced, comes back and is filled', async () => {
+    const record = await planes.createVolume([0, 1, 2], 3);
+    const { history, client: user } = await client(record, 3);
+    const load = user.load({ depth: 16, sectors: SECTORS });
+    await sleep(500);
+    const { cluster } = planes.node(0).storage;
+    await cluster.closeReplica(record.id);
+    await planes.until('another primary', async () => {
+      return (await planes.records.ready(record.id)).primary.replicaId !== planes.replicaId(0);
+    });
+    await sleep(500);
+    await cluster.openReplica(record.id);
+    await planes.untilInSync(record.id, [0, 1, 2]);
+    const report = await load.stop();
+    expect(report.errors).toEqual(new Map());
+    expect(report.longestPause.ms).toBeLessThan(10_000);
+    await user.readAll(SECTORS);
+    expect(history.complaints).toEqual([]);
+    await user.disconnect();
+    const [first, ...others] = await planes.contents(record.id, [0, 1, 2]);
+    for (const other of others) expect(first?.equals(other)).toBe(true);
+  });
+
+  test('a replica that is new gets everything', async () => {
+    const record = await planes.createVolume([0], 0, { failureMode: 'alwayson' });
+    const { history, client: user } = await client(record, 0);
+    const load = user.load({ depth: 8, sectors: SECTORS });
+    await sleep(500);
+    const added = await planes.records.updateReady(record.id, (current) => ({
+      ...current,
+      replicas: [
+        ...current.replicas,
+        {
+          id: planes.replicaId(1),
+          node: 'n1',
+          pool: 'p',
+          outSince: null,
+          needsFullCopy: true,
+          bootId: null,
+          report: null,
+        },
+      ],
+    }));
+    await planes.makeCopy(added, 1);
+    await planes.node(1).storage.cluster.openReplica(record.id);
+    planes.changed(record.id);
+    await planes.untilInSync(record.id, [0, 1]);
+    expect((await load.stop()).errors).toEqual(new Map());
+    await user.readAll(SECTORS);
+    expect(history.complaints).toEqual([]);
+    await user.disconnect();
+    const [first, second] = await planes.contents(record.id, [0, 1]);
+    expect(second !== undefined && first?.equals(second)).toBe(true);
+  });
+
+  test('who is attached elsewhere gets errors, and the next user sees all that was acknowledged', async () => {
+    const record = await planes.createVolume([0, 1], 0);
+    const { history, client: user } = await client(record, 0);
+    const load = user.load({ depth: 8, sectors: SECTORS });
+    await sleep(500);
+    const moved = await planes.records.updateReady(record.id, (current) =>
+      withConfig(current, attach(configOf(current), 'n2')),
+    );
+    planes.changed(record.id);
+    const next = await client(moved, 2, history);
+    await next.client.readAll(SECTORS);
+    const report = await load.stop();
+    expect(report.errors.size).toBe(1);
+    expect(history.complaints).toEqual([]);
+    await next.client.disconnect();
+    user.abandon();
+  });
+});

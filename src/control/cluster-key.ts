@@ -25,9 +25,14 @@ export class ClusterKey {
   }
 
   /** 32 bytes that only holders of the cluster's key know, and that tell nothing of the key. */
-  derive(purpose: 'control'): Buffer {
+  derive(purpose: 'control' | 'peers'): Buffer {
     return Buffer.from(hkdfSync('sha256', this.#bytes, '', `holdfast ${purpose} 1`, 32));
   }
+}
+
+/** For a daemon that was given none: nobody else holds it. */
+export function drawClusterKey(): ClusterKey {
+  return new ClusterKey(randomBytes(MIN_KEY_BYTES));
 }
 
 /** A new key as text: base64 of 32 random bytes, and a newline. */

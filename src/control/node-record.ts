@@ -11,6 +11,7 @@ import { dirname } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import { z } from 'zod';
 import { errorText, HoldfastError } from '../core/errors.ts';
+import { invariant } from '../core/invariant.ts';
 import { hasErrno, replaceFile, storageError } from '../dataplane/durable-files.ts';
 import type { StorePosition } from './etcd/history-guard.ts';
 import type { Store } from './store.ts';
@@ -24,6 +25,8 @@ const recordSchema = z.strictObject({
     /** By what etcd is recognised besides. */
     etcd: z.strictObject({ clusterId: z.string(), raftTerm: z.number(), raftIndex: z.number() }).optional(),
   }),
+  /** Of its daemons, in clusters. */
+  starts: z.number().int().positive().optional(),
 });
 type Contents = z.infer<typeof recordSchema>;
 
@@ -86,7 +89,18 @@ export class NodeRecord {
   /** Durable when it resolves. */
   async note(node: string, store: Contents['store']): Promise<void> {
     if (isDeepStrictEqual(this.#contents?.store, store)) return;
-    const contents: Contents = { version: 1, node, store };
+    await this.#write({ ...this.#contents, version: 1, node, store });
+  }
+
+  /** Counts this start: higher than all before, and durable when it resolves. Once the store is known. */
+  async countStart(): Promise<number> {
+    invariant(this.#contents !== undefined, 'a start is counted with a store');
+    const starts = (this.#contents.starts ?? 0) + 1;
+    await this.#write({ ...this.#contents, starts });
+    return starts;
+  }
+
+  async #write(contents: Contents): Promise<void> {
     try {
       await replaceFile(this.#path, Buffer.from(`${JSON.stringify(contents)}\n`));
     } catch (error) {

@@ -79,6 +79,25 @@ export class Nodes {
     return nodes.map((node) => ({ ...node, isAlive: this.#isAlive(node, alive.get(node.name)) }));
   }
 
+  /**
+   * HOST:PORT by name, of the nodes that have one: as it is, and again whenever it has changed. Ends on abort; throws
+   * when the store cannot be asked, or has forgotten too much: begin anew.
+   */
+  async *addresses(signal: AbortSignal): AsyncGenerator<ReadonlyMap<string, string>> {
+    const revision = await this.#store.revision();
+    const addresses = new Map<string, string>();
+    for (const { name, address } of await this.list()) if (address !== null) addresses.set(name, address);
+    yield new Map(addresses);
+    for await (const event of this.#store.watch(NODE_PREFIX, revision, signal)) {
+      const name = (event.type === 'put' ? event.entry.key : event.key).slice(NODE_PREFIX.length);
+      const address = event.type === 'put' ? parseNode(event.entry).address : null;
+      if ((addresses.get(name) ?? null) === address) continue;
+      if (address === null) addresses.delete(name);
+      else addresses.set(name, address);
+      yield new Map(addresses);
+    }
+  }
+
   async find(name: string): Promise<NodeView> {
     const node = await this.#read(name);
     if (node === undefined) throw await this.#notFound(name);

@@ -4,16 +4,14 @@
 import { ControlClient } from '../../control/channel/client.ts';
 import { ClusterListener } from '../../control/channel/listener.ts';
 import { RefusalLog } from '../../control/channel/refusal-log.ts';
-import { replicaCalls } from '../../control/channel/replica-calls.ts';
+import type { ControlHandlers } from '../../control/channel/protocol.ts';
 import { ControlServer } from '../../control/channel/server.ts';
 import type { NodeSelf } from '../../control/node-membership.ts';
 import type { NodeView } from '../../control/nodes.ts';
 import type { Store } from '../../control/store.ts';
-import { VolumeRecords } from '../../control/volume-records.ts';
 import { HoldfastError, isHoldfastError } from '../../core/errors.ts';
 import type { ClusterStorage } from '../../dataplane/cluster-storage.ts';
 import { native } from '../../dataplane/native.ts';
-import type { NodeStorage } from '../../dataplane/node-storage.ts';
 import type { Logger } from '../../observe/log.ts';
 import { formatHostPort } from '../config-schemas.ts';
 import type { ClusterOptions } from './cluster-options.ts';
@@ -36,20 +34,21 @@ export async function listenForPeers(
   context: {
     readonly store: Store;
     readonly self: NodeSelf;
-    readonly storage: NodeStorage;
+    /** Of what others may call. */
+    readonly handlers: ControlHandlers;
     /** Takes the links of other data planes; undefined: there is nothing here that they could be for. */
     readonly adoptPeer?: ClusterStorage['adoptPeer'];
     readonly log: Logger;
   },
 ): Promise<Peers> {
-  const { store, self, storage, adoptPeer = native.close, log } = context;
+  const { store, self, handlers, adoptPeer = native.close, log } = context;
   const cluster = store.identity;
   const refusals = new RefusalLog(log);
   const server = new ControlServer({
     key,
     cluster,
     node: self.name,
-    handlers: replicaCalls({ self, storage, records: new VolumeRecords(store) }),
+    handlers,
     log,
     refusals,
   });

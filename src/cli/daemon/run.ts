@@ -8,11 +8,14 @@ import { readFileSync } from 'node:fs';
 import { flushCompileCache } from 'node:module';
 import { join } from 'node:path';
 import closeWithGrace from 'close-with-grace';
+import { replicaCalls } from '../../control/channel/replica-calls.ts';
 import { keepHouse, noteLostNodes } from '../../control/housekeeping.ts';
 import { Leadership, leaderOf } from '../../control/leadership.ts';
+import { finishAll } from '../../control/repair-cluster.ts';
 import { NodeMembership } from '../../control/node-membership.ts';
 import { NodeRecord } from '../../control/node-record.ts';
 import type { Store } from '../../control/store.ts';
+import { VolumeRecords } from '../../control/volume-records.ts';
 import { Volumes } from '../../control/volumes.ts';
 import type { JudgeAttachment } from '../../core/attachment-verdict.ts';
 import { errorText } from '../../core/errors.ts';
@@ -41,6 +44,7 @@ import { lockDataDirectory } from './data-directory.ts';
 import { Exports } from './exports.ts';
 import { becomeIoFlusher } from './io-flusher.ts';
 import { openStore } from './open-store.ts';
+import { type Cluster, joinCluster } from './join-cluster.ts';
 import { listenForPeers } from './peers.ts';
 import { lockMemory, requireRing, testFaults } from './process-setup.ts';
 import { metricsSource, type Sampled } from './samples.ts';
@@ -101,6 +105,15 @@ async function storeProblem(store: Store): Promise<string | undefined> {
   } catch (error) {
     return errorText(error);
   }
+}
+
+/** Nothing of it is left for later. */
+async function repairAlone(volumes: Volumes, log: Logger): Promise<[]> {
+  const report = await volumes.repair();
+  for (const action of report.done) log.info(action, 'repaired what an earlier daemon left');
+  for (const problem of report.problems) log.error(problem, 'a volume needs attention');
+  for (const orphan of report.orphans) log.warn(orphan, 'a pool holds a copy that no volume knows');
+  return [];
 }
 
 /** Resolves once the daemon serves. The process ends by a signal, or with 70 when something broke. */
@@ -203,6 +216,7 @@ async function start(options: {
   stopping.throwIfAborted();
   const runDirectory = await findRunDirectory(config.runDir);
   if (runDirectory.warning !== undefined) log.warn(runDirectory, 'the run directory is not in memory');
+  let joined: Cluster | undefined;
   const opened = await createNodeStorage({
     nodeName: config.nodeName,
     runDirectory: runDirectory.path,
@@ -212,7 +226,10 @@ async function start(options: {
       overcommitRatio: config.overcommit,
     })),
     knownPools: await KnownPools.load(join(config.dataDir, 'pools.json')),
-    onPoolEvent: (event) => reportPool(log, event),
+    onPoolEvent: (event) => {
+      reportPool(log, event);
+      if (event.type === 'opened') void joined?.keeper.poolOpened(); // never rejects
+    },
     threadCount: config.threads,
     stuckAfterMs: config.stuckAfter,
     busyPollMicros: Math.round(config.busyPoll * 1000),
@@ -225,15 +242,32 @@ async function start(options: {
   resources.defer(() => opened.close());
 
   stopping.throwIfAborted();
+  const onBroken = (error: unknown): never => stopAtOnce(log, health, 'broken invariant', error);
+  if (config.store.kind !== 'level') {
+    joined = await joinCluster({
+      store,
+      nodes,
+      self,
+      storage: opened,
+      options: cluster,
+      startNumber: await nodeRecord.countStart(),
+      log,
+      onBroken,
+      onRecord: (record) => {
+        const followed = volumes.recordChanged(record);
+        followed.catch((error: unknown) => log.warn({ volumeId: record.id, error }, 'following a record'));
+      },
+    });
+    resources.defer(() => joined?.close(SERVER_GRACE_MS));
+  }
   const volumes = new Volumes(store, opened, {
     node: config.nodeName,
     defaultPool: config.pool[0]?.name,
     maxVolumesPerNode: config.maxVolumes,
+    cluster: joined && { nodes, calls: joined.calls, frontends: opened.cluster },
   });
-  const report = await volumes.repair();
-  for (const action of report.done) log.info(action, 'repaired what an earlier daemon left');
-  for (const problem of report.problems) log.error(problem, 'a volume needs attention');
-  for (const orphan of report.orphans) log.warn(orphan, 'a pool holds a copy that no volume knows');
+  const unfinished = joined === undefined ? await repairAlone(volumes, log) : await volumes.findUnfinished();
+  joined?.keeper.start();
 
   const recordDirectory = join(config.dataDir, 'devices');
   const kernelDevices = new NbdDevices({ storage: opened, log, recordDirectory });
@@ -247,8 +281,13 @@ async function start(options: {
   await devices.recover(judge);
 
   stopping.throwIfAborted();
-  const peers = cluster && (await listenForPeers(cluster, { store, self, storage: opened, log }));
-  if (peers !== undefined) resources.defer(() => peers.close(SERVER_GRACE_MS));
+  let peers = joined?.peers;
+  if (joined === undefined && cluster !== undefined) {
+    const handlers = replicaCalls({ self, storage: opened, records: new VolumeRecords(store) });
+    const listening = await listenForPeers(cluster, { store, self, handlers, log });
+    resources.defer(() => listening.close(SERVER_GRACE_MS));
+    peers = listening;
+  }
   const membership = new NodeMembership(store, nodes, self, opened, {
     isShared: config.store.kind !== 'level',
     address: peers?.address ?? null,
@@ -277,7 +316,7 @@ async function start(options: {
       maxVolumesPerNode: config.maxVolumes,
       log,
       problem: async () => await health.problem(),
-      onBroken: (error) => stopAtOnce(log, health, 'broken invariant', error),
+      onBroken,
     });
     resources.defer(() => csi.close(SERVER_GRACE_MS));
   }
@@ -301,6 +340,7 @@ async function start(options: {
     }),
   });
   resources.defer(() => api.close(SERVER_GRACE_MS));
+  void finishAll(unfinished, log).catch(onBroken);
   health.enter('serving');
   log.info({ api: config.api, startMs: Math.round(performance.now() - began) }, 'serving');
   // Node writes it at the end of the process, which may be a SIGKILL: the next start is to find it.

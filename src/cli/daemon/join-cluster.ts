@@ -1,0 +1,158 @@
+// A daemon that shares its store with others: its storage learns of the cluster, others can call it and reach its data
+// plane, its copies are kept as the store wants them, and the addresses of the others are followed.
+//
+// A daemon without --listen and --cluster-key joins too: it keeps and serves what is on its own node, and reaches
+// nobody.
+
+import { setTimeout as sleep } from 'node:timers/promises';
+import { PeerCalls } from '../../control/channel/peer-calls.ts';
+import { replicaCalls } from '../../control/channel/replica-calls.ts';
+import { drawClusterKey } from '../../control/cluster-key.ts';
+import { RecordConfigs } from '../../control/config-store.ts';
+import { KeyedLock } from '../../control/keyed-lock.ts';
+import type { NodeSelf } from '../../control/node-membership.ts';
+import type { Nodes } from '../../control/nodes.ts';
+import type { VolumeRecord } from '../../control/records.ts';
+import { ReplicaKeeper } from '../../control/replica-keeper.ts';
+import type { Store } from '../../control/store.ts';
+import { Timelines } from '../../control/timeline.ts';
+import { VolumeRecords } from '../../control/volume-records.ts';
+import { errorText } from '../../core/errors.ts';
+import type { ClusterConnection } from '../../dataplane/cluster-storage.ts';
+import type { Storage } from '../../dataplane/storage.ts';
+import type { Logger } from '../../observe/log.ts';
+import type { ClusterOptions } from './cluster-options.ts';
+import { listenForPeers, type Peers } from './peers.ts';
+
+const ADDRESSES_RETRY_MS = 1000;
+
+export interface JoinClusterOptions {
+  readonly store: Store;
+  readonly nodes: Nodes;
+  readonly self: NodeSelf;
+  readonly storage: Storage;
+  /** undefined: no other daemon is talked with. */
+  readonly options: ClusterOptions | undefined;
+  readonly startNumber: number;
+  readonly log: Logger;
+  readonly onBroken: (error: unknown) => void;
+  /** A record as it stands now. */
+  readonly onRecord: (record: VolumeRecord) => void;
+}
+
+export interface Cluster {
+  /** undefined: nobody can call. */
+  readonly peers: Peers | undefined;
+  readonly calls: PeerCalls;
+  readonly timelines: Timelines;
+  readonly keeper: ReplicaKeeper;
+  close(graceMs: number): Promise<void>;
+}
+
+/** The caller starts the keeper, when it can follow records. */
+export async function joinCluster(options: JoinClusterOptions): Promise<Cluster> {
+  const { store, nodes, self, storage, log } = options;
+  const records = new VolumeRecords(store);
+  const timelines = new Timelines();
+  const locks = new KeyedLock();
+  const key = options.options?.key ?? drawClusterKey();
+  const replication = storage.cluster;
+  const { onBroken, onRecord } = options;
+  const keeper = new ReplicaKeeper({
+    node: self.name,
+    records,
+    storage,
+    replication,
+    locks,
+    log,
+    onBroken,
+    onRecord,
+  });
+  const handlers = replicaCalls({
+    self,
+    storage,
+    records,
+    locks,
+    replication,
+    timelines,
+    onMade: (volumeId) => keeper.look(volumeId),
+  });
+
+  await replication.connectCluster({
+    configs: new RecordConfigs(records),
+    peerKey: new Uint8Array(key.derive('peers')),
+    clusterId: store.identity,
+    startNumber: options.startNumber,
+    onReplicaEvent: (event) => {
+      timelines.note(event);
+      reportReplica(log, event);
+    },
+    onPeerEvent: (event) => log.debug(event, 'a link to another data plane'),
+  });
+  const adoptPeer = (fd: number, received: Uint8Array): void => replication.adoptPeer(fd, received);
+  const peers =
+    options.options && (await listenForPeers(options.options, { store, self, handlers, adoptPeer, log }));
+  const calls = new PeerCalls({ self: self.name, handlers, nodes, key, cluster: store.identity });
+  const following = new AbortController();
+  const followed = followAddresses(nodes, self.name, storage, log, following.signal);
+
+  return {
+    peers,
+    calls,
+    timelines,
+    keeper,
+    async close(graceMs) {
+      following.abort();
+      await keeper.close();
+      calls.close();
+      await peers?.close(graceMs);
+      await followed;
+    },
+  };
+}
+
+/** Never rejects. */
+async function followAddresses(
+  nodes: Nodes,
+  self: string,
+  storage: Storage,
+  log: Logger,
+  signal: AbortSignal,
+): Promise<void> {
+  let hadTrouble = false;
+  while (!signal.aborted) {
+    try {
+      for await (const addresses of nodes.addresses(signal)) {
+        hadTrouble = false;
+        storage.cluster.setNodeAddresses(new Map([...addresses].filter(([name]) => name !== self)));
+      }
+    } catch (error) {
+      // Once a trouble, not once a second.
+      if (!hadTrouble && !signal.aborted)
+        log.warn({ reason: errorText(error) }, 'the addresses of other nodes cannot be followed');
+      hadTrouble = true;
+    }
+    await sleep(ADDRESSES_RETRY_MS, undefined, { signal, ref: false }).catch(() => undefined);
+  }
+}
+
+function reportReplica(log: Logger, event: Parameters<ClusterConnection['onReplicaEvent']>[0]): void {
+  switch (event.type) {
+    case 'role':
+      return log.info(event, 'the part of a copy has changed');
+    case 'memberAdded':
+      return log.info(event, 'a copy joined the in-sync set');
+    case 'memberSilent':
+      return log.warn(event, 'a copy is silent');
+    case 'memberDropped':
+      return log.warn(event, 'a copy left the in-sync set');
+    case 'suspected':
+      return log.warn(event, 'the primary is silent, and this copy takes over');
+    case 'reconciled':
+      return log.info(event, 'the copies are equal after a change of the primary');
+    case 'resync':
+      return log.debug(event, 'a copy is being filled');
+    case 'failed':
+      return log.error(event, 'the disk of a copy failed');
+  }
+}

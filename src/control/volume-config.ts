@@ -5,8 +5,8 @@
 // configuration.
 
 import { invariant } from '../core/invariant.ts';
-import type { VolumeConfig } from '../replication/config.ts';
-import type { VolumeRecord } from './records.ts';
+import type { ReplicaConfig, VolumeConfig } from '../replication/config.ts';
+import type { ReplicaRecord, VolumeRecord } from './records.ts';
 
 export function configOf(record: VolumeRecord): VolumeConfig {
   const { sizeBytes, lineage, epoch, primary, inSync, replicas, attachment, durability, failureMode } =
@@ -18,7 +18,7 @@ export function configOf(record: VolumeRecord): VolumeConfig {
     epoch,
     primary,
     inSync,
-    replicas: replicas.map(({ pool: _, ...replica }) => replica),
+    replicas: replicas.map(withoutPool),
     attachment: { number: attachment.number, node: attachment.node },
     durability,
     failureMode,
@@ -41,6 +41,10 @@ export function withConfig(record: VolumeRecord, config: VolumeConfig): VolumeRe
     })),
     attachment: withAttachment(record.attachment, attachment),
   };
+}
+
+function withoutPool({ id, node, outSince, needsFullCopy, bootId, report }: ReplicaRecord): ReplicaConfig {
+  return { id, node, outSince, needsFullCopy, bootId, report };
 }
 
 function poolOf(record: VolumeRecord, replicaId: string): string {

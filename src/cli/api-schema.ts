@@ -73,13 +73,17 @@ const volumeSchema = z.object({
   failureMode: z.string(),
   fileSystem: optional(z.object({ type: z.string(), made: z.boolean() })),
   attachment: z.object({ number: z.number().int(), node: z.string(), readOnly: z.boolean() }),
+  primary: z.string(),
+  inSync: z.array(z.string()),
   replicas: z.array(
     z.object({
       id: z.string(),
       node: z.string(),
       pool: z.string(),
+      role: z.string(),
       state: z.string(),
       allocatedBytes: sizeBytes,
+      resyncBytesLeft: sizeBytes,
       problem: z.string(),
     }),
   ),
@@ -89,6 +93,8 @@ const volumeSchema = z.object({
   labels,
 });
 
+const nodeReasons = z.array(z.object({ node: z.string(), reason: z.string() }));
+
 const findingSchema = z.object({
   level: z.enum(['ok', 'warning', 'problem']),
   text: z.string(),
@@ -97,6 +103,7 @@ const findingSchema = z.object({
 
 const byNode = z.object({ node: z.string().min(1) });
 const byVolume = z.object({ volume: volumeName });
+const FAILURE_MODE = 'hard, soft, alwayson or 0 to 5';
 
 /** Every call that answers once. */
 export const UNARY = {
@@ -138,7 +145,7 @@ export const UNARY = {
       pool: z.string(),
       replicas: z.number().int().min(0).max(5),
       durability: z.enum(['', 'writeback', 'writethrough']),
-      failureMode: z.string().regex(/^(|hard|soft|alwayson|[0-5])$/, 'hard, soft, alwayson or 0 to 5'),
+      failureMode: z.string().regex(/^(|hard|soft|alwayson|[0-5])$/, FAILURE_MODE),
       labels,
     }),
     response: volumeSchema,
@@ -146,7 +153,25 @@ export const UNARY = {
   ListVolumes: { request: z.object({}), response: z.object({ volumes: z.array(volumeSchema) }) },
   GetVolume: { request: byVolume, response: volumeSchema },
   ResizeVolume: { request: byVolume.extend({ sizeBytes: requestedSize }), response: volumeSchema },
-  DeleteVolume: { request: byVolume, response: z.object({}) },
+  DeleteVolume: { request: byVolume, response: z.object({ left: nodeReasons }) },
+  SetReplicas: {
+    request: byVolume.extend({ replicas: z.number().int().min(0).max(5) }),
+    response: z.object({ volume: volumeSchema, left: nodeReasons }),
+  },
+  SetFailureMode: {
+    request: byVolume.extend({
+      failureMode: z.string().regex(/^(hard|soft|alwayson|[0-5])$/, FAILURE_MODE),
+    }),
+    response: volumeSchema,
+  },
+  MoveVolume: { request: byVolume.extend({ node: z.string().min(1) }), response: volumeSchema },
+  GetTimeline: {
+    request: byVolume,
+    response: z.object({
+      lines: z.array(z.object({ at: z.string(), node: z.string(), what: z.string(), text: z.string() })),
+      missing: nodeReasons,
+    }),
+  },
   AttachVolume: {
     request: byVolume.extend({ readOnly: z.boolean() }),
     response: z.object({ device: z.string(), attachmentNumber: z.number().int() }),

@@ -8,6 +8,7 @@ import type { Finding, VolumeView } from './api-schema.ts';
 import { type ClientOptions, clientOptions, withApi } from './client-command.ts';
 import { printJson, printLine, printTable } from './output.ts';
 import { formatSize, parseSize } from './values.ts';
+import { addCopyVerbs, copiesText, printLeft, replicasOption } from './volume-copies.ts';
 
 interface CreateOptions extends ClientOptions {
   readonly size: string;
@@ -33,16 +34,6 @@ function sizeOption(text: string): number {
   return roundUp(sizeBytes, BLOCK_BYTES);
 }
 
-function replicasOption(text: string): number {
-  if (!/^[0-5]$/.test(text)) {
-    throw new HoldfastError(
-      'INVALID',
-      `--replicas '${text}' must be a whole number from 0 to 5, the copies beside the primary; leave it out for 0`,
-    );
-  }
-  return Number(text);
-}
-
 function labelOption(labels: readonly string[]): Record<string, string> {
   return Object.fromEntries(
     labels.map((label) => {
@@ -65,6 +56,13 @@ function servedNow({ serving, device, deviceWaitingSince }: VolumeView): string 
   return `${serving ? 'yes' : 'no'}${deviceWaitingSince === '' ? '' : `; ${waits}`}`;
 }
 
+function replicaText(replica: VolumeView['replicas'][number]): string {
+  const { node, pool, role, state, allocatedBytes, resyncBytesLeft, problem } = replica;
+  const left = resyncBytesLeft === 0 ? '' : `, ${formatSize(resyncBytesLeft)} left to copy`;
+  const trouble = problem === '' ? '' : `: ${problem}`;
+  return `${node}/${pool} ${role}, ${state}${left}, ${formatSize(allocatedBytes)} used${trouble}`;
+}
+
 function printVolume(volume: VolumeView, asJson: boolean | undefined): void {
   if (asJson) return printJson(volume);
   const { fileSystem, attachment } = volume;
@@ -82,10 +80,8 @@ function printVolume(volume: VolumeView, asJson: boolean | undefined): void {
     ['attached', `${placeOf(volume)} (attachment ${attachment.number})`],
     ['served now', servedNow(volume)],
     ['epoch', String(volume.epoch)],
-    ...volume.replicas.map(({ node, pool, state, allocatedBytes, problem }): [string, string] => [
-      'replica',
-      `${node}/${pool} ${state}, ${formatSize(allocatedBytes)} used${problem === '' ? '' : `: ${problem}`}`,
-    ]),
+    ['in sync', copiesText(volume)],
+    ...volume.replicas.map((replica): [string, string] => ['replica', replicaText(replica)]),
     ...Object.entries(volume.labels).map(([key, value]): [string, string] => ['label', `${key}=${value}`]),
   ];
   for (const [key, value] of lines) printLine(`${key.padEnd(13)} ${value}`);
@@ -104,7 +100,7 @@ async function create(name: string, options: CreateOptions): Promise<void> {
     name,
     sizeBytes: sizeOption(options.size),
     pool: options.pool ?? '',
-    replicas: replicasOption(options.replicas),
+    replicas: replicasOption('--replicas', options.replicas, '; leave it out for 0'),
     durability: (options.durability ?? '') as '',
     failureMode: options.failureMode ?? '',
     labels: labelOption(options.label),
@@ -114,18 +110,25 @@ async function create(name: string, options: CreateOptions): Promise<void> {
   else printLine(`volume ${volume.name} created: ${formatSize(volume.sizeBytes)}, id ${volume.id}`);
 }
 
+function primaryFirst({ replicas, primary }: VolumeView): VolumeView['replicas'] {
+  return [...replicas].sort((a, b) => Number(b.node === primary) - Number(a.node === primary));
+}
+
 async function list(options: ClientOptions): Promise<void> {
   const response = await withApi(options, (api) => api.call('ListVolumes', {}));
   if (options.json) return printJson(response);
   printTable(
-    ['NAME', 'SIZE', 'STATE', 'POOL', 'ATTACHED', 'ID'],
+    ['NAME', 'SIZE', 'STATE', 'COPIES', 'ATTACHED', 'ID', 'IN SYNC'],
     response.volumes.map((volume) => [
       volume.name,
       formatSize(volume.sizeBytes),
       volume.state,
-      volume.replicas.map(({ node, pool }) => `${node}/${pool}`).join(','),
+      primaryFirst(volume)
+        .map(({ node, pool }) => `${node}/${pool}`)
+        .join(','),
       placeOf(volume),
       volume.id,
+      `${volume.inSync.length} of ${volume.replicas.length}`,
     ]),
   );
 }
@@ -152,7 +155,10 @@ export function volumeCommand(): Command {
   verb('create <name>', 'make a volume')
     .requiredOption('--size <size>', 'like 10GiB; rounded up to whole 4 KiB blocks')
     .option('--replicas <count>', 'copies beside the primary', '0')
-    .option('--pool <name>', "the pool (default: the daemon's first)")
+    .option(
+      '--pool <name>',
+      "the pool (default: the daemon's first; in a cluster the one with the most room)",
+    )
     .option('--durability <kind>', 'writeback (default) or writethrough')
     .option('--failure-mode <mode>', 'hard, soft (default), alwayson or a number')
     .option(
@@ -176,9 +182,10 @@ export function volumeCommand(): Command {
     });
   verb('delete <name>', 'delete a volume and its data').action(
     async (name: string, options: ClientOptions) => {
-      await withApi(options, (api) => api.call('DeleteVolume', { volume: name }));
-      if (options.json) printJson({ volume: name });
-      else printLine(`volume ${name} deleted`);
+      const { left } = await withApi(options, (api) => api.call('DeleteVolume', { volume: name }));
+      if (options.json) return printJson({ volume: name, left });
+      printLine(`volume ${name} deleted`);
+      printLeft(left);
     },
   );
   verb('attach <name>', "make it a block device of the daemon's node; prints the device")
@@ -201,6 +208,7 @@ export function volumeCommand(): Command {
   verb('export <name>', 'serve it to NBD clients on a Unix socket until this command ends')
     .requiredOption('--unix <path>', 'the socket to make')
     .action(exportVolume);
+  addCopyVerbs(verb);
   verb('explain <name>', 'say what state it is in, why, and what to do').action(
     async (name: string, options: ClientOptions) => {
       const response = await withApi(options, (api) => api.call('ExplainVolume', { volume: name }));

@@ -47,22 +47,23 @@ export class Timelines {
   }
 }
 
+/** Copies are named by their ids; who knows their nodes puts those in the place (collect-timeline.ts). */
 function textOf(event: ReplicaEvent): string {
   switch (event.type) {
     case 'role':
-      return `is ${event.role} from epoch ${event.epoch} on`;
+      return `is ${event.role} and serves, in epoch ${event.epoch}`;
     case 'memberSilent':
-      return `hears nothing of replica ${event.replicaId}: it is to leave the in-sync set`;
+      return `the copy ${event.replicaId} is silent or failing: it is to leave the in-sync set`;
     case 'memberDropped':
-      return `replica ${event.replicaId} left the in-sync set in epoch ${event.epoch}`;
+      return `the copy ${event.replicaId} left the in-sync set, in epoch ${event.epoch}`;
     case 'memberAdded':
-      return `replica ${event.replicaId} joined the in-sync set in epoch ${event.epoch}`;
+      return `the copy ${event.replicaId} joined the in-sync set, in epoch ${event.epoch}`;
     case 'suspected':
-      return `hears nothing of the primary ${event.replicaId}, whose lease has run out: takes over`;
+      return `the primary ${event.replicaId} is silent, and what was granted to it has run out: takes over`;
     case 'reconciled':
-      return `the copies are equal again after ${event.bytes} bytes, in epoch ${event.epoch}`;
+      return `the copies are equal again, ${event.bytes} bytes were in doubt, in epoch ${event.epoch}`;
     case 'resync':
-      return `${event.bytesLeft} bytes are left to copy to replica ${event.replicaId}`;
+      return `${event.bytesLeft} bytes are left to copy to the copy ${event.replicaId}`;
     case 'failed':
       return `its ${event.what} failed (errno ${event.errno})`;
   }

@@ -9,12 +9,15 @@ import type { NodeStorage } from '../dataplane/node-storage.ts';
 import { type FrontendStorage, AttachedVolumes } from './attached-volumes.ts';
 import { attachmentVerdict } from './attachment-verdict.ts';
 import type { ClusterContext } from './cluster-context.ts';
+import { type CollectedTimeline, collectTimeline } from './collect-timeline.ts';
 import { createVolume } from './create-volume.ts';
 import { deleteVolume } from './delete-volume.ts';
 import { explainInCluster } from './explain-cluster.ts';
 import { acquireForExport, endUncounted, isLeftoverExport, releaseExport } from './export-volume.ts';
 import { chooseFileSystem, fileSystemMade, requireFileSystemFinished } from './file-system-of-volume.ts';
 import { KeyedLock } from './keyed-lock.ts';
+import { type CopyLook, lookAtCopies } from './look-at-copies.ts';
+import { movePrimary } from './move-primary.ts';
 import { isVolumeId } from './names.ts';
 import { OpenVolumes } from './open-volumes.ts';
 import { capacityOf, forgetPool } from './pools.ts';
@@ -24,6 +27,7 @@ import type { FileSystemType, VolumeRecord } from './records.ts';
 import { type RepairReport, repair } from './repair.ts';
 import { findUnfinished, type Unfinished } from './repair-cluster.ts';
 import { resizeVolume } from './resize-volume.ts';
+import { type ReplicasSet, setFailureMode, setReplicas } from './set-replicas.ts';
 import type { Store } from './store.ts';
 import { nameLock, primaryReplica, requireOwn, type VolumeContext } from './volume-context.ts';
 import { VolumeRecords, volumeNotFound } from './volume-records.ts';
@@ -91,6 +95,34 @@ export class Volumes implements VolumeService {
 
   async list(): Promise<VolumeRecord[]> {
     return (await this.#context.records.list()).filter((record) => record.state === 'ready');
+  }
+
+  /** Copies beside the primary. The caller is told of copies that are still on the disks of nodes that are away. */
+  async setReplicas(volumeId: string, count: number): Promise<ReplicasSet> {
+    return await this.#aloneWith(volumeId, async () => await setReplicas(this.#context, volumeId, count));
+  }
+
+  /** CONFLICT when requests would have to wait from then on. */
+  async setFailureMode(volumeId: string, failureMode: VolumeRecord['failureMode']): Promise<VolumeRecord> {
+    return await this.#aloneWith(
+      volumeId,
+      async () => await setFailureMode(this.#context, volumeId, failureMode),
+    );
+  }
+
+  /** The primary gives its place to the copy on that node; requests pause for milliseconds. CONFLICT, TIMEOUT. */
+  async movePrimary(volumeId: string, node: string): Promise<VolumeRecord> {
+    return await this.#aloneWith(volumeId, async () => await movePrimary(this.#context, volumeId, node));
+  }
+
+  /** What all daemons saw of its replication. */
+  async timeline(record: VolumeRecord): Promise<CollectedTimeline> {
+    return await collectTimeline(this.#context, record);
+  }
+
+  /** Its copies as they are in this moment; undefined: alone with its store, where the storage tells as much. */
+  async lookAtCopies(record: VolumeRecord): Promise<readonly CopyLook[] | undefined> {
+    return await lookAtCopies(this.#context, record);
   }
 
   async resize(volumeId: string, sizeBytes: number): Promise<VolumeRecord> {

@@ -45,13 +45,17 @@ describe('volume', () => {
       failureMode: 'soft',
       fileSystem: null,
       attachment: { number: 0, node: '', readOnly: false },
+      primary: 'test-node',
+      inSync: ['test-node'],
       replicas: [
         {
           id: expect.stringMatching(/^[0-9a-f]{32}$/),
           node: 'test-node',
           pool: 'main',
+          role: 'primary',
           state: 'inSync',
           allocatedBytes: expect.any(Number),
+          resyncBytesLeft: 0,
           problem: '',
         },
       ],
@@ -63,7 +67,7 @@ describe('volume', () => {
     expect(await daemon.json('volume', 'show', 'data')).toEqual(created);
     expect(await daemon.json('volume', 'show', created.id)).toEqual(created);
     expect(await daemon.json('volume', 'ls')).toEqual({ volumes: [created] });
-    expect(await daemon.json('volume', 'delete', created.id)).toEqual({ volume: created.id });
+    expect(await daemon.json('volume', 'delete', created.id)).toEqual({ volume: created.id, left: [] });
     expect(await daemon.json('volume', 'ls')).toEqual({ volumes: [] });
   });
 
@@ -182,7 +186,7 @@ describe('volume', () => {
     const { stdout } = await daemon.run('volume', 'ls');
     const rows = stdout.split('\n').map((line) => line.split('\t'));
     expect(rows.map(([name]) => name)).toEqual(volumes.map(({ name }) => name));
-    expect(new Set(rows.map(({ length }) => length))).toEqual(new Set([6]));
+    expect(new Set(rows.map(({ length }) => length))).toEqual(new Set([7]));
   });
 });
 

@@ -9,7 +9,7 @@ import { type AttachContext, attachVolume, detachVolume } from './attach.ts';
 import { explainVolume } from './explain.ts';
 import type { Exports } from './exports.ts';
 import type { Peers } from './peers.ts';
-import { nodeView, poolView, volumeView } from './views.ts';
+import { type Here, nodeView, poolView, volumeView } from './views.ts';
 
 export interface ControlApiContext extends AttachContext {
   readonly storage: NodeStorage;
@@ -33,8 +33,9 @@ function failureMode(text: string): VolumeRecord['failureMode'] {
 export function controlApi(context: ControlApiContext): ApiHandlers {
   const { volumes, storage, nodes, devices, exports } = context;
 
+  const here = (): Here => ({ node: context.node, devices, closed: storage.closedPools() });
   const view = async (record: VolumeRecord): Promise<VolumeView> =>
-    volumeView(record, await storage.replica(record.id), devices, storage.closedPools());
+    volumeView(record, await storage.replica(record.id), here(), await volumes.lookAtCopies(record));
 
   const viewOfNode = async (name: string): Promise<NodeView> => {
     const node = await nodes.find(name);
@@ -114,9 +115,8 @@ export function controlApi(context: ControlApiContext): ApiHandlers {
 
     async ListVolumes() {
       const records = await volumes.list();
-      const closed = storage.closedPools();
       const replicas = new Map((await storage.replicas()).map((replica) => [replica.volumeId, replica]));
-      const views = records.map((record) => volumeView(record, replicas.get(record.id), devices, closed));
+      const views = records.map((record) => volumeView(record, replicas.get(record.id), here()));
       return { volumes: views.sort((a, b) => (a.name < b.name ? -1 : Number(a.name > b.name))) };
     },
 
@@ -132,8 +132,25 @@ export function controlApi(context: ControlApiContext): ApiHandlers {
     },
 
     async DeleteVolume({ volume }) {
-      await volumes.delete((await volumes.find(volume)).id);
-      return {};
+      return { left: [...(await volumes.delete((await volumes.find(volume)).id))] };
+    },
+
+    async SetReplicas({ volume, replicas }) {
+      const { record, left } = await volumes.setReplicas((await volumes.find(volume)).id, replicas);
+      return { volume: await view(record), left: [...left] };
+    },
+
+    async SetFailureMode({ volume, failureMode: text }) {
+      return view(await volumes.setFailureMode((await volumes.find(volume)).id, failureMode(text)));
+    },
+
+    async MoveVolume({ volume, node }) {
+      return view(await volumes.movePrimary((await volumes.find(volume)).id, node));
+    },
+
+    async GetTimeline({ volume }) {
+      const { lines, missing } = await volumes.timeline(await volumes.find(volume));
+      return { lines: [...lines], missing: [...missing] };
     },
 
     async AttachVolume({ volume, readOnly }) {

@@ -11,6 +11,7 @@ import type { Exports } from './exports.ts';
 import { volumeView } from './views.ts';
 
 export interface ExplainContext {
+  readonly node: string;
   readonly volumes: Volumes;
   readonly storage: NodeStorage;
   readonly devices: DeviceService;
@@ -38,7 +39,8 @@ export async function explainVolume(context: ExplainContext, nameOrId: string): 
   ];
   if (record === undefined) return problems;
   const local = await storage.replica(volumeId);
-  const view = volumeView(record, local, devices, storage.closedPools());
+  const here = { node: context.node, devices, closed: storage.closedPools() };
+  const view = volumeView(record, local, here, await volumes.lookAtCopies(record));
   const pool = (await storage.pools()).find(({ name }) => name === local?.pool);
   return [
     ok(describe(view)),

@@ -1,21 +1,32 @@
 // Records and their surroundings, as the control API shows them.
 
+import type { CopyLook } from '../../control/look-at-copies.ts';
 import type { NodeView as StoredNode } from '../../control/nodes.ts';
-import { replicaState, type VolumeRecord } from '../../control/records.ts';
+import { type ReplicaRecord, replicaState, type VolumeRecord } from '../../control/records.ts';
 import { provisionedIn } from '../../control/sizes.ts';
 import type { PoolCapacity } from '../../control/volume-service.ts';
 import type { ClosedPool, PoolStatus, ReplicaStatus } from '../../dataplane/node-storage.ts';
 import type { DeviceService } from '../../host/device-service.ts';
 import type { NodeView, PoolView, VolumeView } from '../api-schema.ts';
 
-/** `local`: this node's copy. `devices`: this node's block devices. `closed`: this node's pools that are not open. */
+/** The daemon that shows it. */
+export interface Here {
+  readonly node: string;
+  /** Its block devices. */
+  readonly devices: Pick<DeviceService, 'find' | 'waitingSince'>;
+  /** Its pools that are not open. */
+  readonly closed: readonly ClosedPool[];
+}
+
+/** `local`: the copy here. `looks`: what was seen of all copies just now, if anybody looked. */
 export function volumeView(
   record: VolumeRecord,
   local: ReplicaStatus | undefined,
-  devices: Pick<DeviceService, 'find' | 'waitingSince'>,
-  closed: readonly ClosedPool[],
+  here: Here,
+  looks: readonly CopyLook[] = [],
 ): VolumeView {
-  const { attachment } = record;
+  const { attachment, primary, inSync, replicas } = record;
+  const nodeOf = (id: string): string => replicas.find((replica) => replica.id === id)?.node ?? '';
   return {
     id: record.id,
     name: record.name,
@@ -26,23 +37,41 @@ export function volumeView(
     failureMode: String(record.failureMode),
     fileSystem: record.fileSystem,
     attachment: { number: attachment.number, node: attachment.node ?? '', readOnly: attachment.readOnly },
-    replicas: record.replicas.map((replica) => {
-      const { id, node, pool } = replica;
-      const isHere = local?.superblock === undefined || local.superblock.replicaId === id;
-      return {
-        id,
-        node,
-        pool,
-        state: replicaState(record, replica),
-        allocatedBytes: isHere ? (local?.allocatedBytes ?? 0) : 0,
-        problem: isHere ? problemOf(pool, local, closed) : '',
-      };
+    primary: nodeOf(primary.replicaId),
+    inSync: inSync.map(({ replicaId }) => nodeOf(replicaId)).sort(),
+    replicas: replicas.map((replica) => {
+      const look = looks.find(({ replicaId }) => replicaId === replica.id);
+      return replicaView(record, replica, look ?? lookFromHere(record, replica, local, here));
     }),
-    device: devices.find(record.id)?.path ?? '',
-    deviceWaitingSince: devices.waitingSince(record.id)?.toISOString() ?? '',
+    device: here.devices.find(record.id)?.path ?? '',
+    deviceWaitingSince: here.devices.waitingSince(record.id)?.toISOString() ?? '',
     serving: local?.isOpen ?? false,
     labels: { ...record.labels },
   };
+}
+
+function replicaView(
+  { primary }: VolumeRecord,
+  { id, node, pool }: ReplicaRecord,
+  { state, allocatedBytes, problem, resyncBytesLeft = 0 }: Omit<CopyLook, 'replicaId'>,
+): VolumeView['replicas'][number] {
+  const role = id === primary.replicaId ? 'primary' : 'secondary';
+  return { id, node, pool, role, state, allocatedBytes, resyncBytesLeft, problem };
+}
+
+/** What its own daemon knows of a copy; of others only what the store says. */
+function lookFromHere(
+  record: VolumeRecord,
+  replica: ReplicaRecord,
+  local: ReplicaStatus | undefined,
+  { node, closed }: Here,
+): Omit<CopyLook, 'replicaId'> {
+  const state = replicaState(record, replica);
+  const isOther = local?.superblock !== undefined && local.superblock.replicaId !== replica.id;
+  if (replica.node !== node || isOther)
+    return { state, allocatedBytes: 0, problem: '', resyncBytesLeft: undefined };
+  const problem = problemOf(replica.pool, local, closed);
+  return { state, allocatedBytes: local?.allocatedBytes ?? 0, problem, resyncBytesLeft: undefined };
 }
 
 function problemOf(pool: string, local: ReplicaStatus | undefined, closed: readonly ClosedPool[]): string {

@@ -1,0 +1,82 @@
+// `holdfast volume set-replicas|set-failure-mode|move|timeline`: what a person does with the copies of a volume.
+
+import type { Command } from 'commander';
+import { HoldfastError } from '../core/errors.ts';
+import type { VolumeView } from './api-schema.ts';
+import { type ClientOptions, withApi } from './client-command.ts';
+import { printJson, printLine, printTable } from './output.ts';
+
+type Verb = (usage: string, description: string) => Command;
+
+export interface NodeReason {
+  readonly node: string;
+  readonly reason: string;
+}
+
+export function replicasOption(what: string, text: string, hint = ''): number {
+  if (!/^[0-5]$/.test(text)) {
+    throw new HoldfastError(
+      'INVALID',
+      `${what} '${text}' must be a whole number from 0 to 5, the copies beside the primary${hint}`,
+    );
+  }
+  return Number(text);
+}
+
+export function printLeft(left: readonly NodeReason[]): void {
+  for (const { node, reason } of left)
+    printLine(`its copy on node ${node} goes as soon as that node can remove it: ${reason}`);
+}
+
+/** `a (primary), b; not in sync: c` */
+export function copiesText({ replicas, primary, inSync }: VolumeView): string {
+  const good = inSync.map((node) => (node === primary ? `${node} (primary)` : node));
+  const others = replicas.map(({ node }) => node).filter((node) => !inSync.includes(node));
+  return others.length === 0 ? good.join(', ') : `${good.join(', ')}; not in sync: ${others.join(', ')}`;
+}
+
+async function setReplicas(name: string, count: string, options: ClientOptions): Promise<void> {
+  const request = { volume: name, replicas: replicasOption('COUNT', count) };
+  const response = await withApi(options, (api) => api.call('SetReplicas', request));
+  if (options.json) return printJson(response);
+  printLine(`volume ${response.volume.name} has its copies on ${copiesText(response.volume)}`);
+  printLeft(response.left);
+}
+
+async function setFailureMode(name: string, failureMode: string, options: ClientOptions): Promise<void> {
+  const request = { volume: name, failureMode };
+  const volume = await withApi(options, (api) => api.call('SetFailureMode', request));
+  if (options.json) printJson(volume);
+  else printLine(`volume ${volume.name} has the failure mode ${volume.failureMode}`);
+}
+
+async function move(name: string, node: string, options: ClientOptions): Promise<void> {
+  const volume = await withApi(options, (api) => api.call('MoveVolume', { volume: name, node }));
+  if (options.json) printJson(volume);
+  else printLine(`volume ${volume.name} has its primary on ${volume.primary}, in epoch ${volume.epoch}`);
+}
+
+async function timeline(name: string, options: ClientOptions): Promise<void> {
+  const found = await withApi(options, (api) => api.call('GetTimeline', { volume: name }));
+  if (options.json) return printJson(found);
+  printTable(
+    ['AT', 'NODE', 'WHAT'],
+    found.lines.map(({ at, node, text }) => [at, node, text]),
+  );
+  for (const { node, reason } of found.missing) printLine(`what node ${node} saw is missing: ${reason}`);
+}
+
+export function addCopyVerbs(verb: Verb): void {
+  verb('set-replicas <name> <count>', 'have this many copies beside the primary').action(setReplicas);
+  verb(
+    'set-failure-mode <name> <mode>',
+    'hard, soft, alwayson, or how many replicas requests wait for',
+  ).action(setFailureMode);
+  verb('move <name> <node>', 'give the primary to the copy on that node; a pause of milliseconds')
+    .alias('promote')
+    .action(move);
+  verb(
+    'timeline <name>',
+    'what happened to its copies: who fell silent, who took over, when it was over',
+  ).action(timeline);
+}

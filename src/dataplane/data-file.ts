@@ -6,7 +6,7 @@
 // down to its reserve takes writes only where blocks are allocated already.
 
 import { BLOCK_BYTES } from '../core/units.ts';
-import { FLAG_FAST_ZERO, FLAG_NO_HOLE, READ } from '../replication/requests.ts';
+import { FLAG_FAST_ZERO, FLAG_NO_HOLE, readsData } from '../replication/requests.ts';
 import { native } from './native.ts';
 import { isInterruption } from './ring.ts';
 import { SpaceReport } from './space-report.ts';
@@ -134,7 +134,7 @@ export class DataFile {
   // ---- ends of ring entries
 
   ringDone(request: number, result: number): void {
-    if (this.#thread.slots.kind[request] !== READ) this.#writes.ringWrites.ended(this.#thread.clockMs);
+    if (!readsData(this.#thread.slots.kind[request] as number)) this.#writes.ringWrites.ended(this.#thread.clockMs);
     this.dataDone(request, result);
   }
 
@@ -146,7 +146,7 @@ export class DataFile {
   /** Of a ring entry or of a batch. */
   dataDone(request: number, result: number): void {
     const slots = this.#thread.slots;
-    const isRead = slots.kind[request] === READ;
+    const isRead = readsData(slots.kind[request] as number);
     if (isInterruption(result)) {
       if (isRead) this.#continueRead(request);
       else this.#continueWrite(request);

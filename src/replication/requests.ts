@@ -18,6 +18,11 @@ export const COPY = 5;
 /** The primary's own: reads what a resync sends, and keeps writers away meanwhile. */
 export const COPY_READ = 6;
 
+/** Its data operation takes bytes from the disk and puts none there. */
+export function readsData(kind: number): boolean {
+  return kind === READ || kind === COPY_READ || kind === REWRITE;
+}
+
 export const FLAG_FUA = 1;
 export const FLAG_NO_HOLE = 2;
 export const FLAG_FAST_ZERO = 4;

@@ -13,6 +13,7 @@ for bin in node_modules/node-linux-*/bin; do
 done
 export PATH
 case $command in
+  demo:failover) exec node scripts/demo-failover.ts "$@" ;;
   test:csi) exec node scripts/test.ts --only csi-sanity "$@" ;;
   sim)
     [ "${1-}" != --mutants ] || exec node test/sim/mutants-main.ts "$@"

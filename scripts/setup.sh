@@ -1,6 +1,6 @@
 #!/bin/sh
 # Makes this clone ready for one command: system packages, npm packages, the addon, test tools.
-#   sh scripts/setup.sh [demo|test|soak|bench|sim|check|build|test:csi]      (no word: what Holdfast itself needs)
+#   sh scripts/setup.sh [demo|demo:failover|test|soak|bench|sim|check|build|test:csi]      (no word: what Holdfast itself needs)
 # Every step looks first at what is there: a second run takes a second. It installs system packages only
 # as root on a machine with apt; elsewhere it prints the exact command and stops. It never touches
 # anything outside this clone otherwise.
@@ -76,10 +76,11 @@ case $command in
   build) packages=$build_packages ;;
   product) packages="$build_packages $volume_packages" ;;
   demo) packages="$build_packages $volume_packages $tool_packages $guest_packages" ;;
+  demo:failover) packages="$build_packages $volume_packages $tool_packages $store_packages" ;;
   test | soak | bench | test:csi)
     packages="$build_packages $volume_packages $tool_packages $guest_packages $peer_packages $lab_packages $store_packages cryptsetup-bin"
     ;;
-  *) fail "unknown command '$command': use demo, test, soak, bench, check, build or test:csi" ;;
+  *) fail "unknown command '$command': use demo, demo:failover, test, soak, bench, sim, check, build or test:csi" ;;
 esac
 
 if [ -n "$packages" ]; then

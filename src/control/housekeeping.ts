@@ -43,6 +43,10 @@ export function noteLostNodes(nodes: Nodes, log: Logger): Duty {
     async run(signal) {
       for (const { name, process, isAlive, lostAt } of await nodes.list()) {
         if (signal.aborted) return;
+        if (isAlive && lostAt !== null) {
+          // Written for what was seen before it came to life.
+          await nodes.update(name, (node) => (node.process === process ? { ...node, lostAt: null } : node));
+        }
         if (isAlive || lostAt !== null) continue;
         const now = new Date().toISOString();
         await nodes.update(name, (node) =>

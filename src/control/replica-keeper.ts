@@ -73,6 +73,11 @@ export class ReplicaKeeper {
     await Promise.race([ended, sleep(GOODBYE_MS, undefined, { ref: false })]);
   }
 
+  /** Volumes whose copy here is open. */
+  openVolumeIds(): string[] {
+    return [...this.#volumes.keys()].filter((volumeId) => this.#options.replication.isReplicaOpen(volumeId));
+  }
+
   /** Something about this copy has changed: it was made, say. */
   look(volumeId: string): void {
     this.#look(volumeId, undefined);

@@ -9,6 +9,7 @@ import { PeerCalls } from '../../control/channel/peer-calls.ts';
 import { replicaCalls } from '../../control/channel/replica-calls.ts';
 import { drawClusterKey } from '../../control/cluster-key.ts';
 import { RecordConfigs } from '../../control/config-store.ts';
+import { givePlaces } from '../../control/give-places.ts';
 import { KeyedLock } from '../../control/keyed-lock.ts';
 import type { NodeSelf } from '../../control/node-membership.ts';
 import type { Nodes } from '../../control/nodes.ts';
@@ -104,6 +105,7 @@ export async function joinCluster(options: JoinClusterOptions): Promise<Cluster>
     async close(graceMs) {
       following.abort();
       await keeper.close();
+      await givePlaces(replication, keeper.openVolumeIds(), log);
       calls.close();
       await peers?.close(graceMs);
       await followed;

@@ -203,6 +203,7 @@ function play(world: World): void {
     world.current.inSync.length === world.current.replicas.length &&
     (world.consumers.at(-1)?.asked.length ?? 0) === 0 &&
     world.hosts().every(({ process }) => process?.replica.copy.isDataQuiet === true) &&
+    world.hosts().every(({ disk }) => disk.sizeBytes >= world.current.sizeBytes) &&
     world.nodes.some(({ process }) => process?.replica.primary?.isIdle === true);
   if (!runUntil(world, schedule.nowMs + ALL_IN_SYNC_MS, isQuiet)) {
     const { inSync, epoch } = world.current;

@@ -1,0 +1,108 @@
+// What the local copy is in this process, and what it says of itself in the store: which incarnation it has, that its
+// machine was rebooted, and that it revives a set that was rebooted as a whole.
+
+import {
+  isMember,
+  mayReviveAfterReboot,
+  memberOf,
+  replicaOf,
+  reportBoot,
+  reviveAfterReboot,
+} from './config.ts';
+import type { Hub } from './hub.ts';
+import type { Superblock } from './layout/superblock.ts';
+import { judge } from './recovery.ts';
+
+export class Standing {
+  readonly #hub: Hub;
+  /** As the process found it on the disk. */
+  readonly #found: Superblock;
+  #incarnation: string;
+  #descends = true;
+  #isJudged = false;
+
+  constructor(hub: Hub, found: Superblock) {
+    this.#hub = hub;
+    this.#found = found;
+    this.#incarnation = found.incarnation;
+  }
+
+  get incarnation(): string {
+    return this.#incarnation;
+  }
+
+  /** It has found out who it is. */
+  get isJudged(): boolean {
+    return this.#isJudged;
+  }
+
+  /** The store does not know this copy, or as one of another lineage: a person must decide. */
+  get isForeign(): boolean {
+    const { known, replicaId } = this.#hub;
+    const { lineage, replicas } = known.config;
+    return lineage !== this.#found.lineage || !replicas.some(({ id }) => id === replicaId);
+  }
+
+  /** Once: is the copy still the one that the store names? `then`: the answer is durable. */
+  judge(then: () => void): void {
+    const hub = this.#hub;
+    const { config } = hub.known;
+    const verdict = judge(this.#found, config, hub.replicaId, hub.bootId, hub.broken);
+    this.#isJudged = true;
+    if (verdict.isRedrawn) this.#incarnation = hub.ports.drawId();
+    this.#descends = verdict.descends;
+    // The store may have named it before its superblock could say so.
+    const isNamed = memberOf(config, hub.replicaId)?.incarnation === this.#found.incarnation;
+    const last = isNamed ? this.#found.incarnation : this.#found.lastInSyncIncarnation;
+    hub.keep(
+      {
+        incarnation: this.#incarnation,
+        bootId: hub.bootId,
+        storedBootId: replicaOf(config, hub.replicaId).bootId,
+        ...(hub.broken.cleanMarkErasedFirst ? {} : { cleanMark: null }),
+        lastInSyncIncarnation: verdict.descends ? last : null,
+      },
+      then,
+    );
+  }
+
+  /**
+   * Proof that no primary counts on a grant of an earlier process of this replica: nobody ever served, or it promised
+   * this very epoch as the primary.
+   */
+  get isProvenPrimary(): boolean {
+    const { config } = this.#hub.known;
+    return config.primary.opening === null || this.#found.promisedEpoch === config.epoch;
+  }
+
+  /** The store knows this boot, and what became of this copy in it; false while it does not. */
+  isReported(): boolean {
+    const hub = this.#hub;
+    const { config } = hub.known;
+    const own = replicaOf(config, hub.replicaId);
+    const isNamed = memberOf(config, hub.replicaId) !== undefined;
+    const isLost = isNamed && !isMember(config, hub.replicaId, this.#incarnation);
+    if (isLost && hub.broken.incarnationCheckedAtPromotion) return true;
+    if (own.bootId === hub.bootId && (!isLost || own.report?.incarnation === this.#incarnation)) {
+      if (isLost) this.#considerRevival();
+      return true;
+    }
+    // The primary's own opening carries the boot with it.
+    if (!isLost && config.primary.replicaId === hub.replicaId) return true;
+    const { lastInSyncIncarnation } = hub.superblock;
+    const report = isLost
+      ? { incarnation: this.#incarnation, descendsFrom: this.#descends ? lastInSyncIncarnation : null }
+      : null;
+    if (hub.pending === undefined) hub.submit(reportBoot(config, hub.replicaId, hub.bootId, report));
+    return false;
+  }
+
+  #considerRevival(): void {
+    const hub = this.#hub;
+    const { everyMemberReportedBeforeRevival, revivalRevokesAttachment } = hub.broken;
+    const { config } = hub.known;
+    if (hub.pending !== undefined || hub.copy.hasFailed) return;
+    if (!mayReviveAfterReboot(config, hub.replicaId, !everyMemberReportedBeforeRevival)) return;
+    hub.submit(reviveAfterReboot(config, hub.opener(hub.ports.drawId()), !revivalRevokesAttachment));
+  }
+}

@@ -67,6 +67,9 @@ function parse(text: string): string {
 async function create(client: EtcdClient, keys: KeySpace): Promise<void> {
   const { kvs } = await client.repeatable('Range', { ...keys.range(''), limit: '1', keys_only: true });
   if (kvs.length > 0) {
+    // Another daemon may have made the store since the look before: then its identity is older than its records.
+    const again = await client.repeatable('Range', { key: keys.identity });
+    if (again.kvs.length > 0) return;
     throw new HoldfastError(
       'CORRUPT',
       'The store in etcd has records and no identity: somebody removed its key. Restore etcd from a backup.',

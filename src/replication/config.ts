@@ -68,9 +68,14 @@ export function knownSet(config: VolumeConfig): Superblock['inSync'] {
   return { epoch: config.epoch, members };
 }
 
+/** It has never been in sync: nobody counts on it before it has been filled. */
+export function isNewcomer({ needsFullCopy, outSince }: ReplicaConfig): boolean {
+  return needsFullCopy && outSince === null;
+}
+
 /** How many copies must be in sync for requests to be served. */
 export function minimumInSync(config: VolumeConfig): number {
-  const wanted = config.replicas.length;
+  const wanted = config.replicas.filter((replica) => !isNewcomer(replica)).length;
   const { failureMode } = config;
   if (failureMode === 'hard') return wanted;
   if (failureMode === 'alwayson') return 1;

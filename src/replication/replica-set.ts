@@ -33,23 +33,25 @@ export function removeReplica(config: VolumeConfig, id: string): Removal {
   return isBelow ? { refused: 'minimum' } : { config: changed };
 }
 
-/** The copies that can be done without, the least useful first: those out of sync, the longest out before the others. */
-export function leastUseful(config: VolumeConfig): string[] {
-  const rank = (id: string): number => {
-    if (memberOf(config, id) !== undefined) return Number.POSITIVE_INFINITY;
-    const replica = config.replicas.find((found) => found.id === id);
+/**
+ * The copies that can be done without, the least useful first: those out of sync (the longest out before the others),
+ * then members that the primary does not reach, then the others.
+ */
+export function leastUseful(config: VolumeConfig, unreached: readonly string[] = []): string[] {
+  const rank = ({ id, needsFullCopy, outSince }: VolumeConfig['replicas'][number]): number => {
+    if (memberOf(config, id) !== undefined) return unreached.includes(id) ? MEMBER_AWAY : MEMBER;
     // What needs a full copy has nothing to lose.
-    return replica?.needsFullCopy === true ? -1 : (replica?.outSince ?? -1);
+    return needsFullCopy ? -1 : (outSince ?? -1);
   };
   return config.replicas
-    .map(({ id }) => id)
-    .filter((id) => id !== config.primary.replicaId)
-    .sort((a, b) => compare(rank(a), rank(b)));
+    .filter(({ id }) => id !== config.primary.replicaId)
+    .sort((a, b) => rank(a) - rank(b))
+    .map(({ id }) => id);
 }
 
-function compare(a: number, b: number): number {
-  return a === b ? 0 : a < b ? -1 : 1;
-}
+/** Above every epoch. */
+const MEMBER_AWAY = 2 ** 53;
+const MEMBER = 2 ** 54;
 
 /** Not a new epoch: no copy changes its part. */
 export function changeFailureMode(config: VolumeConfig, failureMode: FailureMode): VolumeConfig {

@@ -1,16 +1,17 @@
 // What people change while everything else goes wrong: each a compare-and-swap of the volume's record on its
-// newest state, as the control plane makes it.
+// newest state, by the functions that the control plane uses.
 
-import { dropMembers, type FailureMode, memberOf, type VolumeConfig } from '../../src/replication/config.ts';
+import { memberOf, type VolumeConfig } from '../../src/replication/config.ts';
+import {
+  MAX_REPLICAS as MAX_SECONDARIES,
+  removeReplica as remove,
+} from '../../src/replication/replica-set.ts';
 
-export const MAX_REPLICAS = 6;
+export { addReplica, changeFailureMode } from '../../src/replication/replica-set.ts';
 
-/** Not a new epoch: no copy changes its part. */
-export function changeFailureMode(config: VolumeConfig, failureMode: FailureMode): VolumeConfig {
-  return { ...config, failureMode };
-}
+export const MAX_REPLICAS = MAX_SECONDARIES + 1;
 
-/** Not a new epoch either. Every copy has grown before. */
+/** Not a new epoch. Every copy has grown before. */
 export function growVolume(config: VolumeConfig, sizeBytes: number): VolumeConfig {
   return { ...config, sizeBytes: Math.max(config.sizeBytes, sizeBytes) };
 }
@@ -20,17 +21,10 @@ export function weakenDurability(config: VolumeConfig): VolumeConfig {
   return { ...config, epoch: config.epoch + 1, durability: 'writeback' };
 }
 
-export function addReplica(config: VolumeConfig, id: string, node: string): VolumeConfig {
-  const replica = { id, node, outSince: null, needsFullCopy: true, bootId: null, report: null };
-  return { ...config, replicas: [...config.replicas, replica] };
-}
-
-/** undefined: it is the primary, or the only one that may be left out is not this one. */
+/** undefined: it is the primary, or what the failure mode asks for, or the only one that may be left out is not this one. */
 export function removeReplica(config: VolumeConfig, id: string): VolumeConfig | undefined {
-  if (config.primary.replicaId === id) return undefined;
-  const isMember = memberOf(config, id) !== undefined;
   // Nobody is asked whether the others live: what is left must be able to go on without it.
-  if (isMember && config.inSync.length < 3) return undefined;
-  const left = isMember ? dropMembers(config, [id]) : config;
-  return { ...left, replicas: left.replicas.filter((replica) => replica.id !== id) };
+  if (memberOf(config, id) !== undefined && config.inSync.length < 3) return undefined;
+  const removal = remove(config, id);
+  return 'config' in removal ? removal.config : undefined;
 }

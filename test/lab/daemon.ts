@@ -17,6 +17,8 @@ export interface DaemonOptions {
   /** Unix sockets, on the machine's own file system: they do not cross kernels. */
   readonly apiPath: string;
   readonly csiPath?: string;
+  /** 'lab' by default. */
+  readonly nodeName?: string;
   /** More flags. */
   readonly flags?: readonly string[];
   readonly env?: Readonly<Record<string, string>>;
@@ -67,7 +69,7 @@ export class LabDaemon {
       '--pool',
       `default=${poolDir}`,
       '--node-name',
-      'lab',
+      options.nodeName ?? 'lab',
       '--api',
       apiPath,
     ];

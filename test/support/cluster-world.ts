@@ -158,15 +158,15 @@ export class TestDaemon {
       replication: storage.cluster,
       locks,
       log: silentLogger,
-      onRecord: () => undefined,
+      onRecord: (record) => void volumes.recordChanged(record),
       onBroken: (error) => {
         throw error;
       },
     });
-    keeper.start();
-    cleanups.push(() => keeper.close());
     const cluster = { nodes, calls, frontends: storage.cluster };
     const volumes = new Volumes(store, storage, { node, maxVolumesPerNode: 100, cluster });
+    keeper.start();
+    cleanups.push(() => keeper.close());
     return new TestDaemon(
       { node, address, nodes, records, storage, volumes, timelines, handlers, calls },
       cleanups,

@@ -6,7 +6,7 @@
 // one that is no longer named is deleted by its node.
 
 import { errorText, HoldfastError, isHoldfastError } from '../core/errors.ts';
-import { memberOf } from '../replication/config.ts';
+import { isNewcomer, memberOf } from '../replication/config.ts';
 import { addReplica, removeReplica } from '../replication/replica-set.ts';
 import { type Place, withPlaceFor } from './choose-places.ts';
 import type { ClusterContext } from './cluster-context.ts';
@@ -39,8 +39,15 @@ export function requireNotGrowing({ name, id, sizeBytes, targetSizeBytes }: Volu
   );
 }
 
-/** Where placement says. It is not in sync yet: the primary fills it. The caller holds the lock of the volume. */
-export async function addCopy(context: VolumeContext, record: VolumeRecord): Promise<VolumeRecord> {
+/**
+ * Where placement says. It is not in sync yet: the primary fills it. `insteadOf`: the copy whose place it takes then.
+ * The caller holds the lock of the volume.
+ */
+export async function addCopy(
+  context: VolumeContext,
+  record: VolumeRecord,
+  insteadOf?: ReplicaRecord,
+): Promise<VolumeRecord> {
   const cluster = requireCluster(context, 'another copy');
   requireNotGrowing(record);
   const id = drawId();
@@ -51,7 +58,7 @@ export async function addCopy(context: VolumeContext, record: VolumeRecord): Pro
     async (place) =>
       await context.records.updateReady(record.id, (current) => {
         requireNotGrowing(current);
-        return withReplica(current, id, place);
+        return withLeaving(withReplica(current, id, place), insteadOf?.id, true);
       }),
   );
   const replica = named.replicas.find((candidate) => candidate.id === id);
@@ -62,9 +69,24 @@ export async function addCopy(context: VolumeContext, record: VolumeRecord): Pro
     return named;
   } catch (error) {
     // Its node deletes what it may have made. Where that fails the housekeeping has it made after all.
-    await forgetReplica(context, record.id, id).catch(() => undefined);
+    await cancelCopy(context, named, replica, insteadOf).catch(() => undefined);
     throw error;
   }
+}
+
+/** A copy that was never filled goes again; `stays`: the one whose place it was to take. */
+export async function cancelCopy(
+  context: VolumeContext,
+  record: VolumeRecord,
+  newcomer: ReplicaRecord,
+  stays: ReplicaRecord | undefined,
+): Promise<void> {
+  await context.records.updateReady(record.id, (current) => {
+    const standing = current.replicas.find(({ id }) => id === newcomer.id);
+    // It has been filled after all.
+    if (standing === undefined || !isNewcomer(standing)) return current;
+    return withLeaving(withoutReplica(current, newcomer), stays?.id, false);
+  });
 }
 
 /** The copy leaves the record, then its disk. `left`: its node is away, and deletes it when it is back. */
@@ -74,7 +96,7 @@ export async function dropCopy(
   replica: ReplicaRecord,
 ): Promise<{ readonly record: VolumeRecord; readonly left: CopyLeft | undefined }> {
   const isMember = memberOf(configOf(record), replica.id) !== undefined;
-  if (isMember) await requirePrimaryServes(context, record);
+  if (isMember) await requireWithout(context, record, replica);
   const changed = await context.records.updateReady(record.id, (current) => {
     if (isMember && current.epoch !== record.epoch) throw changedMeanwhile(record);
     return withoutReplica(current, replica);
@@ -115,13 +137,26 @@ export interface PrimaryState {
     readonly replicaId: string;
     readonly isConnected: boolean;
     readonly resyncBytesLeft: number | null;
+    readonly resyncBytesSent: number;
   }[];
 }
 
-/** CONFLICT unless the primary that the record names answers requests now: then what is left holds everything. */
-async function requirePrimaryServes(context: VolumeContext, record: VolumeRecord): Promise<void> {
+/**
+ * CONFLICT unless the primary that the record names is at work, and nothing but this copy may keep its requests
+ * waiting: then what is left holds everything, and goes on without it.
+ */
+async function requireWithout(
+  context: VolumeContext,
+  record: VolumeRecord,
+  replica: ReplicaRecord,
+): Promise<void> {
   const primary = await askPrimary(context, record);
-  if (primary?.isActive === true && primary.mayReply) return;
+  const isReached = ({ replicaId }: VolumeRecord['inSync'][number]): boolean =>
+    replicaId === record.primary.replicaId ||
+    replicaId === replica.id ||
+    primary?.others.find((other) => other.replicaId === replicaId)?.isConnected === true;
+  const isAtWork = primary?.isActive === true && primary.epoch === record.epoch;
+  if (isAtWork && (primary.mayReply || record.inSync.every(isReached))) return;
   const { node } = primaryReplica(record);
   throw new HoldfastError(
     'CONFLICT',
@@ -131,18 +166,20 @@ async function requirePrimaryServes(context: VolumeContext, record: VolumeRecord
   );
 }
 
-async function forgetReplica({ records }: VolumeContext, volumeId: string, replicaId: string): Promise<void> {
-  await records.updateReady(volumeId, (current) => {
-    const replica = current.replicas.find(({ id }) => id === replicaId);
-    return replica === undefined ? current : withoutReplica(current, replica);
-  });
-}
-
 function withReplica(record: VolumeRecord, id: string, { node, pool }: Place): VolumeRecord {
   // Another daemon was quicker.
   if (record.replicas.some((replica) => replica.node === node)) throw changedMeanwhile(record);
   const config = addReplica(configOf(record), id, node);
   return withConfig({ ...record, replicas: [...record.replicas, newReplica(id, node, pool)] }, config);
+}
+
+function withLeaving(record: VolumeRecord, replicaId: string | undefined, isLeaving: boolean): VolumeRecord {
+  const replicas = record.replicas.map((replica): ReplicaRecord => {
+    if (replica.id !== replicaId) return replica;
+    const { leaving: _, ...rest } = replica;
+    return isLeaving ? { ...rest, leaving: true } : rest;
+  });
+  return { ...record, replicas };
 }
 
 function withoutReplica(record: VolumeRecord, { id, node }: ReplicaRecord): VolumeRecord {
@@ -170,4 +207,9 @@ function changedMeanwhile({ id, name }: VolumeRecord): HoldfastError {
   return new HoldfastError('BUSY', `Volume "${name}" has just changed: try again in a moment.`, {
     details: { volumeId: id },
   });
+}
+
+/** Copies that were named and that nobody made: whoever was to died. Those that are made already stay as they are. */
+export async function makeNamedCopies(context: VolumeContext, record: VolumeRecord): Promise<void> {
+  for (const replica of record.replicas) if (isNewcomer(replica)) await makeCopy(context, record, replica);
 }

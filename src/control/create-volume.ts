@@ -15,7 +15,7 @@ import { removeVolume } from './delete-volume.ts';
 import { checkName, drawId } from './names.ts';
 import { failureModeSchema, newReplica, type VolumeRecord } from './records.ts';
 import { checkVolumeSize, sizeText } from './sizes.ts';
-import { requireEnough } from './set-replicas.ts';
+import { replicaCountOf, requireEnough } from './set-replicas.ts';
 import { primaryReplica, type VolumeContext } from './volume-context.ts';
 import type { CreateVolume } from './volume-service.ts';
 
@@ -220,7 +220,7 @@ function requireSame(request: CreateVolume, record: VolumeRecord): void {
   };
   compare('size', sizeText(record.sizeBytes), sizeText(request.sizeBytes));
   compare('pool', pool, request.pool ?? pool);
-  compare('number of replicas', String(record.replicas.length - 1), String(request.replicaCount));
+  compare('number of replicas', String(replicaCountOf(record)), String(request.replicaCount));
   compare('durability', record.durability, request.durability);
   compare('failure mode', String(record.failureMode), String(request.failureMode));
   const fileSystemType = record.fileSystem?.type ?? 'none';

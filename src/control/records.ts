@@ -39,6 +39,8 @@ export const volumeRecordSchema = z.strictObject({
         needsFullCopy: z.boolean(),
         bootId: z.string().nullable(),
         report: z.strictObject({ incarnation: z.string(), descendsFrom: z.string().nullable() }).nullable(),
+        /** Another copy is being filled to take its place (next-copy-step.ts). */
+        leaving: z.literal(true).optional(),
       }),
     )
     .min(1),

@@ -4,8 +4,8 @@
 import { HoldfastError } from '../core/errors.ts';
 import { minimumInSync } from '../replication/config.ts';
 import { changeFailureMode, leastUseful, MAX_REPLICAS } from '../replication/replica-set.ts';
-import { addCopy, dropCopy, requireCluster } from './change-copies.ts';
-import { failureModeSchema, type VolumeRecord } from './records.ts';
+import { addCopy, askPrimary, dropCopy, requireCluster } from './change-copies.ts';
+import { failureModeSchema, type ReplicaRecord, type VolumeRecord } from './records.ts';
 import { configOf, withConfig } from './volume-config.ts';
 import type { VolumeContext } from './volume-context.ts';
 import type { CopyLeft } from './volume-service.ts';
@@ -32,16 +32,34 @@ export async function setReplicas(
   let record = await context.records.ready(volumeId);
   requireEnough(record.failureMode, count);
   const left: CopyLeft[] = [];
-  while (record.replicas.length - 1 < count) record = await addCopy(context, record);
-  while (record.replicas.length - 1 > count) {
-    const [least] = leastUseful(configOf(record));
-    const replica = record.replicas.find(({ id }) => id === least);
+  while (replicaCountOf(record) < count) record = await addCopy(context, record);
+  while (replicaCountOf(record) > count) {
+    const replica = await leastUsefulOf(context, record);
     if (replica === undefined) break;
     const dropped = await dropCopy(context, record, replica);
     record = dropped.record;
     if (dropped.left !== undefined) left.push(dropped.left);
   }
   return { record, left };
+}
+
+/** Beside the primary. Of a copy and the one that takes its place one counts. */
+export function replicaCountOf({ replicas }: VolumeRecord): number {
+  return replicas.filter(({ leaving }) => leaving !== true).length - 1;
+}
+
+async function leastUsefulOf(
+  context: VolumeContext,
+  record: VolumeRecord,
+): Promise<ReplicaRecord | undefined> {
+  const primary = await askPrimary(context, record);
+  const unreached = primary?.others
+    .filter(({ isConnected }) => !isConnected)
+    .map(({ replicaId }) => replicaId);
+  const candidates = leastUseful(configOf(record), unreached).map((id) =>
+    record.replicas.find((replica) => replica.id === id),
+  );
+  return candidates.find((replica) => replica !== undefined && replica.leaving !== true);
 }
 
 /** CONFLICT when requests would have to wait from then on. The caller holds the lock of the volume. */
@@ -58,7 +76,7 @@ export async function setFailureMode(
   }
   return await context.records.updateReady(volumeId, (record) => {
     if (record.failureMode === failureMode) return record;
-    if (context.cluster !== undefined) requireEnough(failureMode, record.replicas.length - 1);
+    if (context.cluster !== undefined) requireEnough(failureMode, replicaCountOf(record));
     const config = configOf(record);
     const changed = changeFailureMode(config, failureMode);
     requireMet(record, minimumInSync(config), minimumInSync(changed));

@@ -34,11 +34,11 @@ export function withConfig(record: VolumeRecord, config: VolumeConfig): VolumeRe
     ...rest,
     primary: { ...primary },
     inSync: inSync.map((member) => ({ ...member })),
-    replicas: replicas.map((replica) => ({
-      ...replica,
-      pool: poolOf(record, replica.id),
-      report: replica.report && { ...replica.report },
-    })),
+    replicas: replicas.map((replica) => {
+      const { pool, leaving } = standingOf(record, replica.id);
+      const report = replica.report && { ...replica.report };
+      return { ...replica, pool, report, ...(leaving === true ? { leaving } : {}) };
+    }),
     attachment: withAttachment(record.attachment, attachment),
   };
 }
@@ -47,10 +47,10 @@ function withoutPool({ id, node, outSince, needsFullCopy, bootId, report }: Repl
   return { id, node, outSince, needsFullCopy, bootId, report };
 }
 
-function poolOf(record: VolumeRecord, replicaId: string): string {
+function standingOf(record: VolumeRecord, replicaId: string): ReplicaRecord {
   const standing = record.replicas.find(({ id }) => id === replicaId);
   invariant(standing !== undefined, 'no proposal adds a replica');
-  return standing.pool;
+  return standing;
 }
 
 /** One of another number is another attachment: how the earlier one was used says nothing of it. */

@@ -8,16 +8,18 @@ import { didYouMean } from '../core/nearest.ts';
 import type { NodeStorage } from '../dataplane/node-storage.ts';
 import { type FrontendStorage, AttachedVolumes } from './attached-volumes.ts';
 import { attachmentVerdict } from './attachment-verdict.ts';
+import { makeNamedCopies } from './change-copies.ts';
 import type { ClusterContext } from './cluster-context.ts';
 import { type CollectedTimeline, collectTimeline } from './collect-timeline.ts';
 import { createVolume } from './create-volume.ts';
-import { deleteVolume } from './delete-volume.ts';
+import { deleteVolume, removeVolume } from './delete-volume.ts';
 import { explainInCluster } from './explain-cluster.ts';
 import { acquireForExport, endUncounted, isLeftoverExport, releaseExport } from './export-volume.ts';
 import { chooseFileSystem, fileSystemMade, requireFileSystemFinished } from './file-system-of-volume.ts';
 import { KeyedLock } from './keyed-lock.ts';
 import { type CopyLook, lookAtCopies } from './look-at-copies.ts';
 import { movePrimary } from './move-primary.ts';
+import type { CopyFacts } from './next-copy-step.ts';
 import { isVolumeId } from './names.ts';
 import { OpenVolumes } from './open-volumes.ts';
 import { capacityOf, forgetPool } from './pools.ts';
@@ -29,6 +31,7 @@ import { findUnfinished, type Unfinished } from './repair-cluster.ts';
 import { resizeVolume } from './resize-volume.ts';
 import { type ReplicasSet, setFailureMode, setReplicas } from './set-replicas.ts';
 import type { Store } from './store.ts';
+import { takeCopyStep } from './take-copy-step.ts';
 import { nameLock, primaryReplica, requireOwn, type VolumeContext } from './volume-context.ts';
 import { VolumeRecords, volumeNotFound } from './volume-records.ts';
 import type { CopyLeft, CreateVolume, PoolCapacity, VolumeService } from './volume-service.ts';
@@ -180,6 +183,29 @@ export class Volumes implements VolumeService {
    */
   async forgetPool(pool: string, force: boolean): Promise<void> {
     await forgetPool(this.#context, pool, force);
+  }
+
+  // ---- for the housekeeping
+
+  /** What is left of a volume that is half made or half deleted goes. Ready or gone: nothing. */
+  async finishRemoval(volumeId: string): Promise<readonly CopyLeft[]> {
+    return await this.#aloneWithName(volumeId, async (name) => {
+      const record = await this.#context.records.read(volumeId);
+      return record?.state === 'ready' ? [] : await removeVolume(this.#context, volumeId, name);
+    });
+  }
+
+  /** The next step to copies on nodes that stay, as the record stands now; nothing when there is none. */
+  async takeCopyStep(volumeId: string, facts: CopyFacts): Promise<void> {
+    await this.#aloneWith(volumeId, async () => {
+      await takeCopyStep(this.#context, await this.#context.records.ready(volumeId), facts);
+    });
+  }
+
+  async makeNamedCopies(volumeId: string): Promise<void> {
+    await this.#aloneWith(volumeId, async () => {
+      await makeNamedCopies(this.#context, await this.#context.records.ready(volumeId));
+    });
   }
 
   // ---- for the daemon

@@ -40,6 +40,8 @@ test('the same key is read from raw bytes, hex and base64, with and without a ne
     { numRuns: 100 },
   );
   expect(await derived(`${'0f'.repeat(32)}\r\n`)).toBe(await derived('0F'.repeat(32)));
+  const key = new ClusterKey(Buffer.alloc(32, 1));
+  expect(key.derive('peers')).not.toEqual(key.derive('control'));
 });
 
 test('a passphrase of 32 characters is taken as it is, one of 31 is refused, with a newline or without', async () => {

@@ -44,6 +44,15 @@ test('another store, or one that has gone back, is refused until it is accepted,
   await expect(start('s', 9)).rejects.toMatchObject({ code: 'CORRUPT' });
 });
 
+test('every start in a cluster has a higher number, whatever becomes of the store', async () => {
+  const first = await start('s', 7);
+  expect(await first.countStart()).toBe(1);
+  await first.note('a', { identity: 's', revision: 9 });
+  expect(await (await start('s', 9)).countStart()).toBe(2);
+  const other = await start('t', 1, true);
+  expect(await other.countStart()).toBe(3);
+});
+
 test('the revision is noted once more at the end, and a store that failed does not keep it from ending', async () => {
   const record = await start('s', 7);
   const problems: string[] = [];

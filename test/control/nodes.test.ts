@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest';
 import { EtcdStore } from '../../src/control/etcd/etcd-store.ts';
+import { noteLostNodes } from '../../src/control/housekeeping.ts';
 import { LevelStore } from '../../src/control/level-store.ts';
 import { drawId } from '../../src/control/names.ts';
 import { claimNodeName, NodeMembership, type NodeSelf } from '../../src/control/node-membership.ts';
@@ -272,4 +273,41 @@ test('on one machine the node is alive without a lease', async () => {
   await member(self('a', { zone: null }), { via: level, isShared: false });
   expect(await alone.list()).toMatchObject([{ name: 'a', zone: null, isAlive: true }]);
   expect(await alone.alive('a')).toBeUndefined();
+});
+
+test('the addresses of the nodes are shown as they are, and whenever one changes', async () => {
+  const own = self('a');
+  await claimNodeName(nodes, own, false);
+  await nodes.update('a', (node) => ({ ...node, address: 'a:1' }));
+  const stop = new AbortController();
+  const shown: Record<string, string>[] = [];
+  const following = (async () => {
+    for await (const addresses of nodes.addresses(stop.signal)) shown.push(Object.fromEntries(addresses));
+  })();
+  await expect.poll(() => shown).toEqual([{ a: 'a:1' }]);
+  await claimNodeName(nodes, self('b'), false);
+  await nodes.update('b', (node) => ({ ...node, address: 'b:1' }));
+  await nodes.setCordoned('b', true);
+  await nodes.update('a', (node) => ({ ...node, address: 'a:2' }));
+  await nodes.update('b', (node) => ({ ...node, address: null }));
+  await expect
+    .poll(() => shown.slice(1))
+    .toEqual([{ a: 'a:1', b: 'b:1' }, { a: 'a:2', b: 'b:1' }, { a: 'a:2' }]);
+  stop.abort();
+  await following;
+});
+
+test('what was written of a lost node is taken back when it is alive after all', async () => {
+  const own = self('a');
+  await claimNodeName(nodes, own, false);
+  const lease = await store.lease(60_000);
+  await nodes.setAlive('a', own, lease);
+  const lostAt = new Date().toISOString();
+  await nodes.update('a', (node) => ({ ...node, lostAt }));
+  const duty = noteLostNodes(nodes, silentLogger);
+  await duty.run(new AbortController().signal);
+  expect((await nodes.find('a')).lostAt).toBeNull();
+  await lease.revoke();
+  await duty.run(new AbortController().signal);
+  expect((await nodes.find('a')).lostAt).not.toBeNull();
 });

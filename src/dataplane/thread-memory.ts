@@ -14,10 +14,8 @@ export const MAX_PAYLOAD_BYTES = 32 * 1024 * 1024;
 export const REPLY_HEADER_BYTES = 32;
 export const RECEIVE_BYTES = 64 * 1024;
 /** A msghdr, then iovecs. */
-const MESSAGE_BYTES = 4096;
+export const MESSAGE_BYTES = 4096;
 const SESSION_BYTES = RECEIVE_BYTES + MESSAGE_BYTES;
-export const IOVEC_AT = 64;
-export const IOVEC_CAPACITY = (MESSAGE_BYTES - IOVEC_AT) / 16;
 
 /** Requests up to this size share the ordinary arena; larger ones have one of their own, and wait for each other. */
 export const ORDINARY_BUFFER_BYTES = 2 * 1024 * 1024;

@@ -6,9 +6,9 @@
 
 import { NONE, RequestQueue } from '../../replication/requests.ts';
 import { isInterruption } from '../ring.ts';
+import { SendVector } from '../send-vector.ts';
 import { TAG_SEND } from '../tags.ts';
 import type { Thread } from '../thread.ts';
-import { IOVEC_AT, IOVEC_CAPACITY } from '../thread-memory.ts';
 import { ALLOCATION_CONTEXT_ID } from './handshake.ts';
 import {
   NBD_CMD_BLOCK_STATUS,
@@ -33,9 +33,6 @@ import {
   STRUCTURED_REPLY_HEADER_BYTES,
 } from './protocol.ts';
 
-const WORDS_PER_IOVEC = 4;
-const MSGHDR_WORDS = 14;
-
 export class Replies {
   /** Negotiated: READ and BLOCK_STATUS are answered in chunks. */
   structured = false;
@@ -45,21 +42,18 @@ export class Replies {
   readonly #thread: Thread;
   readonly #fd: number;
   readonly #session: number;
-  readonly #messageAt: number;
+  readonly #vector: SendVector;
   readonly #outbox: RequestQueue;
   readonly #sending: RequestQueue;
   /** A reply that has left in part, before its read was made to the end: nothing else may leave before the rest. */
   #begun = NONE;
   #isBegunReady = false;
-  #leftBytes = 0;
-  #iovFirst = 0;
-  #iovCount = 0;
 
   constructor(thread: Thread, session: number, fd: number) {
     this.#thread = thread;
     this.#fd = fd;
     this.#session = session;
-    this.#messageAt = thread.memory.messageOffset(session);
+    this.#vector = new SendVector(thread, thread.memory.messageOffset(session));
     this.#outbox = new RequestQueue(thread.slots);
     this.#sending = new RequestQueue(thread.slots);
   }
@@ -105,84 +99,40 @@ export class Replies {
 
   /** Puts everything that is queued, as far as the vector reaches, into one send. Nothing may be under way. */
   send(): void {
-    const { memory, ring, slots } = this.#thread;
-    const words = memory.words;
-    const iovecs = (this.#messageAt + IOVEC_AT) >> 2;
-    let count = 0;
-    let total = 0;
+    const { memory, sends, slots } = this.#thread;
+    const vector = this.#vector;
     const goneBytes = this.#begun === NONE ? 0 : (slots.sentBytes[this.#begun] as number);
-    while (this.hasQueued && count + 2 <= IOVEC_CAPACITY) {
+    vector.clear();
+    while (this.hasQueued && vector.roomCount >= 2) {
       const request = this.takeQueued();
       this.#sending.push(request);
       const header = memory.headerOffset(request);
-      const headerBytes = this.writeHeader(request, header);
-      ring.storeAddress(words, iovecs + WORDS_PER_IOVEC * count, header);
-      words[iovecs + WORDS_PER_IOVEC * count + 2] = headerBytes;
-      words[iovecs + WORDS_PER_IOVEC * count + 3] = 0;
-      count += 1;
-      total += headerBytes;
+      vector.add(header, this.writeHeader(request, header));
       const payloadBytes = this.#payloadBytes(request);
-      if (payloadBytes === 0) continue;
-      ring.storeAddress(words, iovecs + WORDS_PER_IOVEC * count, slots.data[request] as number);
-      words[iovecs + WORDS_PER_IOVEC * count + 2] = payloadBytes;
-      words[iovecs + WORDS_PER_IOVEC * count + 3] = 0;
-      count += 1;
-      total += payloadBytes;
+      if (payloadBytes > 0) vector.add(slots.data[request] as number, payloadBytes);
     }
-    this.#iovFirst = 0;
-    this.#iovCount = count;
-    this.#leftBytes = total - goneBytes;
-    this.#skip(goneBytes);
+    vector.skip(goneBytes);
     this.movedMs[0] = this.#thread.clockMs[0] as number;
-    this.#writeMessage();
-    this.#thread.sends.add(this.#session, this.#fd, this.#messageAt);
+    this.isSending = true;
+    vector.prepare();
+    sends.add(this.#session, this.#fd, vector.at);
   }
 
   /** True: all of it left, and takeSent() gives what it was. Otherwise the rest is on its way (isSending), or the connection is broken. */
   sent(result: number): boolean {
     this.isSending = false;
     if (result < 0 && !isInterruption(result)) return false;
+    const vector = this.#vector;
     if (result > 0) {
-      this.#leftBytes -= result;
-      if (this.#leftBytes === 0) return true;
+      vector.skip(result);
+      if (vector.leftBytes === 0) return true;
       this.movedMs[0] = this.#thread.clockMs[0] as number;
-      this.#skip(result);
     }
     // The socket is full: the ring waits until it is not.
-    this.#writeMessage();
-    this.#thread.ring.sendMessage(this.#fd, this.#messageAt, this.#session, TAG_SEND);
-    return false;
-  }
-
-  #writeMessage(): void {
-    const { memory, ring } = this.#thread;
     this.isSending = true;
-    const words = memory.words;
-    const message = this.#messageAt >> 2;
-    // struct msghdr: name, namelen, iov, iovlen, control, controllen, flags.
-    words.fill(0, message, message + MSGHDR_WORDS);
-    ring.storeAddress(words, message + 4, this.#messageAt + IOVEC_AT + 4 * WORDS_PER_IOVEC * this.#iovFirst);
-    words[message + 6] = this.#iovCount - this.#iovFirst;
-  }
-
-  /** A send took only `byteCount` bytes: the message starts after them now. */
-  #skip(byteCount: number): void {
-    const words = this.#thread.memory.words;
-    let left = byteCount;
-    while (left > 0) {
-      const iovec = ((this.#messageAt + IOVEC_AT) >> 2) + WORDS_PER_IOVEC * this.#iovFirst;
-      const length = words[iovec + 2] as number;
-      if (left >= length) {
-        left -= length;
-        this.#iovFirst += 1;
-        continue;
-      }
-      const low = ((words[iovec] as number) >>> 0) + left;
-      if (low >= 0x1_0000_0000) words[iovec + 1] = (words[iovec + 1] as number) + 1;
-      words[iovec] = low;
-      words[iovec + 2] = length - left;
-      left = 0;
-    }
+    vector.prepare();
+    this.#thread.ring.sendMessage(this.#fd, vector.at, this.#session, TAG_SEND);
+    return false;
   }
 
   #payloadBytes(request: number): number {

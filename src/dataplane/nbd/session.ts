@@ -13,7 +13,8 @@ import { NONE } from '../../replication/requests.ts';
 import { SMALLEST_MAPPED_BYTES } from '../mapped-reads.ts';
 import { native } from '../native.ts';
 import { isInterruption } from '../ring.ts';
-import { TAG_CLOSE } from '../tags.ts';
+import { LARGE_PAYLOAD_BYTES, SocketReceiver } from '../socket-receiver.ts';
+import { TAG_CLOSE, TAG_RECEIVE } from '../tags.ts';
 import type { Thread } from '../thread.ts';
 import { MAX_PAYLOAD_BYTES } from '../thread-memory.ts';
 import type { HandshakeHost } from './handshake.ts';
@@ -29,7 +30,6 @@ import {
   NBD_REQUEST_MAGIC,
   REQUEST_HEADER_BYTES,
 } from './protocol.ts';
-import { Receiver } from './receiver.ts';
 import { Replies } from './replies.ts';
 import { RequestBuffers } from './request-buffers.ts';
 import {
@@ -43,8 +43,6 @@ import {
 const IN_FLIGHT_LIMIT = 256;
 /** Of this much it hands over requests in one turn, then it is the others' turn. */
 const TURN_BYTES = 256 * 1024;
-/** From this size on the next header is received alone, so that the payload behind it comes without a copy. */
-const LARGE_PAYLOAD_BYTES = 16 * 1024;
 const HANDSHAKE_LIMIT_MS = 30_000;
 const SEND_STALL_LIMIT_MS = 10_000;
 /** While somebody waits for memory, a payload whose buffer is taken has to come within this. */
@@ -92,7 +90,7 @@ export class Session {
   readonly #thread: Thread;
   readonly #options: SessionOptions;
   readonly #openedAtMs: number;
-  readonly #receiver: Receiver;
+  readonly #receiver: SocketReceiver;
   readonly #buffers: RequestBuffers;
   readonly #replies: Replies;
   #negotiation: Negotiation | undefined;
@@ -103,6 +101,8 @@ export class Session {
   #payloadErrno = 0;
   /** The next request is a large read, for which the connection must be free. */
   #isAwaitingRoom = false;
+  /** The last payload was large, so the next header is received alone: what follows it then comes without a copy. */
+  #isHeaderAlone = false;
   /** Bytes of the requests handed over in this turn. */
   #turnBytes = 0;
   /** No request is read any more: what is in flight is answered, then the connection ends. */
@@ -115,7 +115,7 @@ export class Session {
     this.index = index;
     this.fd = fd;
     this.#options = options;
-    this.#receiver = new Receiver(thread, index, fd);
+    this.#receiver = new SocketReceiver(thread, fd, thread.memory.receiveOffset(index), index, TAG_RECEIVE);
     this.#buffers = new RequestBuffers(thread);
     this.#replies = new Replies(thread, index, fd);
     this.#openedAtMs = thread.nowMs();
@@ -146,7 +146,7 @@ export class Session {
     const receiver = this.#receiver;
     receiver.isReceiving = false;
     if (isInterruption(result) && !this.isClosing) {
-      receiver.receive();
+      this.#receive();
       return;
     }
     if (result <= 0 || this.isClosing) {
@@ -169,11 +169,16 @@ export class Session {
       this.#turnBytes = 0;
       while (!this.isClosing && !this.isParked && this.#step());
       if (!this.isClosing && !this.isParked && !this.#isLast && !this.#isAwaitingRoom) {
-        this.#receiver.receive();
+        this.#receive();
         return;
       }
     }
     this.#endIfDone();
+  }
+
+  #receive(): void {
+    const isHeaderWanted = this.#isHeaderAlone && this.#receiver.payloadRequest === NONE;
+    this.#receiver.receive(isHeaderWanted ? REQUEST_HEADER_BYTES : 0);
   }
 
   /** Consumes something of the receive buffer; false when more bytes are needed, or nothing more is wanted. */
@@ -256,7 +261,7 @@ export class Session {
       this.reply(request, NBD_EINVAL);
       return;
     }
-    this.#receiver.isHeaderAlone = length >= LARGE_PAYLOAD_BYTES;
+    this.#isHeaderAlone = length >= LARGE_PAYLOAD_BYTES;
     if (length === 0) {
       this.reply(request, errno);
       return;
@@ -267,7 +272,7 @@ export class Session {
   }
 
   #beginOther(request: number, command: number, errno: number, volume: ServedVolume): void {
-    this.#receiver.isHeaderAlone = false;
+    this.#isHeaderAlone = false;
     const isEmpty = this.#thread.slots.lengthBytes[request] === 0 && command !== NBD_CMD_FLUSH;
     // CACHE is a hint: reading ahead is the page cache's business in buffered pools and nobody's in direct ones.
     if (errno !== 0 || isEmpty || command === NBD_CMD_CACHE) this.reply(request, errno);

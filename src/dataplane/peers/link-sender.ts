@@ -10,6 +10,7 @@ import { FrameWriter, HEADER_BYTES, type VersionRange, type WireBuffer } from '.
 import { encodeControl } from '../../replication/wire-control.ts';
 import { native } from '../native.ts';
 import { isInterruption } from '../ring.ts';
+import { SendVector } from '../send-vector.ts';
 import { TAG_LINK_SEND } from '../tags.ts';
 import type { Thread } from '../thread.ts';
 import { sealMessage, sumOfMessage, unsealedMessage } from './control-seal.ts';
@@ -22,7 +23,6 @@ import {
   VECTOR_AT,
 } from './link-memory.ts';
 import type { PeerSlots } from './peer-slots.ts';
-import { SendVector } from './send-vector.ts';
 
 const MASK = SEND_QUEUE_FRAMES - 1;
 /** In one sendmsg, so that slots come back while the rest still waits. */

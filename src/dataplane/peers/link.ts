@@ -11,30 +11,28 @@
 // Until it is authenticated a connection costs an index and a page of memory, no slot and no buffer.
 
 import { isHoldfastError } from '../../core/errors.ts';
-import { BLOCK_BYTES } from '../../core/units.ts';
 import {
   type ControlMessage,
   FRAME_HELLO,
   FRAME_REFUSED,
-  FRAME_REPLY,
   FRAME_WELCOME,
-  FrameFields,
+  type FrameFields,
   type Hello,
-  OFFSET,
 } from '../../replication/frames.ts';
 import { NONE } from '../../replication/requests.ts';
-import { chooseVersion, DECODE_TEXTS, FrameReader, HEADER_BYTES, OK } from '../../replication/wire.ts';
-import { decodeControl, helloVersions, welcomeVersion } from '../../replication/wire-control.ts';
+import { decodeControl, welcomeVersion } from '../../replication/wire-control.ts';
 import * as types from '../../replication/wire-types.ts';
 import { native } from '../native.ts';
 import { isInterruption } from '../ring.ts';
-import { TAG_CLOSE, TAG_LINK_CONNECT } from '../tags.ts';
-import { isMessageSealed } from './control-seal.ts';
+import { SocketReceiver } from '../socket-receiver.ts';
+import { TAG_CLOSE, TAG_LINK_CONNECT, TAG_LINK_RECEIVE } from '../tags.ts';
 import { GREETING_BYTES, Handshake, type LinkKeys } from './handshake.ts';
+import { readHello } from './hello.ts';
 import type { GreetedConnection, LinkHost } from './hosts.ts';
-import { SEAL_BYTES, SEALED_HEADER_BYTES, STAGING_AT } from './link-memory.ts';
-import { LinkReceiver } from './link-receiver.ts';
+import { type FrameTaker, LinkFrames, STEP_DONE, STEP_MEMORY, STEP_TURN } from './link-frames.ts';
+import { LINK_RECEIVE_AT, STAGING_AT } from './link-memory.ts';
 import { LinkSender } from './link-sender.ts';
+import { setUpPeerSocket } from './peer-socket.ts';
 import type { PeerLink, Peers } from './peers.ts';
 
 const CONNECTING = 0;
@@ -45,30 +43,12 @@ const OPEN = 3;
 const LINGERING = 4;
 const CLOSING = 5;
 
-const EXPECT_HEADER = 0;
-const EXPECT_SLOT = 1;
-const EXPECT_PAYLOAD = 2;
-const EXPECT_MESSAGE = 3;
-/** The Hello has come, the connection goes to another thread. */
-const EXPECT_NOTHING = 4;
-
 /** To connect, prove and greet. */
 const GREETING_LIMIT_MS = 5000;
 const LINGER_LIMIT_MS = 1000;
 /** While somebody waits for memory, a payload whose buffer is taken has to come within this. */
 const PAYLOAD_STALL_LIMIT_MS = 10_000;
-/** Of this much it hands over frames in one turn, then it is the others' turn. */
-const TURN_BYTES = 256 * 1024;
-/** From this size on the next header is received alone, so that the payload behind it comes without a copy. */
-const LARGE_PAYLOAD_BYTES = 16 * 1024;
-
-/** A dead machine is noticed within a dozen seconds even where nothing is sent; the core's leases are quicker. */
-const KEEP_ALIVE_IDLE_SECONDS = 5;
-const KEEP_ALIVE_INTERVAL_SECONDS = 2;
-const KEEP_ALIVE_PROBES = 3;
-const USER_TIMEOUT_MS = 10_000;
-
-export class Link implements PeerLink {
+export class Link implements PeerLink, FrameTaker {
   readonly number: number;
   readonly index: number;
   readonly fd: number;
@@ -77,24 +57,18 @@ export class Link implements PeerLink {
   readonly #isInitiator: boolean;
   readonly #peer: string;
   readonly #sender: LinkSender;
-  readonly #receiver: LinkReceiver;
-  #reader: FrameReader;
+  readonly #receiver: SocketReceiver;
+  readonly #frames: LinkFrames;
   #handshake: Handshake | undefined;
-  #receiveKey = new Uint8Array();
-  readonly #in = new FrameFields();
-  readonly #headerSeal = new Uint8Array(SEAL_BYTES);
   #state: number;
-  #expects = EXPECT_HEADER;
   #sinceMs: number;
-  readonly #payloadSinceMs = new Float64Array(1);
-  #turnBytes = 0;
-  #isHeaderAlone = false;
   #isConnecting = false;
   #isWaiting = false;
   #isDirty = false;
   #isFdClosed = false;
   #isTold = false;
   #volumeId = '';
+  /** The Hello has come, the connection goes to another thread: nothing more is read. */
   #handOver: GreetedConnection | undefined;
 
   /** `peer`: its address, for the log. */
@@ -117,8 +91,9 @@ export class Link implements PeerLink {
       fd,
       peers.options.payloadChecksums ?? true,
     );
-    this.#receiver = new LinkReceiver(thread, index, fd);
-    this.#reader = new FrameReader(native.crc32cSigned, types.HEARER_ACCEPTOR);
+    const bufferAt = thread.memory.linkOffset(index) + LINK_RECEIVE_AT;
+    this.#receiver = new SocketReceiver(thread, fd, bufferAt, index, TAG_LINK_RECEIVE);
+    this.#frames = new LinkFrames(peers, index, this.#receiver, this);
   }
 
   // ---- beginnings
@@ -151,19 +126,7 @@ export class Link implements PeerLink {
 
   /** Starts to read. `received`: what has been read before. */
   accepted(received?: Uint8Array): void {
-    try {
-      native.setPeerOptions(
-        this.fd,
-        KEEP_ALIVE_IDLE_SECONDS,
-        KEEP_ALIVE_INTERVAL_SECONDS,
-        KEEP_ALIVE_PROBES,
-        USER_TIMEOUT_MS,
-      );
-      const { socketBufferBytes } = this.#peers.options;
-      if (socketBufferBytes !== undefined) native.setSocketBuffers(this.fd, socketBufferBytes);
-    } catch {
-      // The other end has gone already: the receive says so.
-    }
+    setUpPeerSocket(this.fd, this.#peers.options.socketBufferBytes);
     if (received !== undefined) {
       // Its next words depend on our answer. And a stranger costs no more than a page of memory.
       if (received.length > GREETING_BYTES) {
@@ -178,7 +141,7 @@ export class Link implements PeerLink {
   /** As the thread that accepted it left it. */
   adopt(connection: GreetedConnection): void {
     this.#useKeys(connection);
-    this.#reader = new FrameReader(native.crc32cSigned, types.HEARER_ACCEPTOR, 1);
+    this.#frames.skipHello();
     // The volume may have gone elsewhere meanwhile: the other end will ask again.
     if (this.#greeted(connection.hello, connection.wireVersion)) this.#proceed();
     else this.end();
@@ -186,7 +149,7 @@ export class Link implements PeerLink {
 
   #useKeys(keys: LinkKeys): void {
     this.#sender.key = keys.sendKey;
-    this.#receiveKey = keys.receiveKey as Uint8Array<ArrayBuffer>;
+    this.#frames.key = keys.receiveKey as Uint8Array<ArrayBuffer>;
     this.#handshake = undefined;
   }
 
@@ -219,7 +182,7 @@ export class Link implements PeerLink {
 
   #hello({ kind, volumeId }: Hello): void {
     this.#volumeId = volumeId;
-    this.#reader.hearer = kind === 'stream' ? types.HEARER_PRIMARY : types.HEARER_FRONTEND;
+    this.#frames.hearer = kind === 'stream' ? types.HEARER_PRIMARY : types.HEARER_FRONTEND;
   }
 
   /** The host hears nothing any more. A refusal, say, still leaves; payloads do not. */
@@ -267,9 +230,9 @@ export class Link implements PeerLink {
 
   #proceed(): void {
     if (!this.#receiver.isReceiving && !this.#isWaiting) {
-      this.#turnBytes = 0;
-      while (!this.isEnding && !this.#isWaiting && this.#step());
-      if (!this.isEnding && !this.#isWaiting && this.#expects !== EXPECT_NOTHING) {
+      this.#frames.beginTurn();
+      while (this.#isRead && this.#step());
+      if (this.#isRead) {
         this.#receive();
         return;
       }
@@ -277,32 +240,21 @@ export class Link implements PeerLink {
     this.#endIfDone();
   }
 
+  get #isRead(): boolean {
+    return !this.isEnding && !this.#isWaiting && this.#handOver === undefined;
+  }
+
   #receive(): void {
-    const receiver = this.#receiver;
-    let wantedBytes = 0;
-    if (this.#handshake !== undefined) wantedBytes = this.#handshake.wantedBytes;
-    else if (this.#state === GREETING || this.#isHeaderAlone) {
-      wantedBytes = this.#expects === EXPECT_MESSAGE ? receiver.messageLeftBytes : SEALED_HEADER_BYTES;
-    }
-    receiver.receive(wantedBytes);
+    const wantedBytes = this.#handshake?.wantedBytes ?? this.#frames.wantedBytes(this.#state === GREETING);
+    this.#receiver.receive(wantedBytes);
   }
 
   /** Consumes something of what was received; false when more is needed, or nothing more is wanted now. */
   #step(): boolean {
-    const receiver = this.#receiver;
     if (this.#handshake !== undefined) return this.#prove(this.#handshake);
-    switch (this.#expects) {
-      case EXPECT_HEADER:
-        return receiver.availableBytes >= SEALED_HEADER_BYTES && this.#header(receiver.at);
-      case EXPECT_SLOT:
-        return this.#takeSlot();
-      case EXPECT_PAYLOAD:
-        return receiver.takePayload() && this.#payloadComplete();
-      case EXPECT_MESSAGE:
-        return this.#message(receiver.takeMessage());
-      default:
-        return false;
-    }
+    const step = this.#frames.step();
+    if (step === STEP_TURN || step === STEP_MEMORY) this.#wait(step === STEP_MEMORY);
+    return step === STEP_DONE;
   }
 
   #prove(handshake: Handshake): boolean {
@@ -325,124 +277,52 @@ export class Link implements PeerLink {
     return true;
   }
 
-  #header(at: number): boolean {
-    const { thread, wire } = this.#peers;
-    if (this.#turnBytes >= TURN_BYTES) return this.#wait(false);
-    if (!native.isSealed(this.#receiveKey, thread.memory.bytes, at, HEADER_BYTES)) {
-      return this.#damaged(
-        'a frame does not bear the seal of this connection: damaged, or not of the other end',
-      );
-    }
-    const fields = this.#in;
-    const code = this.#reader.decode(wire, at, fields);
-    if (code !== OK) return this.#damaged(DECODE_TEXTS[code] ?? '');
-    const { payloadBytes } = this.#reader;
-    this.#receiver.consume(SEALED_HEADER_BYTES);
-    this.#turnBytes += payloadBytes + SEALED_HEADER_BYTES;
-    this.#isHeaderAlone = false;
-    if (types.payloadOf(fields.type) === types.PAYLOAD_CONTROL) {
-      this.#headerSeal.set(thread.memory.bytes.subarray(at + HEADER_BYTES, at + SEALED_HEADER_BYTES));
-      this.#receiver.expectMessage(new Uint8Array(payloadBytes + SEAL_BYTES));
-      this.#expects = EXPECT_MESSAGE;
-    } else if (types.needsRequest(fields)) {
-      this.#expects = EXPECT_SLOT;
-    } else {
-      this.host?.frame(this.number, fields, NONE);
-    }
-    return true;
+  // ---- what has come
+
+  takeFrame(fields: FrameFields, request: number): void {
+    this.host?.frame(this.number, fields, request);
   }
 
-  #takeSlot(): boolean {
-    const fields = this.#in;
-    const { hearer, payloadBytes } = this.#reader;
-    // Where a read's answer came from is not said: its bytes may begin anywhere.
-    const inBlock = fields.type === FRAME_REPLY ? 0 : (fields.numbers[OFFSET] as number) % BLOCK_BYTES;
-    const request = this.#peers.slots.takeForLink(
-      this.index,
-      inBlock,
-      types.bufferBytesOf(fields),
-      hearer !== types.HEARER_SERVER,
-    );
-    if (request === NONE) return this.#wait(true);
-    if (payloadBytes === 0) {
-      this.#expects = EXPECT_HEADER;
-      this.host?.frame(this.number, fields, request);
-      return true;
-    }
-    this.#isHeaderAlone = payloadBytes >= LARGE_PAYLOAD_BYTES;
-    this.#payloadSinceMs[0] = this.#peers.thread.clockMs[0] as number;
-    this.#receiver.expectPayload(request, payloadBytes);
-    this.#expects = EXPECT_PAYLOAD;
-    return true;
-  }
-
-  #payloadComplete(): boolean {
-    const { memory, slots } = this.#peers.thread;
-    const request = this.#receiver.request;
-    if (!this.#reader.isPayloadIntact(memory.bytes, slots.data[request] as number)) {
-      return this.#damaged(
-        'a payload was damaged on its way: check the network and the memory of both machines',
-      );
-    }
-    this.#receiver.endPayload();
-    this.#expects = EXPECT_HEADER;
-    this.host?.frame(this.number, this.#in, request);
-    return true;
-  }
-
-  #message(received: Uint8Array | undefined): boolean {
-    if (received === undefined) return false;
-    this.#expects = EXPECT_HEADER;
-    if (!isMessageSealed(this.#receiveKey, this.#headerSeal, received)) {
-      return this.#damaged(
-        'a message does not bear the seal of this connection: damaged, or not of the other end',
-      );
-    }
-    const { type } = this.#in;
-    const bytes = received.subarray(0, received.length - SEAL_BYTES);
+  takeMessage(type: number, bytes: Uint8Array): void {
     try {
-      if (type === FRAME_HELLO) return this.#takeHello(bytes);
+      if (type === FRAME_HELLO) {
+        this.#takeHello(bytes);
+        return;
+      }
       const message = decodeControl(type, bytes);
       if (type === FRAME_WELCOME) this.#useVersion(welcomeVersion(bytes, this.#peers.versions));
       this.host?.control(this.number, type, message);
-      return true;
     } catch (error) {
       if (!isHoldfastError(error, 'CORRUPT')) throw error;
-      return this.#damaged(error.message);
+      this.damaged(error.message);
     }
+  }
+
+  damaged(reason: string): void {
+    this.end(reason);
   }
 
   // ---- the Hello of an accepted connection
 
-  #takeHello(bytes: Uint8Array): boolean {
-    const theirs = helloVersions(bytes);
-    const { versions } = this.#peers;
-    const version = chooseVersion(versions, theirs);
-    if (version === undefined) {
-      this.#peers.event({
-        type: 'refused',
-        peer: this.#peer,
-        reason:
-          `it speaks versions ${theirs.min} to ${theirs.max} of the wire format and this daemon ` +
-          `${versions.min} to ${versions.max}: upgrade the older one`,
-      });
+  #takeHello(bytes: Uint8Array): void {
+    const read = readHello(bytes, this.#peers.versions);
+    if (typeof read === 'string') {
+      this.#peers.event({ type: 'refused', peer: this.#peer, reason: read });
       this.#state = OPEN;
       this.sendControl(FRAME_REFUSED, { reason: 'busy', epoch: 0 });
       this.close();
-      return false;
+      return;
     }
-    const hello = decodeControl(FRAME_HELLO, bytes) as Hello;
-    if (this.#greeted(hello, version)) return true;
-    this.#expects = EXPECT_NOTHING;
+    const { hello, version } = read;
+    if (this.#greeted(hello, version)) return;
     this.#handOver = {
       fd: this.fd,
       sendKey: this.#sender.key ?? new Uint8Array(),
-      receiveKey: this.#receiveKey,
+      receiveKey: this.#frames.key,
       wireVersion: version,
       hello,
     };
     this.#handOverIfDone();
-    return false;
   }
 
   /** False: its volume is not in this thread. */
@@ -451,7 +331,7 @@ export class Link implements PeerLink {
     const host = this.#peers.options.host.hostOf(hello);
     if (host === undefined) return false;
     this.#useVersion(version);
-    this.#reader.hearer = hello.kind === 'stream' ? types.HEARER_REPLICA : types.HEARER_SERVER;
+    this.#frames.hearer = hello.kind === 'stream' ? types.HEARER_REPLICA : types.HEARER_SERVER;
     this.#state = OPEN;
     this.host = host;
     host.greeted(this.number, hello);
@@ -470,7 +350,7 @@ export class Link implements PeerLink {
   }
 
   #useVersion(version: number): void {
-    this.#reader.version = version;
+    this.#frames.version = version;
     this.#sender.writer.version = version;
   }
 
@@ -511,11 +391,10 @@ export class Link implements PeerLink {
 
   // ---- waiting
 
-  #wait(forMemory: boolean): boolean {
+  #wait(forMemory: boolean): void {
     this.#isWaiting = true;
     if (forMemory) this.#peers.park(this);
     else this.#peers.interrupt(this);
-    return false;
   }
 
   get isTimed(): boolean {
@@ -535,19 +414,14 @@ export class Link implements PeerLink {
       this.end();
     } else if (
       isMemoryShort &&
-      this.#expects === EXPECT_PAYLOAD &&
-      nowMs - (this.#payloadSinceMs[0] as number) > PAYLOAD_STALL_LIMIT_MS
+      this.#receiver.payloadRequest !== NONE &&
+      nowMs - (this.#receiver.payloadSinceMs[0] as number) > PAYLOAD_STALL_LIMIT_MS
     ) {
       this.end('it stopped in the middle of a payload while others wait for memory');
     }
   }
 
   // ---- the end
-
-  #damaged(reason: string): boolean {
-    this.end(reason);
-    return false;
-  }
 
   #refuse(reason: string): void {
     this.#peers.event({ type: 'refused', peer: this.#peer, reason });

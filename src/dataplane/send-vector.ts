@@ -1,12 +1,12 @@
 // A struct msghdr with its iovecs in the thread's memory: pieces are added, then sent, perhaps in several steps.
 
-import type { Thread } from '../thread.ts';
-import { VECTOR_BYTES } from './link-memory.ts';
+import type { Thread } from './thread.ts';
+import { MESSAGE_BYTES } from './thread-memory.ts';
 
 const IOVECS_AT = 64;
 const WORDS_PER_IOVEC = 4;
 const MSGHDR_WORDS = 14;
-const CAPACITY = (VECTOR_BYTES - IOVECS_AT) / 16;
+const CAPACITY = (MESSAGE_BYTES - IOVECS_AT) / 16;
 
 export class SendVector {
   /** Still to be sent. */
@@ -18,6 +18,7 @@ export class SendVector {
   /** End of the last piece: one that begins there is joined to it. */
   #endAt = -1;
 
+  /** `at`: MESSAGE_BYTES of the thread's memory. */
   constructor(thread: Thread, at: number) {
     this.#thread = thread;
     this.at = at;
@@ -65,6 +66,7 @@ export class SendVector {
   skip(byteCount: number): void {
     const words = this.#thread.memory.words;
     this.leftBytes -= byteCount;
+    if (this.leftBytes === 0) return;
     let left = byteCount;
     while (left > 0) {
       const iovec = this.#iovec(this.#first);

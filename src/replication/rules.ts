@@ -13,6 +13,7 @@ export const RULES = [
   'epochKeptBeforeAck',
   'minimumHoldsRequests',
   'failedWriteIsNotSettled',
+  'failedDropsNobody',
   'lostMembersKeepWindows',
   'lackingSinceLoss',
   // Joining

@@ -201,6 +201,17 @@ export const MIXES = {
     fuaShare: 0.2,
     killMs: random.pick([0, 3000]),
   }),
+  /** Disks fail while others are not to be reached. */
+  failing: (random) => ({
+    copies: 3,
+    failureMode: 'alwayson',
+    diskErrorMs: random.between(800, 2500),
+    partitionMs: random.between(800, 2500),
+    linkBreakMs: random.pick([0, 800]),
+    flushShare: 0.1,
+    fuaShare: 0.2,
+    safetyMs: 15_000,
+  }),
 } as const satisfies Record<string, Mix>;
 
 export type MixName = keyof typeof MIXES | 'any';

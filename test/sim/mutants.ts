@@ -80,6 +80,7 @@ export const MUTANTS: Readonly<Record<Rule, Mutant>> = {
     ['power'],
   ),
   failedWriteIsNotSettled: fault('settles a write that failed on its own disk', UNEQUAL, ['disks']),
+  failedDropsNobody: fault('drops the good copies although its own has failed', ['invariant'], ['failing']),
   lostMembersKeepWindows: fault(
     'clears the windows of what a lost, still named member lacks',
     ['coverage'],

@@ -2,7 +2,13 @@
 // goes wrong. Everything that happens is an event of the schedule; the same seed makes the same run.
 
 import { BLOCK_BYTES, EXTENT_BYTES } from '../../src/core/units.ts';
-import { attach, type FailureMode, isMember, type VolumeConfig } from '../../src/replication/config.ts';
+import {
+  attach,
+  type FailureMode,
+  isMember,
+  memberOf,
+  type VolumeConfig,
+} from '../../src/replication/config.ts';
 import type { ControlMessage } from '../../src/replication/frames.ts';
 import type { Durability, Superblock } from '../../src/replication/layout/superblock.ts';
 import type { ReplicaEvent } from '../../src/replication/ports.ts';
@@ -189,7 +195,7 @@ export class SimNode {
     if (!isHit) return 0;
     // The last good copy is spared: without one there is nothing to judge.
     const others = this.#world
-      .inSyncNodes()
+      .surelyInSync()
       .filter((node) => node !== this && node.isUp && !node.disk.isMarked);
     if (others.length === 0) return 0;
     this.errorsLeft -= 1;
@@ -631,6 +637,14 @@ export class World {
   inSyncNodes(): SimNode[] {
     const { config } = this.store.current;
     return config.inSync.map(({ replicaId }) => this.nodeOf(replicaId));
+  }
+
+  /** Also if every change succeeds that somebody has asked for. */
+  surelyInSync(): SimNode[] {
+    const pending = this.nodes.flatMap(({ process }) => process?.replica.pending ?? []);
+    return this.inSyncNodes().filter((node) =>
+      pending.every((config) => memberOf(config, node.replicaId) !== undefined),
+    );
   }
 
   /** All in-sync copies show the same bytes, and they are what the history allows. */

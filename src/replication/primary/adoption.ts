@@ -71,7 +71,10 @@ export class Adoption {
     if (config.inSync.some(isMissing) || !state.isEpochKept(true)) return;
     state.phase = 'serving';
     hub.ports.event({ type: 'role', role: 'primary', epoch: config.epoch });
-    this.#reconcile.start(state.isAlone, (request) => this.#locks.acquire(request));
+    this.#reconcile.start(
+      () => state.isAlone,
+      (request) => this.#locks.acquire(request),
+    );
     this.reconciled();
     this.#admission.beginHeld();
   }

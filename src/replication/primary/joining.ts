@@ -103,8 +103,7 @@ export class Joining {
     seat.isLost = false;
     seat.isReadyToJoin = false;
     seat.joinRound = 0;
-    seat.resync?.stop();
-    seat.resync = undefined;
+    seat.endResync();
     seat.settledAtSequence = this.#inFlight.newest + 1;
     hub.ports.event({ type: 'memberAdded', replicaId: seat.replicaId, epoch: config.epoch });
     this.#streams.beat(seat);

@@ -55,6 +55,7 @@ export class Reads {
   #rewriteRead(request: number, errno: number): boolean {
     if (errno === 0 && this.#state.phase !== 'ended') this.#reconcile.readDone(request);
     else {
+      if (errno !== 0) this.#reconcile.readFailed(request);
       this.#locks.release(request);
       this.#state.hub.ports.release(request);
     }

@@ -27,7 +27,9 @@ export class Reconcile {
   #inFlightCount = 0;
   /** Pieces left by extent. */
   readonly #left = new Map<number, number>();
-  #isAlone = false;
+  #isAlone: () => boolean = () => false;
+  /** Pieces in flight whose bytes nobody needs. */
+  readonly #stampedOnly = new Set<number>();
   #isStarted = false;
   isTold = false;
   bytes = 0;
@@ -57,12 +59,12 @@ export class Reconcile {
     }
   }
 
-  /** `isAlone`: no other copy remains, and the ranges are only stamped. */
-  start(isAlone: boolean, lock: (request: number) => boolean): void {
+  /** `isAlone`: no other copy remains, and ranges are only stamped from now on. */
+  start(isAlone: () => boolean, lock: (request: number) => boolean): void {
     this.#isStarted = true;
     this.#isAlone = isAlone;
     this.#lock = lock;
-    if (isAlone && this.#hub.broken.reconcileStampsAlone) {
+    if (isAlone() && this.#hub.broken.reconcileStampsAlone) {
       this.#pieces = [];
       this.#left.clear();
     }
@@ -87,7 +89,8 @@ export class Reconcile {
     const table = this.#table;
     while (this.#isStarted && this.#inFlightCount < PIECES_IN_FLIGHT && this.#next < this.#pieces.length) {
       const piece = this.#pieces[this.#next] as Piece;
-      const request = this.#hub.ports.takeRequest(this.#isAlone ? 0 : piece.lengthBytes);
+      const isAlone = this.#isAlone();
+      const request = this.#hub.ports.takeRequest(isAlone ? 0 : piece.lengthBytes);
       if (request === NONE) return;
       this.#next += 1;
       this.#inFlightCount += 1;
@@ -97,13 +100,24 @@ export class Reconcile {
       table.origin[request] = NONE;
       table.offsetBytes[request] = piece.offsetBytes;
       table.lengthBytes[request] = piece.lengthBytes;
+      if (isAlone) this.#stampedOnly.add(request);
       if (this.#lock(request)) this.locked(request);
     }
   }
 
   locked(request: number): void {
-    if (this.#isAlone) this.#write(request);
+    if (this.#stampedOnly.delete(request)) this.#write(request);
     else this.#hub.ports.startRead(request);
+  }
+
+  /** Its bytes cannot be read: tried again at the next step, and only stamped if no other copy is left by then. */
+  readFailed(request: number): void {
+    const { offsetBytes, lengthBytes } = this.#table;
+    this.#pieces.push({
+      offsetBytes: offsetBytes[request] as number,
+      lengthBytes: lengthBytes[request] as number,
+    });
+    this.#inFlightCount -= 1;
   }
 
   /** Its bytes are in its buffer. */

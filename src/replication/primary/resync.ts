@@ -46,6 +46,7 @@ export class Resync {
   /** Sent and not answered: they hold their ranges. */
   readonly #awaited = new Set<number>();
   #isStopped = false;
+  /** Of data: blocks that hold only zeroes go as a header. */
   bytesSent = 0;
 
   constructor(hub: Hub, locks: RangeLocks, target: ResyncTarget) {
@@ -190,7 +191,7 @@ export class Resync {
     this.#awaited.add(request);
     const length = table.lengthBytes[request] as number;
     const isHole = table.isHole[request] === 1;
-    this.bytesSent += length;
+    if (!isHole) this.bytesSent += length;
     out.type = isHole ? FRAME_COPY_ZERO : FRAME_COPY;
     out.flags = 0;
     out.lengthBytes = length;

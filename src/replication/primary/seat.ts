@@ -41,6 +41,8 @@ export class Seat {
   /** SETTLED goes out once everything up to here is. 0: it went. */
   settledAtSequence = 0;
   resync: Resync | undefined;
+  /** By resyncs that are over. */
+  #copiedBytes = 0;
   /** Its disk failed: it said so. */
   hasFailed = false;
   /** The set names it, but not in the incarnation that it has, and cannot do without it: it is filled again. */
@@ -71,8 +73,18 @@ export class Seat {
     }
     this.joinRound = 0;
     this.settledAtSequence = 0;
+    this.endResync();
+  }
+
+  endResync(): void {
+    this.#copiedBytes += this.resync?.bytesSent ?? 0;
     this.resync?.stop();
     this.resync = undefined;
+  }
+
+  /** By all resyncs since this primary has known the copy. */
+  get resyncBytesSent(): number {
+    return this.#copiedBytes + (this.resync?.bytesSent ?? 0);
   }
 
   /** For people. */

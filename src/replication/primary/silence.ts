@@ -44,8 +44,10 @@ export class Silence {
 
   /** Members that are silent leave, as far as the minimum allows. */
   considerDrops(): void {
-    const { hub, config, seats, mayPropose } = this.#state;
+    const { hub, config, seats, mayPropose, hasFailed } = this.#state;
     if (hub.pending !== undefined || !mayPropose) return;
+    // Theirs are the good copies: one of them takes over when it can be reached again.
+    if (hasFailed && !hub.broken.failedDropsNobody) return;
     const silent: string[] = [];
     for (const seat of seats) {
       if (seat.role !== 'member' || !this.isSilent(seat)) continue;

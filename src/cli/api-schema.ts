@@ -84,6 +84,7 @@ const volumeSchema = z.object({
       state: z.string(),
       allocatedBytes: sizeBytes,
       resyncBytesLeft: sizeBytes,
+      resyncBytesSent: sizeBytes,
       problem: z.string(),
     }),
   ),

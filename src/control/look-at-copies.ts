@@ -17,6 +17,8 @@ export interface CopyLook {
   readonly allocatedBytes: number;
   /** The primary has this much left to copy to it; undefined: it copies nothing. */
   readonly resyncBytesLeft: number | undefined;
+  /** The primary has sent this much to it by resyncs; undefined: it knows none, or did not tell. */
+  readonly resyncBytesSent: number | undefined;
   /** '': none known. */
   readonly problem: string;
 }
@@ -31,13 +33,14 @@ export async function lookAtCopies(
   const asked = askPrimary(context, record, TIMEOUT_MS);
   const seen = record.replicas.map((replica) => ask(cluster.calls, record.id, replica));
   const primary = await asked;
-  const left = new Map(primary?.others.map(({ replicaId, resyncBytesLeft }) => [replicaId, resyncBytesLeft]));
   return await Promise.all(
     record.replicas.map(async (replica, index): Promise<CopyLook> => {
-      const resyncBytesLeft = left.get(replica.id) ?? undefined;
+      const told = primary?.others.find(({ replicaId }) => replicaId === replica.id);
+      const resyncBytesLeft = told?.resyncBytesLeft ?? undefined;
+      const resyncBytesSent = told?.resyncBytesSent;
       const state = replicaState(record, replica, resyncBytesLeft !== undefined);
       const { allocatedBytes = 0, problem = '' } = (await seen[index]) ?? {};
-      return { replicaId: replica.id, state, allocatedBytes, resyncBytesLeft, problem };
+      return { replicaId: replica.id, state, allocatedBytes, resyncBytesLeft, resyncBytesSent, problem };
     }),
   );
 }

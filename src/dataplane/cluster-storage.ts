@@ -58,6 +58,8 @@ export interface ReplicaView {
     readonly isConnected: boolean;
     /** undefined: nothing is being copied to it. */
     readonly resyncBytesLeft: number | undefined;
+    /** Of data, by all resyncs since this primary has known the copy. */
+    readonly resyncBytesSent: number;
   }[];
 }
 

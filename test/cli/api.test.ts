@@ -34,6 +34,7 @@ const VOLUME: VolumeView = {
       state: 'syncing',
       allocatedBytes: 4096,
       resyncBytesLeft: 2 ** 40,
+      resyncBytesSent: 2 ** 39,
       problem: '',
     },
   ],

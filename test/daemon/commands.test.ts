@@ -56,6 +56,7 @@ describe('volume', () => {
           state: 'inSync',
           allocatedBytes: expect.any(Number),
           resyncBytesLeft: 0,
+          resyncBytesSent: 0,
           problem: '',
         },
       ],

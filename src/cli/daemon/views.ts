@@ -18,6 +18,8 @@ export interface Here {
   readonly closed: readonly ClosedPool[];
 }
 
+type OneLook = Omit<CopyLook, 'replicaId'>;
+
 /** `local`: the copy here. `looks`: what was seen of all copies just now, if anybody looked. */
 export function volumeView(
   record: VolumeRecord,
@@ -53,10 +55,10 @@ export function volumeView(
 function replicaView(
   { primary }: VolumeRecord,
   { id, node, pool }: ReplicaRecord,
-  { state, allocatedBytes, problem, resyncBytesLeft = 0 }: Omit<CopyLook, 'replicaId'>,
+  { state, allocatedBytes, problem, resyncBytesLeft = 0, resyncBytesSent = 0 }: OneLook,
 ): VolumeView['replicas'][number] {
   const role = id === primary.replicaId ? 'primary' : 'secondary';
-  return { id, node, pool, role, state, allocatedBytes, resyncBytesLeft, problem };
+  return { id, node, pool, role, state, allocatedBytes, resyncBytesLeft, resyncBytesSent, problem };
 }
 
 /** What its own daemon knows of a copy; of others only what the store says. */
@@ -65,13 +67,14 @@ function lookFromHere(
   replica: ReplicaRecord,
   local: ReplicaStatus | undefined,
   { node, closed }: Here,
-): Omit<CopyLook, 'replicaId'> {
+): OneLook {
   const state = replicaState(record, replica);
+  const notTold = { resyncBytesLeft: undefined, resyncBytesSent: undefined };
   const isOther = local?.superblock !== undefined && local.superblock.replicaId !== replica.id;
   if (replica.node !== node || isOther)
-    return { state, allocatedBytes: 0, problem: '', resyncBytesLeft: undefined };
+    return { state, allocatedBytes: 0, problem: '', ...notTold };
   const problem = problemOf(replica.pool, local, closed);
-  return { state, allocatedBytes: local?.allocatedBytes ?? 0, problem, resyncBytesLeft: undefined };
+  return { state, allocatedBytes: local?.allocatedBytes ?? 0, problem, ...notTold };
 }
 
 function problemOf(pool: string, local: ReplicaStatus | undefined, closed: readonly ClosedPool[]): string {

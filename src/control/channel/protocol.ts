@@ -64,6 +64,7 @@ const replicaState = z.object({
       role: z.string(),
       isConnected: z.boolean(),
       resyncBytesLeft: bytes.nullable(),
+      resyncBytesSent: bytes,
     }),
   ),
 });

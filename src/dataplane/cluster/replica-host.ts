@@ -127,6 +127,7 @@ export class ReplicaHost implements ReplicaPorts, GreetedHost, DataFileHost, Fil
         role: seat.role,
         isConnected: seat.isOpen,
         resyncBytesLeft: seat.resync?.bytesLeft,
+        resyncBytesSent: seat.resyncBytesSent,
       })),
     };
   }

@@ -1,7 +1,8 @@
 // How long a client waits when the primary of its volume goes: three nodes with network namespaces of their own, one
 // replica beside the primary, the client on the third node, which has no copy, default timers. A round: load, the
 // fault, the first answers after it, repair, both copies in sync again; the primary has then changed places. The
-// client checks every sector (test/support/history-client.ts): a pause in which something was lost is none.
+// client checks every sector (test/support/history-client.ts): a pause in which something was lost is none. Its phases
+// are those of "holdfast volume timeline": until another copy takes over, until that serves, until the client is answered.
 //
 //   npm run bench -- failover [--quick] [--rounds N] [--faults kill,lose,cut,freeze,move] [--json FILE]
 //
@@ -19,6 +20,7 @@ import Table from 'cli-table3';
 import { type ClusterNode, TestCluster } from '../test/cluster/cluster.ts';
 import { ClusterVolume } from '../test/cluster/cluster-volume.ts';
 import { HistoryClient, VolumeHistory } from '../test/support/history-client.ts';
+import type { Pause } from '../test/support/pauses.ts';
 import { describeMachine, printMachine } from './support/machine.ts';
 import { median } from './support/statistics.ts';
 
@@ -59,6 +61,20 @@ interface Round {
   readonly from: string;
   readonly to: string;
   readonly pauseMs: number;
+  readonly phases: Phases | undefined;
+}
+
+interface Phases {
+  /** From the last answer on: the primary's lease is over (or it gave its place away), and another copy takes over. */
+  readonly suspectedMs: number;
+  /** It serves; what was in doubt may still be rewritten. */
+  readonly servesMs: number;
+  /** The client has an answer. */
+  readonly answeredMs: number;
+}
+
+interface Timeline {
+  readonly lines: readonly { at: string; node: string; what: string; text: string }[];
 }
 
 class FailoverBench {
@@ -88,8 +104,23 @@ class FailoverBench {
       throw new Error(`the client saw errors: ${[...errors.keys()].join(', ')}`, { cause: brokenBy });
     const { primary: to } = await this.#volume.show(this.#observer);
     if (to === primary.name) throw new Error(`node ${to} still has the primary`);
+    const phases = await this.#phases(longestPause, to);
     await this.#repair(fault, primary);
-    return { fault, from: primary.name, to, pauseMs: longestPause.ms };
+    return { fault, from: primary.name, to, pauseMs: longestPause.ms, phases };
+  }
+
+  /** undefined: the timeline does not tell them. */
+  async #phases({ startedAt, ms }: Pause, to: string): Promise<Phases | undefined> {
+    const { lines } = await this.#observer.json<Timeline>('volume', 'timeline', this.#volume.name);
+    // One machine, one clock.
+    const seen = lines
+      .filter(({ node }) => node === to)
+      .map(({ at, what, text }) => ({ what, text, ms: Date.parse(at) - startedAt.getTime() }))
+      .filter((line) => line.ms > -100 && line.ms < ms + 100);
+    const serves = seen.find(({ what, text }) => what === 'role' && text.includes('primary'))?.ms;
+    if (serves === undefined) return undefined;
+    const suspectedMs = seen.find(({ what }) => what === 'suspected')?.ms ?? serves;
+    return { suspectedMs, servesMs: serves - suspectedMs, answeredMs: ms - serves };
   }
 
   async #strike(fault: Fault, primary: ClusterNode, inSync: readonly string[]): Promise<void> {
@@ -135,16 +166,20 @@ class FailoverBench {
 
 function print(all: readonly Round[]): void {
   const table = new Table({
-    head: ['fault', 'rounds', 'median ms', 'worst ms', 'goal', ''],
+    head: ['fault', 'rounds', 'median ms', 'worst ms', 'goal', '', 'takes over', 'serves', 'answers'],
     style: { head: [], border: [], compact: true },
-    colAligns: ['left', 'right', 'right', 'right', 'right', 'left'],
+    colAligns: ['left', 'right', 'right', 'right', 'right', 'left', 'right', 'right', 'right'],
   });
   for (const fault of faults) {
-    const pauses = all.filter((round) => round.fault === fault).map(({ pauseMs }) => pauseMs);
+    const ofFault = all.filter((round) => round.fault === fault);
+    const pauses = ofFault.map(({ pauseMs }) => pauseMs);
     const [middle, worst] = [median(pauses), Math.max(...pauses)];
     const goal = FAULTS[fault];
     const isFine = middle <= goal.medianMs && worst <= goal.worstMs;
     const limits = `${goal.medianMs} / ${goal.worstMs}`;
+    const known = ofFault.flatMap(({ phases }) => phases ?? []);
+    const phase = (pick: (phases: Phases) => number): string =>
+      known.length === 0 ? '' : `+${median(known.map(pick)).toFixed(0)}`;
     table.push([
       fault,
       pauses.length,
@@ -152,6 +187,9 @@ function print(all: readonly Round[]): void {
       worst.toFixed(0),
       limits,
       isFine ? 'met' : 'NOT MET',
+      phase(({ suspectedMs }) => suspectedMs),
+      phase(({ servesMs }) => servesMs),
+      phase(({ answeredMs }) => answeredMs),
     ]);
   }
   console.log(table.toString());

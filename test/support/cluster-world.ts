@@ -128,7 +128,18 @@ export class TestDaemon {
       startNumber,
       onReplicaEvent: (event) => timelines.note(event),
     });
-    let keeper: ReplicaKeeper | undefined;
+    const keeper = new ReplicaKeeper({
+      node,
+      records,
+      storage,
+      replication: storage.cluster,
+      locks,
+      log: silentLogger,
+      onRecord: (record) => void volumes.recordChanged(record),
+      onBroken: (error) => {
+        throw error;
+      },
+    });
     const handlers = {
       ...replicaCalls({
         self,
@@ -137,7 +148,7 @@ export class TestDaemon {
         locks,
         replication: storage.cluster,
         timelines,
-        onMade: (volumeId) => keeper?.look(volumeId),
+        onMade: (volumeId) => keeper.look(volumeId),
       }),
     };
     const calls = new PeerCalls({ self: node, handlers, nodes, key: KEY, cluster: store.identity });
@@ -151,18 +162,6 @@ export class TestDaemon {
     });
     membership.start();
     cleanups.push(() => membership.close());
-    keeper = new ReplicaKeeper({
-      node,
-      records,
-      storage,
-      replication: storage.cluster,
-      locks,
-      log: silentLogger,
-      onRecord: (record) => void volumes.recordChanged(record),
-      onBroken: (error) => {
-        throw error;
-      },
-    });
     const cluster = { nodes, calls, frontends: storage.cluster };
     const volumes = new Volumes(store, storage, { node, maxVolumesPerNode: 100, cluster });
     keeper.start();

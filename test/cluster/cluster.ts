@@ -24,7 +24,7 @@ export class TestCluster implements AsyncDisposable {
   readonly network: ClusterNetwork;
   readonly etcd: StoreHost;
   readonly nodes: readonly ClusterNode[];
-  readonly #directories: readonly string[];
+  readonly #directories: readonly [string, string];
 
   /** All daemons serve, and each takes the others for alive. */
   static async start({ nodes, args = [] }: ClusterOptions): Promise<TestCluster> {
@@ -70,6 +70,11 @@ export class TestCluster implements AsyncDisposable {
     const node = this.nodes.find((one) => one.name === name);
     if (node === undefined) throw new Error(`no node "${name}" in this cluster`);
     return node;
+  }
+
+  /** Of a file in the directory that goes with the cluster. */
+  path(name: string): string {
+    return join(this.#directories[0], name);
   }
 
   async cutFromStore(name: string, how?: Cut): Promise<void> {

@@ -61,6 +61,19 @@ const nodeSchema = z.object({
   cordoned: z.boolean(),
   draining: z.boolean(),
   problem: z.string(),
+  copies: z.number().int(),
+  primaries: z.number().int(),
+});
+
+const clusterStatusSchema = z.object({
+  storeIdentity: z.string(),
+  leader: z.string(),
+  nodes: z.number().int(),
+  nodesAlive: z.number().int(),
+  nodesCordoned: z.number().int(),
+  volumes: z.number().int(),
+  volumesDegraded: z.number().int(),
+  maintenanceSince: z.string(),
 });
 
 const volumeSchema = z.object({
@@ -123,17 +136,9 @@ export const UNARY = {
   ListNodes: { request: z.object({}), response: z.object({ nodes: z.array(nodeSchema) }) },
   GetNode: { request: byNode, response: nodeSchema },
   SetCordoned: { request: byNode.extend({ cordoned: z.boolean() }), response: nodeSchema },
-  GetClusterStatus: {
-    request: z.object({}),
-    response: z.object({
-      storeIdentity: z.string(),
-      leader: z.string(),
-      nodes: z.number().int(),
-      nodesAlive: z.number().int(),
-      nodesCordoned: z.number().int(),
-      volumes: z.number().int(),
-    }),
-  },
+  DrainNode: { request: byNode, response: nodeSchema },
+  GetClusterStatus: { request: z.object({}), response: clusterStatusSchema },
+  SetMaintenance: { request: z.object({ on: z.boolean() }), response: clusterStatusSchema },
   ListPools: { request: z.object({ pool: z.string() }), response: z.object({ pools: z.array(poolSchema) }) },
   ForgetPool: {
     request: z.object({ pool: z.string().min(1), force: z.boolean() }),

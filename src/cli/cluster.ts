@@ -2,6 +2,8 @@
 
 import { Command } from 'commander';
 import { resolve } from 'node:path';
+import { HoldfastError } from '../core/errors.ts';
+import type { Response } from './api-schema.ts';
 import { type ClientOptions, clientOptions, withApi } from './client-command.ts';
 import { createKeyFile, newKeyText } from '../control/cluster-key.ts';
 import { printJson, printLine } from './output.ts';
@@ -17,16 +19,33 @@ async function keygen(file: string | undefined, options: { json?: boolean }): Pr
   else printLine(`${path} holds a new key: copy it to every node, and start each daemon with --cluster-key`);
 }
 
-async function status(options: ClientOptions): Promise<void> {
-  const found = await withApi(options, (api) => api.call('GetClusterStatus', {}));
-  if (options.json) return printJson(found);
-  const { nodes, nodesAlive, nodesCordoned, volumes, leader, storeIdentity } = found;
+function printStatus(found: Response<'GetClusterStatus'>): void {
+  const { nodes, nodesAlive, nodesCordoned, volumes, volumesDegraded, leader, maintenanceSince } = found;
   const cordoned = nodesCordoned === 0 ? '' : `, ${nodesCordoned} cordoned`;
-  printLine(`${nodesAlive} of ${nodes} nodes are alive${cordoned}; ${volumes} volumes`);
+  const degraded =
+    volumesDegraded === 0 ? '' : `, ${volumesDegraded} of them with a copy that is not in sync`;
+  printLine(`${nodesAlive} of ${nodes} nodes are alive${cordoned}; ${volumes} volumes${degraded}`);
   printLine(
     leader === '' ? 'no daemon does the housekeeping now' : `housekeeping: the daemon of node ${leader}`,
   );
-  printLine(`store ${storeIdentity}`);
+  if (maintenanceSince !== '')
+    printLine(`maintenance since ${maintenanceSince}: no node is taken for lost, no copy replaced for that`);
+  printLine(`store ${found.storeIdentity}`);
+}
+
+async function status(options: ClientOptions): Promise<void> {
+  const found = await withApi(options, (api) => api.call('GetClusterStatus', {}));
+  if (options.json) printJson(found);
+  else printStatus(found);
+}
+
+async function maintenance(state: string, options: ClientOptions): Promise<void> {
+  if (state !== 'on' && state !== 'off') {
+    throw new HoldfastError('INVALID', `'${state}' must be on or off`);
+  }
+  const found = await withApi(options, (api) => api.call('SetMaintenance', { on: state === 'on' }));
+  if (options.json) printJson(found);
+  else printStatus(found);
 }
 
 export function clusterCommand(): Command {
@@ -34,6 +53,12 @@ export function clusterCommand(): Command {
   clientOptions(cluster.command('status').description('how many nodes are alive, and who leads')).action(
     status,
   );
+  clientOptions(
+    cluster
+      .command('maintenance')
+      .description('on: no node is taken for lost and no copy replaced for that, until it is off')
+      .argument('<state>', 'on or off'),
+  ).action(maintenance);
   cluster
     .command('keygen')
     .description('make a key for a new cluster; without a file it is printed')

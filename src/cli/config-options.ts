@@ -219,6 +219,13 @@ export const OPTIONS = {
     range: '0ms to 1h; 0ms: never',
     text: 'A data-plane thread that is longer than this in one turn of its loop is stuck: the daemon ends itself, devices stay, and the next daemon takes over. One that waits in the kernel for a hung disk is logged instead: an end would wait too.',
   }),
+  replaceAfter: option({
+    argument: 'TIME',
+    schema: duration(1000, 30 * 86_400_000),
+    default: '10m',
+    range: '1s to 30d',
+    text: 'A node that has not been alive for this long is taken for lost: its copies are replaced by others elsewhere. Longer than a reboot; `holdfast cluster maintenance on` holds it up. Give all daemons of a cluster the same.',
+  }),
   overcommit: option({
     argument: 'RATIO',
     schema: number(0.1, 1000, 'fraction'),

@@ -41,14 +41,16 @@ export function nextCopyStep(record: VolumeRecord, facts: CopyFacts): CopyStep |
   const isAlive = ({ node }: ReplicaRecord): boolean => facts.nodes.get(node)?.isAlive === true;
   const mustGo = (replica: ReplicaRecord): boolean => isDraining(replica) || isLost(replica, facts);
   const newcomers = replicas.filter(isNewcomer);
-  const leaving = replicas.filter(({ leaving: isLeaving }) => isLeaving === true);
+  const leaving = replicas.filter((replica) => replica.leaving === true);
 
   const lostNewcomer = newcomers.find(mustGo);
   if (lostNewcomer !== undefined) return { type: 'cancel', newcomer: lostNewcomer, stays: leaving.at(0) };
 
-  if (replicas.some((replica) => isPrimary(replica) && isDraining(replica) && isAlive(replica))) {
+  const isLeaving = ({ leaving: is }: ReplicaRecord): boolean => is === true && newcomers.length === 0;
+  const movesAway = (replica: ReplicaRecord): boolean => isDraining(replica) || isLeaving(replica);
+  if (replicas.some((replica) => isPrimary(replica) && movesAway(replica) && isAlive(replica))) {
     const target = replicas
-      .filter((replica) => isInSync(replica) && isAlive(replica) && !isDraining(replica))
+      .filter((replica) => isInSync(replica) && isAlive(replica) && !movesAway(replica))
       .sort((a, b) => Number(b.node === record.attachment.node) - Number(a.node === record.attachment.node))
       .at(0);
     if (target !== undefined) return { type: 'move', toNode: target.node };

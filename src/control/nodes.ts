@@ -104,8 +104,22 @@ export class Nodes {
     return { ...node.value, isAlive: this.#isAlive(node.value, await this.alive(name)) };
   }
 
+  /** One that is not cordoned is not drained either. */
   async setCordoned(name: string, cordoned: boolean): Promise<void> {
-    await this.update(name, (node) => (node.cordoned === cordoned ? node : { ...node, cordoned }));
+    await this.#mark(name, (node) => ({ cordoned, draining: cordoned && node.draining }));
+  }
+
+  async setDraining(name: string): Promise<void> {
+    await this.#mark(name, () => ({ cordoned: true, draining: true }));
+  }
+
+  async #mark(name: string, marks: (node: Node) => Pick<Node, 'cordoned' | 'draining'>): Promise<void> {
+    await this.update(name, (node) => {
+      const { cordoned, draining } = marks(node);
+      return node.cordoned === cordoned && node.draining === draining
+        ? node
+        : { ...node, cordoned, draining };
+    });
   }
 
   /**

@@ -8,7 +8,7 @@ import { didYouMean } from '../core/nearest.ts';
 import type { NodeStorage } from '../dataplane/node-storage.ts';
 import { type FrontendStorage, AttachedVolumes } from './attached-volumes.ts';
 import { attachmentVerdict } from './attachment-verdict.ts';
-import { makeNamedCopies } from './change-copies.ts';
+import { makeNamedCopies, requireCluster } from './change-copies.ts';
 import type { ClusterContext } from './cluster-context.ts';
 import { type CollectedTimeline, collectTimeline } from './collect-timeline.ts';
 import { createVolume } from './create-volume.ts';
@@ -183,6 +183,11 @@ export class Volumes implements VolumeService {
    */
   async forgetPool(pool: string, force: boolean): Promise<void> {
     await forgetPool(this.#context, pool, force);
+  }
+
+  /** INVALID when this daemon is alone with its store. */
+  requireCluster(what: string): void {
+    requireCluster(this.#context, what);
   }
 
   // ---- for the housekeeping

@@ -64,6 +64,8 @@ test('every daemon lists all nodes, cordons any of them, and sees when one has s
     cordoned: false,
     draining: false,
     problem: '',
+    copies: 0,
+    primaries: 0,
   });
   expect(await b.json('node', 'cordon', 'a')).toMatchObject({ name: 'a', cordoned: true });
   expect((await a.run('node', 'ls')).stdout).toMatch(/^a\talive, cordoned\track1\t/m);

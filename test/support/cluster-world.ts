@@ -91,6 +91,7 @@ interface TestDaemonOptions {
 export class TestDaemon {
   readonly node: string;
   readonly address: string;
+  readonly store: EtcdStore;
   readonly nodes: Nodes;
   readonly records: VolumeRecords;
   readonly storage: Storage;
@@ -167,7 +168,7 @@ export class TestDaemon {
     keeper.start();
     cleanups.push(() => keeper.close());
     return new TestDaemon(
-      { node, address, nodes, records, storage, volumes, timelines, handlers, calls },
+      { node, address, store, nodes, records, storage, volumes, timelines, handlers, calls },
       cleanups,
     );
   }
@@ -175,12 +176,22 @@ export class TestDaemon {
   private constructor(
     parts: Pick<
       TestDaemon,
-      'node' | 'address' | 'nodes' | 'records' | 'storage' | 'volumes' | 'timelines' | 'handlers' | 'calls'
+      | 'node'
+      | 'address'
+      | 'store'
+      | 'nodes'
+      | 'records'
+      | 'storage'
+      | 'volumes'
+      | 'timelines'
+      | 'handlers'
+      | 'calls'
     >,
     cleanups: readonly (() => unknown)[],
   ) {
     this.node = parts.node;
     this.address = parts.address;
+    this.store = parts.store;
     this.nodes = parts.nodes;
     this.records = parts.records;
     this.storage = parts.storage;

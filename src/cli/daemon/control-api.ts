@@ -1,10 +1,12 @@
 // The control API's handlers: each translates one request into calls of the services, and the answer back.
 
+import { readSettings, setMaintenance } from '../../control/cluster-settings.ts';
 import type { Nodes } from '../../control/nodes.ts';
 import type { VolumeRecord } from '../../control/records.ts';
 import { failureModeSchema } from '../../control/records.ts';
+import type { Store } from '../../control/store.ts';
 import type { NodeStorage } from '../../dataplane/node-storage.ts';
-import type { ApiHandlers, NodeView, VolumeView } from '../api-schema.ts';
+import type { ApiHandlers, NodeView, Response, VolumeView } from '../api-schema.ts';
 import { type AttachContext, attachVolume, detachVolume } from './attach.ts';
 import { explainVolume } from './explain.ts';
 import type { Exports } from './exports.ts';
@@ -19,10 +21,12 @@ export interface ControlApiContext extends AttachContext {
   /** Whose daemon does the housekeeping. */
   readonly leader: () => Promise<string | undefined>;
   readonly exports: Exports;
-  readonly storeIdentity: string;
+  readonly store: Store;
   readonly version: string;
   readonly startedAt: Date;
 }
+
+type ClusterStatus = Response<'GetClusterStatus'>;
 
 /** '' is the default; '3' the number. */
 function failureMode(text: string): VolumeRecord['failureMode'] {
@@ -42,12 +46,28 @@ export function controlApi(context: ControlApiContext): ApiHandlers {
     return nodeView(node, await volumes.list(), await context.peers?.problemWith(node));
   };
 
+  const clusterStatus = async (): Promise<ClusterStatus> => {
+    const all = await nodes.list();
+    const records = await volumes.list();
+    const { maintenanceSince } = await readSettings(context.store);
+    return {
+      storeIdentity: context.store.identity,
+      leader: (await context.leader()) ?? '',
+      nodes: all.length,
+      nodesAlive: all.filter(({ isAlive }) => isAlive).length,
+      nodesCordoned: all.filter(({ cordoned }) => cordoned).length,
+      volumes: records.length,
+      volumesDegraded: records.filter(({ inSync, replicas }) => inSync.length < replicas.length).length,
+      maintenanceSince: maintenanceSince ?? '',
+    };
+  };
+
   return {
     async GetStatus() {
       return {
         node: context.node,
         version: context.version,
-        storeIdentity: context.storeIdentity,
+        storeIdentity: context.store.identity,
         startedAt: context.startedAt.toISOString(),
         processId: process.pid,
         volumes: (await volumes.list()).length,
@@ -71,16 +91,21 @@ export function controlApi(context: ControlApiContext): ApiHandlers {
       return await viewOfNode(node);
     },
 
+    async DrainNode({ node }) {
+      volumes.requireCluster('a drain');
+      await nodes.find(node);
+      await nodes.setDraining(node);
+      return await viewOfNode(node);
+    },
+
     async GetClusterStatus() {
-      const all = await nodes.list();
-      return {
-        storeIdentity: context.storeIdentity,
-        leader: (await context.leader()) ?? '',
-        nodes: all.length,
-        nodesAlive: all.filter(({ isAlive }) => isAlive).length,
-        nodesCordoned: all.filter(({ cordoned }) => cordoned).length,
-        volumes: (await volumes.list()).length,
-      };
+      return await clusterStatus();
+    },
+
+    async SetMaintenance({ on }) {
+      volumes.requireCluster('maintenance');
+      await setMaintenance(context.store, on);
+      return await clusterStatus();
     },
 
     async ListPools({ pool }) {

@@ -16,6 +16,7 @@ import { NodeMembership } from '../../control/node-membership.ts';
 import { NodeRecord } from '../../control/node-record.ts';
 import type { Store } from '../../control/store.ts';
 import { VolumeRecords } from '../../control/volume-records.ts';
+import { volumeDuties } from '../../control/volume-duties.ts';
 import { Volumes } from '../../control/volumes.ts';
 import type { JudgeAttachment } from '../../core/attachment-verdict.ts';
 import { errorText } from '../../core/errors.ts';
@@ -295,11 +296,17 @@ async function start(options: {
   });
   resources.defer(() => membership.close());
   membership.start();
+  const duties = [noteLostNodes(nodes, log)];
+  if (joined !== undefined) {
+    const records = new VolumeRecords(store);
+    const replaceAfterMs = config.replaceAfter;
+    duties.push(...volumeDuties({ store, nodes, records, volumes, replaceAfterMs, log }));
+  }
   const leadership = new Leadership(store, {
     node: self.name,
     process: self.process,
     log,
-    work: (signal) => keepHouse([noteLostNodes(nodes, log)], { signal, log }),
+    work: (signal) => keepHouse(duties, { signal, log }),
   });
   resources.defer(() => leadership.close());
   leadership.start();
@@ -329,7 +336,7 @@ async function start(options: {
       node: config.nodeName,
       version: version(),
       startedAt,
-      storeIdentity: store.identity,
+      store,
       volumes,
       storage: opened,
       nodes,

@@ -71,8 +71,7 @@ function lookFromHere(
   const state = replicaState(record, replica);
   const notTold = { resyncBytesLeft: undefined, resyncBytesSent: undefined };
   const isOther = local?.superblock !== undefined && local.superblock.replicaId !== replica.id;
-  if (replica.node !== node || isOther)
-    return { state, allocatedBytes: 0, problem: '', ...notTold };
+  if (replica.node !== node || isOther) return { state, allocatedBytes: 0, problem: '', ...notTold };
   const problem = problemOf(replica.pool, local, closed);
   return { state, allocatedBytes: local?.allocatedBytes ?? 0, problem, ...notTold };
 }
@@ -104,6 +103,10 @@ export function poolView(
 
 /** `problem`: why the node cannot be reached; '': it can, or nobody has tried. */
 export function nodeView(node: StoredNode, volumes: readonly VolumeRecord[], problem = ''): NodeView {
+  const copies = volumes.flatMap((record) =>
+    record.replicas.filter((replica) => replica.node === node.name).map(({ id }) => ({ id, record })),
+  );
+  const isPrimary = ({ id, record }: (typeof copies)[number]): boolean => record.primary.replicaId === id;
   return {
     name: node.name,
     id: node.id,
@@ -130,5 +133,7 @@ export function nodeView(node: StoredNode, volumes: readonly VolumeRecord[], pro
     cordoned: node.cordoned,
     draining: node.draining,
     problem,
+    copies: copies.length,
+    primaries: copies.filter(isPrimary).length,
   };
 }

@@ -26,6 +26,23 @@ export async function capacityOf(
   return capacities.sort((a, b) => Number(b.pool === defaultPool) - Number(a.pool === defaultPool));
 }
 
+export async function largestVolumeBytes(
+  { cluster, records }: VolumeContext,
+  pool: string | undefined,
+): Promise<number> {
+  if (cluster === undefined) return 0;
+  const volumes = await records.list();
+  const usable = (await cluster.nodes.list()).filter(
+    (node) => node.isAlive && !node.cordoned && !node.draining,
+  );
+  const rooms = usable.flatMap((node) =>
+    node.pools
+      .filter(({ name, problem }) => problem === null && (pool === undefined || name === pool))
+      .map((found) => creatableIn(found, provisionedIn(volumes, node.name, found.name))),
+  );
+  return Math.max(0, ...rooms);
+}
+
 export async function forgetPool(context: VolumeContext, pool: string, force: boolean): Promise<void> {
   await context.locks.run(poolLock(pool), async () => {
     const volumes = (await context.records.list()).filter((record) => isIn(record, context.node, pool));

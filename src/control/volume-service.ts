@@ -74,4 +74,6 @@ export interface VolumeService {
   fileSystemMade(volumeId: string): Promise<VolumeRecord>;
   /** All pools, the default one first, or the given one: NOT_FOUND when unknown. One that is not open has no room. */
   capacity(pool?: string): Promise<PoolCapacity[]>;
+  /** In a cluster: the largest volume of one copy that could be made now on any node; 0 when there is no such pool. */
+  largestVolumeBytes(pool?: string): Promise<number>;
 }

@@ -22,7 +22,7 @@ import { movePrimary } from './move-primary.ts';
 import type { CopyFacts } from './next-copy-step.ts';
 import { isVolumeId } from './names.ts';
 import { OpenVolumes } from './open-volumes.ts';
-import { capacityOf, forgetPool } from './pools.ts';
+import { capacityOf, forgetPool, largestVolumeBytes } from './pools.ts';
 import { type Problem, problemsOf, unfinishedOf } from './problems.ts';
 import { publishVolume, renewAttachment, unpublishVolume } from './publish-volume.ts';
 import type { FileSystemType, VolumeRecord } from './records.ts';
@@ -175,6 +175,10 @@ export class Volumes implements VolumeService {
 
   async capacity(pool?: string): Promise<PoolCapacity[]> {
     return await capacityOf(this.#context, pool);
+  }
+
+  async largestVolumeBytes(pool?: string): Promise<number> {
+    return await largestVolumeBytes(this.#context, pool);
   }
 
   /**

@@ -20,7 +20,7 @@ import {
   requirePresent,
   requireVolumeId,
 } from './requests.ts';
-import { includesNode, requireReachable, topologyOf } from './topology.ts';
+import { includesNode, preferredNode, requireReachable, topologyOf } from './topology.ts';
 import { DEFAULT_FILE_SYSTEM, FILE_SYSTEM_LABEL } from './volume-file-system.ts';
 
 const DEFAULT_SIZE_BYTES = GIB;
@@ -30,6 +30,8 @@ const MAX_LIST_ENTRIES = 5000;
 export interface ControllerOptions {
   readonly node: string;
   readonly volumes: VolumeService;
+  /** Several nodes share the store: a volume can be used on any of them, and copies go where there is room. */
+  readonly inCluster?: boolean | undefined;
 }
 
 type Implemented = Omit<
@@ -37,7 +39,7 @@ type Implemented = Omit<
   'ControllerModifyVolume' | 'CreateSnapshot' | 'DeleteSnapshot' | 'ListSnapshots' | 'GetSnapshot'
 >;
 
-export function createController({ node, volumes }: ControllerOptions): Implemented {
+export function createController({ node, volumes, inCluster = false }: ControllerOptions): Implemented {
   return {
     async ControllerGetCapabilities() {
       return { capabilities: CONTROLLER_CAPABILITIES.map((type) => ({ rpc: { type } })) };
@@ -47,18 +49,19 @@ export function createController({ node, volumes }: ControllerOptions): Implemen
       requireName(request.name);
       const uses = parseUses(request.volume_capabilities);
       requireMap('parameters', request.parameters);
-      const parameters = parseParameters(request.parameters);
+      const parameters = parseParameters(request.parameters, inCluster);
       requireNothingLater(request);
       const fileSystemType = wantedFileSystem(uses, parameters);
       const sizeBytes = requestedSizeBytes(request.capacity_range, DEFAULT_SIZE_BYTES);
       if (uses.some(({ access }) => access === 'mount'))
         requireRoomFor(fileSystemType ?? DEFAULT_FILE_SYSTEM, sizeBytes);
-      requireReachable(request.accessibility_requirements, node);
+      if (!inCluster) requireReachable(request.accessibility_requirements, node);
       const record = await volumes.create({
         name: request.name,
         sizeBytes,
         pool: parameters.pool,
         replicaCount: parameters.replicaCount,
+        preferredNode: inCluster ? preferredNode(request.accessibility_requirements) : undefined,
         durability: parameters.durability,
         failureMode: parameters.failureMode,
         // Chosen in the record only when the device was seen blank and mkfs is about to start (volume-file-system.ts).
@@ -68,7 +71,7 @@ export function createController({ node, volumes }: ControllerOptions): Implemen
           ...(fileSystemType === undefined ? {} : { [FILE_SYSTEM_LABEL]: fileSystemType }),
         },
       });
-      return { volume: volumeOf(record) };
+      return { volume: volumeOf(record, inCluster) };
     },
 
     async DeleteVolume(request) {
@@ -104,7 +107,7 @@ export function createController({ node, volumes }: ControllerOptions): Implemen
       const record = await volumes.get(request.volume_id);
       const problem = unsupported(() => {
         const uses = parseUses(request.volume_capabilities);
-        const wanted = wantedFileSystem(uses, parseParameters(request.parameters));
+        const wanted = wantedFileSystem(uses, parseParameters(request.parameters, inCluster));
         const { fileSystem } = record;
         if (wanted !== undefined && fileSystem?.made === true && fileSystem.type !== wanted) {
           throw invalid(`the volume holds a file system of type ${fileSystem.type}, not ${wanted}`);
@@ -130,7 +133,7 @@ export function createController({ node, volumes }: ControllerOptions): Implemen
       const rest = (await volumes.list()).filter((record) => record.id > startingToken);
       const page = rest.slice(0, Math.min(maxEntries || MAX_LIST_ENTRIES, MAX_LIST_ENTRIES));
       return {
-        entries: page.map((record) => ({ volume: volumeOf(record), status: statusOf(record) })),
+        entries: page.map((record) => ({ volume: volumeOf(record, inCluster), status: statusOf(record) })),
         next_token: page.length < rest.length ? page.at(-1)?.id : '',
       };
     },
@@ -139,14 +142,16 @@ export function createController({ node, volumes }: ControllerOptions): Implemen
       requireVolumeId(request);
       requireVolumeShape(request.volume_id);
       const record = await volumes.get(request.volume_id);
-      return { volume: volumeOf(record), status: statusOf(record) };
+      return { volume: volumeOf(record, inCluster), status: statusOf(record) };
     },
 
     async GetCapacity(request) {
-      const { pool } = parseParameters(request.parameters);
+      const { pool } = parseParameters(request.parameters, inCluster);
       const topology = request.accessible_topology ?? { segments: {} };
       const cannot = unsupported(() => request.volume_capabilities.forEach(parseUse));
-      if (cannot !== undefined || !includesNode(topology, node)) return capacityOf(0);
+      if (cannot !== undefined) return capacityOf(0);
+      if (inCluster) return capacityOf(await volumes.largestVolumeBytes(pool));
+      if (!includesNode(topology, node)) return capacityOf(0);
       // Without a pool a volume goes to the default one, which is the first.
       const [capacity] = await volumes.capacity(pool);
       return capacityOf(capacity?.creatableBytes ?? 0);
@@ -221,12 +226,12 @@ function unsupported(check: () => void): string | undefined {
   }
 }
 
-function volumeOf(record: VolumeRecord): Sent<Volume> {
+function volumeOf(record: VolumeRecord, inCluster: boolean): Sent<Volume> {
   return {
     volume_id: record.id,
     capacity_bytes: record.sizeBytes,
-    // Frontends on other nodes come with replication: until then a volume is used where its copies are.
-    accessible_topology: record.replicas.map((replica) => topologyOf(replica.node)),
+    // In a cluster it is used on any node, wherever its copies are.
+    accessible_topology: inCluster ? [] : record.replicas.map((replica) => topologyOf(replica.node)),
   };
 }
 

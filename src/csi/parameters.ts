@@ -27,10 +27,12 @@ export interface Parameter {
   /** In words; the reference in docs/csi.md has the same. */
   readonly text: string;
   /** The meaning of a value; throws text that completes "NAME: …". */
-  readonly parse: (text: string) => Value;
+  readonly parse: (text: string, inCluster: boolean) => Value;
 }
 
 const NOT_YET = 'is not available in this version';
+const NEEDS_CLUSTER =
+  'replication is not available on one node with a store of its own: it needs --store etcd://…';
 
 /** A switch of which only one position is there. */
 function fixed(names: Parameter['names'], only: boolean, refusal: string, text: string): Parameter {
@@ -76,11 +78,11 @@ export const PARAMETERS = {
   },
   replicas: {
     names: ['holdfast.dev/replicas', 'storageos.com/replicas'],
-    values: '`0`',
-    text: 'Copies beside the primary. More than 0 come with replication.',
-    parse: (text) => {
+    values: '`0` (default); in a cluster to `5`',
+    text: 'Copies beside the primary. More than 0 need a store that nodes share (`--store etcd://…`).',
+    parse: (text, inCluster) => {
       const count = parseCount(text, 5);
-      if (count > 0) throw invalid(`replication ${NOT_YET}: volumes have one copy, set it to 0`);
+      if (count > 0 && !inCluster) throw invalid(`${NEEDS_CLUSTER}; set it to 0`);
       return count;
     },
   },
@@ -97,12 +99,13 @@ export const PARAMETERS = {
       'storageos.com/failure.mode',
       'failure.mode',
     ],
-    values: '`soft` (default), `hard`, `alwayson`, `0`',
+    values: '`soft` (default), `hard`, `alwayson`, `0`; in a cluster to `5`',
     text: 'How many replicas may be missing before writes wait. A number is the least count of replicas.',
-    parse: (text) => {
+    parse: (text, inCluster) => {
       if (!/^[0-9]+$/.test(text)) return parseWord(text, ['hard', 'soft', 'alwayson'] as const);
       const count = parseCount(text, 5);
-      if (count > 0) throw invalid(`at least ${count} replicas cannot be had: replication ${NOT_YET}`);
+      if (count > 0 && !inCluster)
+        throw invalid(`at least ${count} replicas cannot be had: ${NEEDS_CLUSTER}`);
       return count;
     },
   },
@@ -174,7 +177,7 @@ const NAMES: ReadonlyMap<string, Parameter> = new Map(
 );
 
 /** INVALID for an unknown name, a value that cannot be honoured, or two names of one parameter that disagree. */
-export function parseParameters(given: Readonly<Record<string, string>>): Parameters {
+export function parseParameters(given: Readonly<Record<string, string>>, inCluster = false): Parameters {
   const found = new Map<Parameter, { readonly name: string; readonly value: Value }>();
   for (const [name, text] of Object.entries(given)) {
     const parameter = NAMES.get(name);
@@ -182,7 +185,7 @@ export function parseParameters(given: Readonly<Record<string, string>>): Parame
       if (name.startsWith(RESERVED_PREFIX)) continue;
       throw invalid(`there is no parameter '${name}'.${didYouMean(name, NAMES.keys())}`);
     }
-    const value = parseValue(parameter, name, text);
+    const value = parseValue(parameter, name, text, inCluster);
     const earlier = found.get(parameter);
     if (earlier !== undefined && earlier.value !== value) {
       throw invalid(
@@ -203,9 +206,9 @@ export function parseParameters(given: Readonly<Record<string, string>>): Parame
   };
 }
 
-function parseValue(parameter: Parameter, name: string, text: string): Value {
+function parseValue(parameter: Parameter, name: string, text: string, inCluster: boolean): Value {
   try {
-    return parameter.parse(text);
+    return parameter.parse(text, inCluster);
   } catch (error) {
     throw invalid(`${name}=${text}: ${error instanceof Error ? error.message : String(error)}`);
   }

@@ -35,6 +35,8 @@ export interface CsiServerOptions {
   /** The node's name: its CSI node id and the value of its topology key. */
   readonly node: string;
   readonly volumes: VolumeService;
+  /** Several nodes share the store. */
+  readonly inCluster?: boolean;
   /** Opens what it attaches (HeldDevices). */
   readonly devices: DeviceService;
   /** What NodeGetInfo reports; VolumeService enforces the same number. */
@@ -74,7 +76,7 @@ export async function startCsiServer(options: CsiServerOptions): Promise<CsiServ
       problem: options.problem ?? (async () => undefined),
     }),
   );
-  add('Controller', createController({ node, volumes }));
+  add('Controller', createController({ node, volumes, inCluster: options.inCluster }));
   add('Node', createNode({ node, volumes, devices, maxVolumesPerNode }));
 
   const socket = await bindUnixSocket(socketPath, {

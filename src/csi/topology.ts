@@ -15,6 +15,12 @@ export function includesNode(topology: Topology, node: string): boolean {
   return Object.entries(topology.segments).every(([key, value]) => key === TOPOLOGY_KEY && value === node);
 }
 
+/** The node that the orchestrator would like the volume near: in a cluster it gets the primary, if it can. */
+export function preferredNode(requirement: TopologyRequirement | null | undefined): string | undefined {
+  const [first] = [...(requirement?.preferred ?? []), ...(requirement?.requisite ?? [])];
+  return first?.segments[TOPOLOGY_KEY];
+}
+
 /** NO_SPACE when the volume is to be reachable only from nodes that are not this one. */
 export function requireReachable(requirement: TopologyRequirement | null | undefined, node: string): void {
   const requisite = requirement?.requisite ?? [];

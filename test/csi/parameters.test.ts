@@ -65,6 +65,12 @@ describe('StorageClass parameters', () => {
     );
   });
 
+  test('copies, and how many of them must be there, are for clusters', () => {
+    const asked = { 'storageos.com/replicas': '2', 'storageos.com/failure-mode': '1' };
+    expect(parseParameters(asked, true)).toMatchObject({ replicaCount: 2, failureMode: 1 });
+    expect(() => parseParameters({ 'storageos.com/replicas': '6' }, true)).toThrow('from 0 to 5');
+  });
+
   test('no value of any parameter that comes later is silently ignored', () => {
     for (const { names, values } of parameters) {
       if (values !== 'none') continue;

@@ -319,6 +319,7 @@ async function start(options: {
       version: version(),
       node: config.nodeName,
       volumes,
+      inCluster: joined !== undefined,
       devices,
       maxVolumesPerNode: config.maxVolumes,
       log,

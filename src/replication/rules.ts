@@ -25,6 +25,7 @@ export const RULES = [
   'incarnationCheckedAtJoin',
   'gateFromSubmission',
   'stampsAreHandedOver',
+  'stampsGoAfterCopies',
   'copyUnderRangeLock',
   'suspectsInDelta',
   'unknownStampsAreNewest',

@@ -201,6 +201,17 @@ export const MIXES = {
     fuaShare: 0.2,
     killMs: random.pick([0, 3000]),
   }),
+  /** Copies are added while others are cut off. */
+  newcomers: (random) => ({
+    copies: random.pick([2, 3]),
+    extraNodes: 3,
+    failureMode: 'alwayson',
+    readShare: 0.2,
+    addReplicaMs: random.between(300, 1500),
+    removeReplicaMs: random.pick([0, 2000]),
+    partitionMs: random.between(800, 2500),
+    killMs: random.pick([0, 3000]),
+  }),
   /** Disks fail while others are not to be reached. */
   failing: (random) => ({
     copies: 3,

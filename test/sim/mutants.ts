@@ -109,6 +109,11 @@ export const MUTANTS: Readonly<Record<Rule, Mutant>> = {
   ),
   gateFromSubmission: fault('waits for a joining copy only from the commit on', UNEQUAL, ['resync', 'disks']),
   stampsAreHandedOver: fault('gives a joining copy no generations', ['delta'], ['resync', 'handover']),
+  stampsGoAfterCopies: fault(
+    'gives a joining copy generations from before the last drop',
+    ['delta'],
+    ['newcomers', 'resync'],
+  ),
   copyUnderRangeLock: fault('copies during resync without the range lock', UNEQUAL, ['resync', 'disks']),
   suspectsInDelta: fault('ignores the suspects of a returning copy', UNEQUAL, ['cooling', 'power']),
   unknownStampsAreNewest: fault('takes lost generations for old ones', INCOMPLETE, ['kills', 'resync']),

@@ -2,7 +2,9 @@
 // too, from the start of its stream, and what is copied is copied under the range's lock, in the same stream.
 //
 // Needed is what was written since the replica was dropped, and what its own last process may have written and
-// others have not. Generations go along, so that the table of the newcomer answers for every other absent copy.
+// others have not. Generations go along, so that the table of the newcomer answers for every other absent copy. Those of a
+// hot extent go after its blocks: a write that was in flight when the stream began reaches the replica only as a copy, and
+// may have been stamped anew by then, for a member that left.
 
 import {
   BLOCK_BYTES,
@@ -33,6 +35,7 @@ export class Resync {
   readonly #hub: Hub;
   readonly #locks: RangeLocks;
   readonly #target: ResyncTarget;
+  readonly #hotExtents: ReadonlySet<number>;
   readonly #epoch: number;
   /** Of the volume's size when it began: what lies beyond is new, and comes by the stream. */
   readonly #extentCount: number;
@@ -41,6 +44,8 @@ export class Resync {
   readonly #needed = new Uint8Array(GENERATION_BLOCKS_PER_EXTENT);
   #nextBlock = GENERATION_BLOCKS_PER_EXTENT;
   #isReadingStamps = false;
+  /** The current extent's generations go out when its blocks have been read. */
+  #owesStamps = false;
   #unansweredCount = 0;
   #readingCount = 0;
   /** Sent and not answered: they hold their ranges. */
@@ -53,6 +58,7 @@ export class Resync {
     this.#hub = hub;
     this.#locks = locks;
     this.#target = target;
+    this.#hotExtents = new Set(target.hotExtents);
     this.#epoch = hub.known.config.epoch;
     this.#extentCount = Math.ceil(hub.known.config.sizeBytes / EXTENT_BYTES);
   }
@@ -95,7 +101,8 @@ export class Resync {
         continue;
       }
       if (this.#extent >= this.#extentCount) return;
-      this.#extent += 1;
+      if (!this.#owesStamps) this.#extent += 1;
+      else if (this.#readingCount > 0) return;
       if (this.#extent >= this.#extentCount) return;
       this.#isReadingStamps = true;
       this.#hub.ports.startStampRead(this.#target.link, this.#extent);
@@ -106,28 +113,42 @@ export class Resync {
   stampsRead(extent: number, errno: number, onDisk: Uint32Array): void {
     if (this.#isStopped || extent !== this.#extent) return;
     this.#isReadingStamps = false;
+    const stamps = this.#newest(extent, errno, onDisk);
+    if (this.#owesStamps) {
+      this.#owesStamps = false;
+      this.#sendStamps(extent, stamps);
+    } else this.#choose(extent, stamps);
+    this.step();
+  }
+
+  #newest(extent: number, errno: number, onDisk: Uint32Array): number[] {
     const { extents } = this.#hub.copy;
-    const stamps: number[] = [];
     const base = extents.isHot(extent) ? extents.stampOffset(extent) : NONE;
-    let isAny = false;
+    const stamps: number[] = [];
     for (let block = 0; block < GENERATION_BLOCKS_PER_EXTENT; block++) {
       const saved = errno === 0 ? (onDisk[block] as number) : STAMP_UNKNOWN;
       const live = base === NONE ? 0 : (extents.stampMemory[base + block] as number);
       const newest = Math.max(saved, live);
-      const stamp = newest === STAMP_UNKNOWN ? this.#epoch : newest;
-      stamps.push(stamp);
-      if (stamp > 0) isAny = true;
-      this.#needed[block] = this.#target.isFull ? (stamp > 0 ? 1 : 0) : stamp >= this.#target.since ? 1 : 0;
+      stamps.push(newest === STAMP_UNKNOWN ? this.#epoch : newest);
     }
+    return stamps;
+  }
+
+  /** What of the extent is copied. */
+  #choose(extent: number, stamps: readonly number[]): void {
+    const { isFull, since } = this.#target;
+    for (const [block, stamp] of stamps.entries())
+      this.#needed[block] = (isFull ? stamp > 0 : stamp >= since) ? 1 : 0;
     if (!this.#hub.broken.suspectsInDelta) this.#addSuspects(extent);
     const isNeeded = this.#needed.includes(1);
-    if (isNeeded || (this.#target.isFull && isAny)) this.#sendStamps(extent, stamps);
     this.#nextBlock = isNeeded ? 0 : GENERATION_BLOCKS_PER_EXTENT;
-    this.step();
+    if (!isNeeded && !(isFull && stamps.some((stamp) => stamp > 0))) return;
+    this.#owesStamps = this.#hub.copy.extents.isHot(extent) && !this.#hub.broken.stampsGoAfterCopies;
+    if (!this.#owesStamps) this.#sendStamps(extent, stamps);
   }
 
   #addSuspects(extent: number): void {
-    if (this.#target.hotExtents.includes(extent)) this.#needed.fill(1);
+    if (this.#hotExtents.has(extent)) this.#needed.fill(1);
     const start = extent * EXTENT_BYTES;
     for (const { offsetBytes, lengthBytes } of this.#target.suspects) {
       const from = Math.max(offsetBytes - start, 0);

@@ -51,6 +51,7 @@ volume_packages='e2fsprogs xfsprogs util-linux kmod'
 tool_packages='fio iproute2 procps'
 guest_packages='user-mode-linux uml-utilities'
 peer_packages='nbdkit libnbd-bin qemu-utils nbd-server nbd-client'
+bench_packages='drbd-utils'
 lab_packages='qemu-system-common dmsetup btrfs-progs'
 # Tests start their own etcd and never speak to the one that Debian may start with the package.
 store_packages='etcd-server etcd-client openssl'
@@ -82,6 +83,7 @@ case $command in
     ;;
   *) fail "unknown command '$command': use demo, demo:failover, test, soak, bench, sim, check, build or test:csi" ;;
 esac
+[ "$command" != bench ] || packages="$packages $bench_packages"
 
 if [ -n "$packages" ]; then
   if command -v dpkg-query >/dev/null 2>&1; then

@@ -1,8 +1,9 @@
-// One run of fio's nbd engine against one or several exports at once.
+// One run of fio: its nbd engine against one or several exports at once, or libaio on a device of a lab machine.
 
 import { execFile } from 'node:child_process';
 import { promisify } from 'node:util';
 import { z } from 'zod';
+import { type Machine, mustRun } from '../../test/lab/machine.ts';
 
 const run = promisify(execFile);
 
@@ -38,6 +39,11 @@ async function fio(args: readonly string[], processors: string | undefined): Pro
     maxBuffer: 64 * 1024 * 1024,
     timeout: 600_000,
   });
+  return readReport(stdout);
+}
+
+/** Of the first job of a run with --output-format=json. */
+function readReport(stdout: string): Figures {
   const report = reportSchema.parse(JSON.parse(stdout.slice(stdout.indexOf('{'))));
   const [job] = report.jobs;
   if (job === undefined || job.error !== 0) throw new Error(`fio failed: ${stdout}`);
@@ -81,6 +87,33 @@ export function runJobOnFile(
     '--allow_file_create=0',
   ];
   return fio([...args, ...jobOptions(job, sizeBytes, seconds)], processors);
+}
+
+export interface DeviceRun {
+  readonly device: string;
+  readonly sizeBytes: number;
+  readonly seconds: number;
+  /** fdatasync after every write. */
+  readonly isSynced: boolean;
+}
+
+/** The same job on a block device of the machine, past its page cache. */
+export async function runJobOnDevice(machine: Machine, job: Job, on: DeviceRun): Promise<Figures> {
+  const argv = [
+    ['fio', '--ioengine=libaio', '--direct=1', '--name=job', `--filename=${on.device}`],
+    jobOptions(job, on.sizeBytes, on.seconds),
+    on.isSynced ? ['--fdatasync=1'] : [],
+    ['--output-format=json'],
+  ].flat();
+  return readReport(await mustRun(machine, argv, { timeoutMs: 120_000 + on.seconds * 1000 }));
+}
+
+export async function fillDevice(machine: Machine, device: string, sizeBytes: number): Promise<void> {
+  const argv = [
+    ['fio', '--ioengine=libaio', '--direct=1', '--name=fill', `--filename=${device}`, '--rw=write'],
+    ['--bs=1M', '--iodepth=4', `--size=${sizeBytes}`, '--end_fsync=1'],
+  ].flat();
+  await mustRun(machine, argv, { timeoutMs: 600_000 });
 }
 
 function jobOptions(job: Job, sizeBytes: number, seconds: number): string[] {

@@ -1,5 +1,6 @@
-// Three projects: `unit` and `lab` (guests with their own kernel) run two files side by side, since a guest takes a
-// core; `csi-sanity` runs alone. Nothing is retried.
+// Four projects: `unit`, `lab` (guests with their own kernel) and `cluster` (three daemons and etcd each, which wait
+// more than they work) run two files side by side, since a guest takes a core; `csi-sanity` runs alone. Nothing is
+// retried.
 
 import { defineConfig } from 'vitest/config';
 
@@ -16,7 +17,7 @@ export default defineConfig({
         test: {
           name: 'unit',
           include: ['test/**/*.test.ts'],
-          exclude: ['test/lab/**', 'test/csi-sanity/**'],
+          exclude: ['test/lab/**', 'test/cluster/**', 'test/csi-sanity/**'],
           maxWorkers: 2,
           testTimeout: 30_000,
           hookTimeout: 30_000,
@@ -31,6 +32,16 @@ export default defineConfig({
           ...slow,
           maxWorkers: 2,
           sequence: { groupOrder: 1 },
+        },
+      },
+      {
+        extends: true,
+        test: {
+          name: 'cluster',
+          include: ['test/cluster/**/*.test.ts'],
+          ...slow,
+          maxWorkers: 2,
+          sequence: { groupOrder: 3 },
         },
       },
       {

@@ -1,7 +1,7 @@
 // `npm test`: every suite, one after the other, then the closing line 'N passed, N failed'. A suite that
 // runs out of its time, loads no test, skips one or ends oddly counts as a failure: nothing is retried,
 // nothing passes in silence.
-//   --only NAME   one suite: check, unit, sim, lab or csi-sanity
+//   --only NAME   one suite: check, unit, sim, cluster, lab or csi-sanity
 
 import { spawn } from 'node:child_process';
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
@@ -48,6 +48,7 @@ const SUITES: readonly Suite[] = [
       `--jobs=${availableParallelism()}`,
     ],
   },
+  { name: 'cluster', limitMinutes: 7, vitest: ['--project', 'cluster', '--reporter', 'verbose'] },
   { name: 'lab', limitMinutes: 22, vitest: ['--project', 'lab', '--reporter', 'verbose'] },
   { name: 'csi-sanity', limitMinutes: 5, vitest: ['--project', 'csi-sanity', '--reporter', 'verbose'] },
 ];

@@ -2,109 +2,77 @@
 // primary: the client waits for a while and sees nothing else. Needs root, for the network.
 
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
-import { until } from '../daemon/daemon.fixture.ts';
-import { HistoryClient, type Load, VolumeHistory } from '../support/history-client.ts';
-import { type ClusterNode, TestCluster } from './cluster.ts';
-import { ClusterVolume, type VolumeExport } from './cluster-volume.ts';
-
-/** Leaves the machine some room: there are five processes beside this one. */
-const LOAD = { depth: 8, thinkMs: 5 };
-/** Leases, a busy machine, and room. */
-const ANSWERED_MS = 60_000;
-const IN_SYNC_MS = 90_000;
+import type { ClusterNode, TestCluster } from './cluster.ts';
+import { VolumeUnderLoad } from './volume-under-load.ts';
 
 /** What happens to the node of the primary, and how it is undone. */
 interface Fault {
   readonly name: string;
-  strike(primary: ClusterNode, other: ClusterNode, client: ClusterNode): Promise<void> | void;
-  repair(primary: ClusterNode): Promise<void> | void;
+  strike(cluster: TestCluster, primary: ClusterNode): Promise<void> | void;
+  repair(cluster: TestCluster, primary: ClusterNode): Promise<void> | void;
 }
+
+const FAULTS: readonly Fault[] = [
+  { name: 'is killed', strike: (_, primary) => primary.kill(), repair: (_, primary) => primary.start() },
+  { name: 'stands still', strike: (_, primary) => primary.freeze(), repair: (_, primary) => primary.thaw() },
+  {
+    name: 'is cut off from everybody',
+    strike: ({ network }, primary) => network.isolate(primary.name),
+    repair: ({ network }) => network.heal(),
+  },
+  {
+    name: 'is cut off from everybody, with resets',
+    strike: ({ network }, primary) => network.isolate(primary.name, 'refused'),
+    repair: ({ network }) => network.heal(),
+  },
+  {
+    name: 'hears nothing any more',
+    async strike({ network, nodes }, primary) {
+      for (const { name } of nodes) if (name !== primary.name) await network.cutOneWay(name, primary.name);
+    },
+    repair: ({ network }) => network.heal(),
+  },
+];
 
 describe.skipIf(process.geteuid?.() !== 0)(
   'a volume of two copies (needs root)',
   { timeout: 240_000 },
   () => {
-    let cluster: TestCluster;
-    let volume: ClusterVolume;
-    let observer: ClusterNode;
-    let exported: VolumeExport;
-    let client: HistoryClient;
-    let load: Load;
-    const history = new VolumeHistory();
+    let world: VolumeUnderLoad;
 
     beforeAll(async () => {
-      cluster = await TestCluster.start({ nodes: ['a', 'b', 'c'] });
-      const [first] = cluster.nodes;
-      if (first === undefined) throw new Error('a cluster has nodes');
-      volume = await ClusterVolume.create(first, 'data', '--size', '16MiB', '--replicas', '1');
-      const { replicas } = await volume.untilInSync(first, 2);
-      observer = cluster.nodes.find(({ name }) => replicas.every(({ node }) => node !== name)) ?? first;
-      exported = await volume.exportAt(observer, cluster.path('data.sock'));
-      client = await HistoryClient.connect(history, exported);
+      world = await VolumeUnderLoad.start('--replicas', '1');
     }, 120_000);
     afterAll(async () => {
-      client?.abandon();
-      await exported?.end();
-      await cluster?.[Symbol.asyncDispose]();
+      await world[Symbol.asyncDispose]();
     }, 60_000);
-
     beforeEach(async () => {
-      load = client.load(LOAD);
-      await goesOn();
+      await world.begin();
     });
     afterEach(async () => {
-      await cluster.network.heal();
-      await load.stop();
+      await world.settle();
     });
 
-    /** Requests are answered, many more than can have been on their way. */
-    async function goesOn(): Promise<void> {
-      const before = load.requests;
-      await until('the client is answered', () => load.requests > before + 200, ANSWERED_MS);
-    }
+    test.each(FAULTS)('outlives that the node of its primary $name', async ({ strike, repair }) => {
+      const { primary, others } = await world.inSync(2);
+      await strike(world.cluster, primary);
+      await world.goesOn();
+      expect((await world.show()).primary).toBe(others[0]?.name);
+      await repair(world.cluster, primary);
+      await world.goesOn();
+      await world.inSync(2);
+      await world.expectNothingLost();
+    });
 
-    async function expectNothingLost(): Promise<void> {
-      const { errors, brokenBy } = await load.stop();
-      expect(brokenBy).toBeUndefined();
-      expect(errors).toEqual(new Map());
-      await client.readAll();
-      expect(history.complaints).toEqual([]);
-    }
-
-    const faults: Fault[] = [
-      { name: 'is killed', strike: (primary) => primary.kill(), repair: (primary) => primary.start() },
-      { name: 'stands still', strike: (primary) => primary.freeze(), repair: (primary) => primary.thaw() },
-      {
-        name: 'is cut off from everybody',
-        strike: (primary) => cluster.network.isolate(primary.name),
-        repair: () => cluster.network.heal(),
-      },
-      {
-        name: 'is cut off from everybody with resets',
-        strike: (primary) => cluster.network.isolate(primary.name, 'refused'),
-        repair: () => cluster.network.heal(),
-      },
-      {
-        name: 'hears nothing any more',
-        async strike(primary, other, using) {
-          for (const { name } of [other, using]) await cluster.network.cutOneWay(name, primary.name);
-          await cluster.cutFromStore(primary.name);
-        },
-        repair: () => cluster.network.heal(),
-      },
-    ];
-
-    test.each(faults)('outlives that the node of its primary $name', async ({ strike, repair }) => {
-      const before = await volume.untilInSync(observer, 2, IN_SYNC_MS);
-      const primary = cluster.node(before.primary);
-      const other = cluster.node(before.inSync.find((name) => name !== before.primary) ?? '');
-      await strike(primary, other, observer);
-      await goesOn();
-      expect((await volume.show(observer)).primary).toBe(other.name);
-      await repair(primary);
-      await goesOn();
-      await volume.untilInSync(observer, 2, IN_SYNC_MS);
-      await expectNothingLost();
+    test('outlives one after the other, as often as it happens', async () => {
+      for (let round = 0; round < 4; round += 1) {
+        const { primary } = await world.inSync(2);
+        await primary.kill();
+        await world.goesOn();
+        await primary.start();
+      }
+      await world.inSync(2);
+      await world.expectNothingLost();
     });
   },
 );

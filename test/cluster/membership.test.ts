@@ -1,6 +1,6 @@
 // What daemons know of each other when machines die, stand still, and are cut off. Needs root, for the network.
 
-import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { until } from '../daemon/daemon.fixture.ts';
 import { TestCluster } from './cluster.ts';
 
@@ -8,14 +8,18 @@ import { TestCluster } from './cluster.ts';
 const LOST_MS = 30_000;
 const FOUND_MS = 30_000;
 
-describe.skipIf(process.geteuid?.() !== 0)('three nodes (needs root)', { timeout: 120_000 }, () => {
+describe.skipIf(process.geteuid?.() !== 0)('three nodes (needs root)', () => {
   let cluster: TestCluster;
 
-  beforeEach(async () => {
+  beforeAll(async () => {
     cluster = await TestCluster.start({ nodes: ['a', 'b', 'c'] });
-  }, 60_000);
-  afterEach(async () => {
+  });
+  afterAll(async () => {
     await cluster[Symbol.asyncDispose]();
+  });
+  afterEach(async () => {
+    await cluster.network.heal();
+    await expectAlive('a', 'a,b,c', FOUND_MS);
   });
 
   const expectAlive = async (observer: string, names: string, timeoutMs: number): Promise<void> => {

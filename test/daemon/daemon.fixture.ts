@@ -101,11 +101,13 @@ export class Daemon extends Child {
 
   /** Resolves when the daemon serves; throws its output when it ends before. */
   async serving(): Promise<this> {
-    await until(
-      'the daemon serves',
-      () => this.log.some(({ msg }) => msg === 'serving') || this.process.exitCode !== null,
-      START_TIMEOUT_MS,
-    );
+    const isOver = (): boolean =>
+      this.log.some(({ msg }) => msg === 'serving') || this.process.exitCode !== null;
+    try {
+      await until('the daemon serves', isOver, START_TIMEOUT_MS);
+    } catch (cause) {
+      throw new Error(`the daemon does not serve:\n${this.lines.join('\n')}`, { cause });
+    }
     if (this.process.exitCode !== null) throw new Error(`the daemon ended:\n${this.lines.join('\n')}`);
     return this;
   }

@@ -119,9 +119,9 @@ function problemsOfFound(
   const problems: Problem[] = [];
   if (found.problem !== null) {
     problems.push({
-      problem: `The disk of its copy in ${place} failed: ${found.problem}.`,
+      problem: `Its copy in ${place}: ${found.problem}.`,
       nextStep:
-        "Mend the disk, then remove the file 'failed' in the copy's directory; or have another copy made.",
+        "Mend the cause. After a failed disk remove the file 'failed' in the copy's directory as well; or have another copy made.",
     });
   }
   if (found.replicaId !== null && found.replicaId !== id) {

@@ -1,5 +1,6 @@
 // Volumes used on nodes with and without a copy: a real etcd, real disks and data planes, three daemons in one process.
 
+import { rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { drawId } from '../../src/control/names.ts';
@@ -190,6 +191,17 @@ describe('what is wrong with a volume', () => {
     expect(problems).toContainEqual(expect.stringMatching(/node "b" cannot be asked.*not alive/));
     b = await world.start('b');
     await expect.poll(async () => await c.volumes.explain(id), soon).toEqual([]);
+  });
+
+  test('is told in the words of the node whose copy it is', async () => {
+    const { id } = await made();
+    const copy = join(world.directory, 'b', 'pool', id);
+    await world.stop('b');
+    await writeFile(join(copy, 'failed'), 'a flush failed (errno 5)');
+    b = await world.start('b');
+    const told = async () => (await c.volumes.explain(id)).map(({ problem }) => problem).join(' ');
+    await expect.poll(told, soon).toMatch(/pool "pool" of node "b".*a flush failed/);
+    await rm(join(copy, 'failed'));
   });
 });
 

@@ -149,6 +149,7 @@ export class TestDaemon {
         locks,
         replication: storage.cluster,
         timelines,
+        problemWith: (volumeId) => keeper.problemWith(volumeId),
         onMade: (volumeId) => keeper.look(volumeId),
       }),
     };

@@ -90,7 +90,7 @@ function useOf(view: VolumeView, exportCount: number): Finding[] {
         `"holdfast volume detach ${view.id} --force".`,
     });
   }
-  if (node !== '' && view.device === '') {
+  if (node !== '' && view.device === '' && exportCount === 0) {
     findings.push({
       level: 'warning',
       text: `It is published to node ${node} (attachment ${number}), but no block device of this daemon serves it.`,

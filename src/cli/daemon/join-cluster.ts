@@ -76,6 +76,7 @@ export async function joinCluster(options: JoinClusterOptions): Promise<Cluster>
     locks,
     replication,
     timelines,
+    problemWith: (volumeId) => keeper.problemWith(volumeId),
     onMade: (volumeId) => keeper.look(volumeId),
   });
 

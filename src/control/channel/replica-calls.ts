@@ -22,6 +22,8 @@ export interface ReplicaCallsContext {
   /** undefined: copies here are not replicated. */
   readonly replication?: Pick<ClusterStorage, 'closeReplica' | 'replicaView' | 'handOver'> | undefined;
   readonly timelines?: Timelines | undefined;
+  /** Why the copy here is not as its record wants it. */
+  readonly problemWith?: ((volumeId: string) => string | undefined) | undefined;
   /** A copy was made here: it can be opened. */
   readonly onMade?: ((volumeId: string) => void) | undefined;
 }
@@ -85,7 +87,7 @@ export function replicaCalls(context: ReplicaCallsContext): ControlHandlers {
 
     async describeReplica({ volumeId }) {
       const local = await storage.replica(volumeId);
-      return { replica: local === undefined ? null : describe(local) };
+      return { replica: local === undefined ? null : describe(local, context.problemWith?.(volumeId)) };
     },
 
     async hasData({ volumeId, replicaId }) {
@@ -183,7 +185,10 @@ function requireSame(
   );
 }
 
-function describe(local: ReplicaStatus): ControlResponse<'describeReplica'>['replica'] {
+function describe(
+  local: ReplicaStatus,
+  keptProblem: string | undefined,
+): ControlResponse<'describeReplica'>['replica'] {
   const { pool, superblock, allocatedBytes, isOpen, problem } = local;
   return {
     pool,
@@ -193,6 +198,6 @@ function describe(local: ReplicaStatus): ControlResponse<'describeReplica'>['rep
     promisedEpoch: superblock?.promisedEpoch ?? null,
     allocatedBytes,
     isOpen,
-    problem: problem ?? null,
+    problem: problem ?? keptProblem ?? null,
   };
 }

@@ -197,7 +197,10 @@ export function volumeCommand(): Command {
       else printLine(attached.device);
     });
   verb('detach <name>', 'remove its block device')
-    .option('--force', 'even while it is mounted or held open: its users get I/O errors')
+    .option(
+      '--force',
+      'even while it is mounted or held open: its users get I/O errors; or when it is in use on a node that is gone',
+    )
     .action(async (name: string, options: ClientOptions & { force?: boolean }) => {
       await withApi(options, (api) =>
         api.call('DetachVolume', { volume: name, force: options.force ?? false }),

@@ -51,6 +51,35 @@ export async function unpublishVolume(
   await context.openVolumes.tell(record);
 }
 
+/**
+ * As `unpublishVolume` from this node, asked for by a person. CONFLICT when another node of the cluster uses the volume;
+ * with `force` its permission is revoked nevertheless, unless that node is alive.
+ */
+export async function unpublishByHand(
+  context: VolumeContext,
+  volumeId: string,
+  force: boolean,
+): Promise<void> {
+  const { cluster, node: here } = context;
+  const record = await context.records.read(volumeId);
+  const user = record?.attachment.node ?? null;
+  if (record === undefined || cluster === undefined || user === null || user === here) {
+    return await unpublishVolume(context, volumeId, here);
+  }
+  const { name, attachment } = record;
+  const isAlive = (await cluster.nodes.list()).some((node) => node.name === user && node.isAlive);
+  if (!force || isAlive) {
+    const use = attachment.use === 'export' ? 'exported' : 'attached';
+    const remedy = isAlive ? 'end that there' : 'start its daemon; if that node is gone for good, --force';
+    throw new HoldfastError('CONFLICT', `Volume "${name}" is ${use} on node "${user}": ${remedy}.`, {
+      details: { volumeId, node: user },
+    });
+  }
+  await context.records.updateReady(volumeId, (current) =>
+    current.attachment.number === attachment.number ? withAttachment(current, null) : current,
+  );
+}
+
 export async function renewAttachment(
   context: VolumeContext,
   volumeId: string,

@@ -155,6 +155,25 @@ describe('publication', () => {
     await a.volumes.unpublish(id, 'c');
   });
 
+  test('is taken back by a person from a node that is gone, and from no other', async () => {
+    const { id } = await made();
+    await a.volumes.publish(id, 'c', false);
+    const conflict = (message: RegExp) => ({ code: 'CONFLICT', message: expect.stringMatching(message) });
+    await expect(a.volumes.unpublishByHand(id, true)).rejects.toMatchObject(
+      conflict(/attached on node "c": end/),
+    );
+    await world.stop('c');
+    await expect(a.volumes.unpublishByHand(id, false)).rejects.toMatchObject(conflict(/--force/));
+    await a.volumes.unpublishByHand(id, true);
+    expect(await attachment(id)).toMatchObject({ number: 2, node: null });
+    await a.volumes.acquireForExport(id);
+    c = await world.start('c');
+    await expect(c.volumes.unpublishByHand(id, true)).rejects.toMatchObject(
+      conflict(/exported on node "a": end/),
+    );
+    await a.volumes.releaseExport(id);
+  });
+
   test('of a volume that no record tells of proves nothing about a device', async () => {
     const { id } = await made();
     await a.volumes.delete(id);

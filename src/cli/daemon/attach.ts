@@ -31,13 +31,13 @@ export async function attachVolume(
 }
 
 export async function detachVolume(
-  { node, volumes, devices }: AttachContext,
+  { volumes, devices }: AttachContext,
   nameOrId: string,
   force: boolean,
 ): Promise<void> {
   const id = await idOf({ volumes, devices }, nameOrId);
   await devices.detach(id, { force });
-  await volumes.unpublish(id, node);
+  await volumes.unpublishByHand(id, force);
 }
 
 /** A device may have survived the record of its volume: its id, which the log tells, is enough to get rid of it. */

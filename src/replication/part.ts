@@ -35,7 +35,7 @@ export class Part implements PrimaryHost {
   #secondary: Secondary | undefined;
   #primary: Primary | undefined;
   /** What it becomes when the part before has come to rest. */
-  #next: { readonly opening: string } | 'secondary' | undefined;
+  #next: { readonly opening: string } | 'secondary' | 'opening' | undefined;
   /** A stream that waits for that. */
   #waitingHello: { readonly link: number; readonly hello: StreamHello } | undefined;
   /** The opening under which a handover makes it the primary. */
@@ -44,6 +44,7 @@ export class Part implements PrimaryHost {
   #proposedOpening: string | undefined;
   /** It is to be the primary once its own grants have run out. */
   #leadsSoon = false;
+  #isTakingLineage = false;
 
   constructor(hub: Hub, standing: Standing) {
     this.#hub = hub;
@@ -94,17 +95,30 @@ export class Part implements PrimaryHost {
 
   /** The store answered: is the copy still the one that it names? Durable before it plays a part. */
   open(): void {
-    if (this.#standing.isForeign) {
-      this.#state = 'held';
-      return;
+    const standing = this.#standing;
+    if (this.#isTakingLineage) return;
+    if (standing.isForeign) this.#state = 'held';
+    else {
+      this.#state = 'opening';
+      if (!standing.isOfLineage) this.#takeLineage();
+      else if (standing.isJudged) this.#begin();
+      else standing.judge(() => this.#begin());
     }
-    this.#state = 'opening';
-    this.#standing.judge(() => {
-      if (this.#state !== 'opening') return;
-      this.#state = 'following';
-      this.#secondary = new Secondary(this.#hub, true);
-      this.react();
+  }
+
+  #takeLineage(): void {
+    this.#isTakingLineage = true;
+    this.#standing.takeLineage(() => {
+      this.#isTakingLineage = false;
+      if (this.#state === 'opening') this.open();
     });
+  }
+
+  #begin(): void {
+    if (this.#state !== 'opening') return;
+    this.#state = 'following';
+    this.#secondary = new Secondary(this.#hub, true);
+    this.react();
   }
 
   // ---- what the configuration says
@@ -114,6 +128,7 @@ export class Part implements PrimaryHost {
     if (!this.hasPart) return;
     const { replicas } = this.#hub.known.config;
     if (!replicas.some(({ id }) => id === this.#hub.replicaId)) this.end('gone');
+    else if (!this.#standing.isOfLineage) this.#leaveLineage();
     else if (this.#primary !== undefined && !this.#primary.hasEnded) this.#reactAsPrimary(this.#primary);
     else if (this.#state === 'following') this.#reactAsSecondary();
   }
@@ -176,6 +191,19 @@ export class Part implements PrimaryHost {
       this.#proposedOpening = primary.opening ?? undefined;
   }
 
+  /** A person forced a promotion: whatever part it plays ends, and it opens again. */
+  #leaveLineage(): void {
+    if (this.#next === 'opening') return;
+    this.#sessions.moved();
+    this.#state = 'changing';
+    this.#next = 'opening';
+    this.#proposedOpening = undefined;
+    this.#offeredOpening = this.#hub.ports.drawId();
+    this.#primary?.end();
+    this.#secondary?.close();
+    this.change();
+  }
+
   #become(opening: string): void {
     this.#state = 'changing';
     this.#next = { opening };
@@ -185,12 +213,17 @@ export class Part implements PrimaryHost {
 
   /** Something ended: if the part before has come to rest, the next one begins. */
   change(): void {
+    this.#standing.progress();
     if (this.#state !== 'changing' || this.#next === undefined) return;
     if (!this.isQuiet || !this.#hub.copy.isDataQuiet) return;
     const next = this.#next;
     this.#next = undefined;
     this.#secondary = undefined;
     this.#primary = undefined;
+    if (next === 'opening') {
+      this.open();
+      return;
+    }
     if (next === 'secondary') {
       this.#state = 'following';
       this.#secondary = new Secondary(this.#hub, false);
@@ -307,6 +340,10 @@ export class Part implements PrimaryHost {
 
   giveBack(request: number): void {
     this.#sessions.giveBack(request);
+  }
+
+  serves(): void {
+    this.#sessions.progress();
   }
 
   isRevoked(request: number): boolean {

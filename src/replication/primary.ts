@@ -66,7 +66,9 @@ export class Primary implements StreamsHost {
     const admission = new Admission(state, inFlight, locks, reconcile, streams, flushes, replies);
     const joining = new Joining(state, inFlight, locks, streams, silence);
     const ownSuspects = hub.copy.suspects();
-    const adoption = new Adoption(state, locks, reconcile, streams, admission, joining, ownSuspects);
+    const adoption = new Adoption(state, locks, reconcile, streams, admission, joining, ownSuspects, () =>
+      host.serves(),
+    );
     const settling = new Settling(state, inFlight, reconcile, streams, admission, replies, () =>
       adoption.reconciled(),
     );

@@ -60,7 +60,9 @@ export class Sessions {
   #refusal(hello: SessionHello): RefusalReason | undefined {
     const { known, broken } = this.#hub;
     const { config } = known;
-    if (this.#primary()?.isServing !== true) return 'notPrimary';
+    const phase = this.#primary()?.phase;
+    // One that is about to serve welcomes it then.
+    if (phase !== 'serving' && phase !== 'adopting') return 'notPrimary';
     if (hello.epoch > config.epoch && !broken.frontendNeverGoesBack) {
       this.#hub.look();
       return 'epoch';
@@ -75,9 +77,9 @@ export class Sessions {
     return isOld && !broken.lowerSessionRefused ? 'number' : undefined;
   }
 
-  /** A session that waits for the end of an older attachment's requests may be welcomed. */
+  /** A session that waits for the primary to serve, or for the end of an older attachment's requests, may be welcomed. */
   progress(): void {
-    if (!this.#hasWaiting) return;
+    if (!this.#hasWaiting || this.#primary()?.isServing !== true) return;
     const hub = this.#hub;
     this.#hasWaiting = false;
     for (const session of this.#sessions.values()) {

@@ -22,6 +22,7 @@ export class Adoption {
   /** Members (by replica) whose suspects are in. */
   readonly #gathered = new Set<string>();
   readonly #ownSuspects: readonly SuspectRange[] | 'hot';
+  readonly #serves: () => void;
   #isInheritedSettled = false;
 
   /** `ownSuspects`: from before this opening took the window over. */
@@ -33,6 +34,7 @@ export class Adoption {
     admission: Admission,
     joining: Joining,
     ownSuspects: readonly SuspectRange[] | 'hot',
+    serves: () => void,
   ) {
     this.#state = state;
     this.#locks = locks;
@@ -41,6 +43,7 @@ export class Adoption {
     this.#admission = admission;
     this.#joining = joining;
     this.#ownSuspects = ownSuspects;
+    this.#serves = serves;
   }
 
   gatherOwn(): void {
@@ -77,6 +80,7 @@ export class Adoption {
     );
     this.reconciled();
     this.#admission.beginHeld();
+    this.#serves();
   }
 
   /** Some extent is settled, or all. */

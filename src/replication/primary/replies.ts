@@ -10,6 +10,8 @@ export interface PrimaryHost {
   answer(request: number, errno: number): void;
   /** This process will not answer it: the frontend takes it elsewhere. The slot is free for that. */
   giveBack(request: number): void;
+  /** Requests are taken from here on. */
+  serves(): void;
   /** Of an attachment that is over: nothing of it that has not started is applied any more. */
   isRevoked(request: number): boolean;
 }

@@ -58,14 +58,30 @@ export async function withPlaceFor<T>(
   reserve: (place: Place) => Promise<T>,
 ): Promise<T> {
   return await context.locks.run(placementLock, async () => {
-    const holders = record.replicas.map(({ node }) => node);
-    const [place] = await placesAmong(context, await cluster.nodes.list(), holders, new Map(), {
-      copies: 1,
-      sizeBytes: record.sizeBytes,
-      writtenBytes: 0,
-    });
+    const [place] = await placesFor(context, cluster, record, 1);
     return await reserve(place);
   });
+}
+
+/** NO_SPACE unless there are nodes for this many more copies now. Nothing is reserved. */
+export async function requirePlacesFor(
+  context: VolumeContext,
+  cluster: ClusterContext,
+  record: VolumeRecord,
+  copies: number,
+): Promise<void> {
+  if (copies > 0) await placesFor(context, cluster, record, copies);
+}
+
+async function placesFor(
+  context: VolumeContext,
+  cluster: ClusterContext,
+  { replicas, sizeBytes }: VolumeRecord,
+  copies: number,
+): Promise<Places> {
+  const holders = replicas.map(({ node }) => node);
+  const wish = { copies, sizeBytes, writtenBytes: 0 };
+  return await placesAmong(context, await cluster.nodes.list(), holders, new Map(), wish);
 }
 
 async function placesAmong(

@@ -147,7 +147,7 @@ export function requirePlace(
   const reasons = rejected.map(({ node, obstacle }) => `${node}: ${obstacleText(obstacle)}`);
   throw new HoldfastError(
     'NO_SPACE',
-    `${wish.copies} nodes are needed for copies, and ${chosen.length} can take one (${reasons.join('; ') || 'there are no others'}). ` +
+    `${wish.copies} ${wish.copies === 1 ? 'node is' : 'nodes are'} needed for copies, and ${chosen.length} can take one (${reasons.join('; ') || 'there are no others'}). ` +
       'Add nodes or room, uncordon nodes, or ask for fewer copies.',
     { details: { wantedCopies: wish.copies, found: chosen.map(({ node }) => node), rejected } },
   );

@@ -5,6 +5,7 @@ import { HoldfastError } from '../core/errors.ts';
 import { minimumInSync } from '../replication/config.ts';
 import { changeFailureMode, leastUseful, MAX_REPLICAS } from '../replication/replica-set.ts';
 import { addCopy, askPrimary, dropCopy, requireCluster } from './change-copies.ts';
+import { requirePlacesFor } from './choose-places.ts';
 import { failureModeSchema, type ReplicaRecord, type VolumeRecord } from './records.ts';
 import { configOf, withConfig } from './volume-config.ts';
 import type { VolumeContext } from './volume-context.ts';
@@ -28,9 +29,10 @@ export async function setReplicas(
       `A volume has from 0 to ${MAX_REPLICAS} replicas beside its primary, not ${count}.`,
     );
   }
-  requireCluster(context, 'a number of replicas');
+  const cluster = requireCluster(context, 'a number of replicas');
   let record = await context.records.ready(volumeId);
   requireEnough(record.failureMode, count);
+  await requirePlacesFor(context, cluster, record, count - replicaCountOf(record));
   const left: CopyLeft[] = [];
   while (replicaCountOf(record) < count) record = await addCopy(context, record);
   while (replicaCountOf(record) > count) {

@@ -1,6 +1,6 @@
 // What the leader does about volumes: deletions and creations that nobody finishes are finished or undone, copies on
-// lost and draining nodes are replaced, a copy that was named and never made is made. One step a volume and round, by
-// the operations that people use, under their locks: whoever is at work on a volume is not disturbed.
+// lost and draining nodes are replaced, a copy that was named and never made is made. By the operations that people
+// use, under their locks: whoever is at work on a volume is not disturbed.
 
 import { errorText, isHoldfastError } from '../core/errors.ts';
 import { isNewcomer } from '../replication/config.ts';
@@ -28,7 +28,7 @@ export interface VolumeDutiesOptions {
   readonly store: Store;
   readonly nodes: Pick<Nodes, 'list'>;
   readonly records: VolumeRecords;
-  readonly volumes: Pick<Volumes, 'finishRemoval' | 'takeCopyStep' | 'makeNamedCopies'>;
+  readonly volumes: Pick<Volumes, 'finishRemoval' | 'takeCopySteps' | 'makeNamedCopies'>;
   readonly replaceAfterMs: number;
   readonly log: Logger;
   readonly nowMs?: () => number;
@@ -107,15 +107,12 @@ function copiesElsewhere(options: VolumeDutiesOptions): Duty {
           isMaintenance: maintenanceSince !== null,
           mayFill: fillingCount < MAX_FILLING,
         };
-        const step = nextCopyStep(record, facts);
-        if (step !== undefined) {
-          const done = await attempt(log, record, async () => {
-            await volumes.takeCopyStep(volumeId, facts);
-            return true;
-          });
-          if (done === true)
-            log.info({ volumeId, volume: name, ...stepText(step) }, 'took a step to other copies');
-          if (done === true && step.type === 'replace') fillingCount += 1;
+        if (nextCopyStep(record, facts) !== undefined) {
+          const steps = await attempt(log, record, async () => await volumes.takeCopySteps(volumeId, facts));
+          for (const step of steps ?? []) {
+            log.info({ volumeId, volume: name, ...stepText(step) }, 'took a step to copies elsewhere');
+            if (step.type === 'replace') fillingCount += 1;
+          }
         }
         const unmade = record.replicas.filter((replica) => isNewcomer(replica) && replica.bootId === null);
         if (unmade.length > 0 && patience.hasLasted(`${volumeId} unmade`, MAKING_PATIENCE_MS))

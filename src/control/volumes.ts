@@ -19,7 +19,7 @@ import { chooseFileSystem, fileSystemMade, requireFileSystemFinished } from './f
 import { KeyedLock } from './keyed-lock.ts';
 import { type CopyLook, lookAtCopies } from './look-at-copies.ts';
 import { movePrimary } from './move-primary.ts';
-import type { CopyFacts } from './next-copy-step.ts';
+import type { CopyFacts, CopyStep } from './next-copy-step.ts';
 import { isVolumeId } from './names.ts';
 import { OpenVolumes } from './open-volumes.ts';
 import { capacityOf, forgetPool, largestVolumeBytes } from './pools.ts';
@@ -31,7 +31,7 @@ import { findUnfinished, type Unfinished } from './repair-cluster.ts';
 import { resizeVolume } from './resize-volume.ts';
 import { type ReplicasSet, setFailureMode, setReplicas } from './set-replicas.ts';
 import type { Store } from './store.ts';
-import { takeCopyStep } from './take-copy-step.ts';
+import { takeCopySteps } from './take-copy-steps.ts';
 import { nameLock, primaryReplica, requireOwn, type VolumeContext } from './volume-context.ts';
 import { VolumeRecords, volumeNotFound } from './volume-records.ts';
 import type { CopyLeft, CreateVolume, PoolCapacity, VolumeService } from './volume-service.ts';
@@ -209,11 +209,9 @@ export class Volumes implements VolumeService {
     });
   }
 
-  /** The next step to copies on nodes that stay, as the record stands now; nothing when there is none. */
-  async takeCopyStep(volumeId: string, facts: CopyFacts): Promise<void> {
-    await this.#aloneWith(volumeId, async () => {
-      await takeCopyStep(this.#context, await this.#context.records.ready(volumeId), facts);
-    });
+  /** The steps to copies on nodes that stay that can be taken now. */
+  async takeCopySteps(volumeId: string, facts: CopyFacts): Promise<readonly CopyStep[]> {
+    return await this.#aloneWith(volumeId, async () => await takeCopySteps(this.#context, volumeId, facts));
   }
 
   async makeNamedCopies(volumeId: string): Promise<void> {

@@ -111,9 +111,17 @@ describe('the number of replicas', () => {
   test('does not rise beyond the nodes there are', async () => {
     const { id } = await volume('beyond', 3);
     await expect(a.volumes.setReplicas(id, 4)).rejects.toEqual(
-      refusal('NO_SPACE', /1 nodes are needed for copies, and 0 can take one \(a: holds a copy already/),
+      refusal('NO_SPACE', /1 node is needed for copies, and 0 can take one \(a: holds a copy already/),
     );
     expect((await a.records.ready(id)).replicas).toHaveLength(4);
+  });
+
+  test('does not rise by a part of what was asked', async () => {
+    const { id } = await volume('part', 1);
+    await expect(a.volumes.setReplicas(id, 4)).rejects.toEqual(
+      refusal('NO_SPACE', /3 nodes are needed for copies, and 2 can take one/),
+    );
+    expect((await a.records.ready(id)).replicas).toHaveLength(2);
   });
 
   test('is refused while a resize is not finished', async () => {

@@ -6,6 +6,8 @@ import type { ClusterNode, TestCluster } from './cluster.ts';
 
 export interface RandomFault {
   readonly text: string;
+  /** Its repair needs etcd: a daemon that does not reach it does not start. */
+  readonly needsStore?: boolean;
   strike(): Promise<void>;
   repair(): Promise<void>;
 }
@@ -85,6 +87,7 @@ export class RandomFaults {
     const node = this.#mortalNode();
     return {
       text: `SIGKILL to ${node.name}`,
+      needsStore: true,
       strike: () => node.kill(),
       repair: () => node.start(),
     };
@@ -173,9 +176,10 @@ export async function strikeAtRandom(faults: RandomFaults, random: () => number)
   if (second !== undefined && second.text.split(' ')[0] !== first.text.split(' ')[0]) {
     await second.strike();
     await delay(faults.durationMs());
-    await first.repair();
+    const [sooner, later] = first.needsStore === true ? [second, first] : [first, second];
+    await sooner.repair();
     await delay(faults.durationMs() / 4);
-    await second.repair();
+    await later.repair();
     return `${first.text}, then ${second.text}`;
   }
   await first.repair();

@@ -248,6 +248,33 @@ export function reviveAfterReboot(config: VolumeConfig, by: Opener, revokes = tr
   );
 }
 
+/**
+ * A person's decision, when no copy that has everything can come back: the bytes of this one are the volume from here on,
+ * under a new lineage, and what it lacks is lost. Whoever decides has made sure that no other copy serves any more. The
+ * others are not named: they keep their bytes, and are filled in full if they are taken up again. The attachment is
+ * revoked: what uses the volume has seen writes that are gone.
+ */
+export function forcePromotion(
+  config: VolumeConfig,
+  { id, node }: { readonly id: string; readonly node: string },
+  lineage: string,
+  revokes = true,
+): VolumeConfig {
+  invariant(lineage !== config.lineage, 'a forced promotion begins a new lineage');
+  const known = config.replicas.find((replica) => replica.id === id);
+  return {
+    ...config,
+    lineage,
+    epoch: config.epoch + 1,
+    primary: { replicaId: id, opening: null },
+    inSync: [{ replicaId: id, incarnation: null }],
+    replicas: [
+      { id, node, outSince: null, needsFullCopy: false, bootId: known?.bootId ?? null, report: null },
+    ],
+    attachment: revokes ? { number: config.attachment.number + 1, node: null } : config.attachment,
+  };
+}
+
 /** The volume moves to another node, or to none: everything of the attachments before is refused from here on. */
 export function attach(config: VolumeConfig, node: string | null): VolumeConfig {
   return {

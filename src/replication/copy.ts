@@ -225,6 +225,17 @@ export class Copy implements ExtentPorts {
     this.#isUnknown = true;
   }
 
+  /**
+   * Another copy's bytes are the truth from here on: each extent may differ. False: marks are on their way, and this is to
+   * be asked again when they are durable.
+   */
+  suspectEverything(): boolean {
+    if (!this.extents.ensureHot(0, this.extents.extentCount - 1)) return false;
+    this.extents.keepHot(0, this.sizeBytes);
+    this.doubt();
+    return true;
+  }
+
   // ---- writes
 
   /** The highest sequence that may start now. */
@@ -266,8 +277,8 @@ export class Copy implements ExtentPorts {
       return;
     }
     if (kind === REWRITE) {
-      // The bytes are here already: they are only stamped, and sent to the others.
-      this.#host.applied(request, 0);
+      // The bytes are here already: they are only stamped, made stable where writes are, and sent to the others.
+      this.#landed(request, 0);
       return;
     }
     this.#runningCount += 1;
@@ -352,7 +363,12 @@ export class Copy implements ExtentPorts {
       );
     } else if ((table.sequence[request] as number) <= (this.#settled[0] as number))
       this.settle(table.sequence[request] as number);
-    const outcome = errno === 0 ? this.#errno : errno;
+    this.#landed(request, errno === 0 ? this.#errno : errno);
+  }
+
+  /** Its bytes are with the kernel, or are not: it is applied when they are where the volume's durability wants them. */
+  #landed(request: number, outcome: number): void {
+    const table = this.#table;
     const isFua = ((table.flags[request] as number) & FLAG_FUA) !== 0 && !this.#broken.fuaIsFlushed;
     if (outcome === 0 && table.kind[request] !== COPY && (isFua || this.durability === 'writethrough')) {
       this.#runningCount += 1;

@@ -275,7 +275,7 @@ export class Replica implements Hub, CopyHost {
       return;
     }
     this.#store.learn(stored);
-    if (isJudged) this.#part.react();
+    if (isJudged && this.state !== 'held') this.#part.react();
     else this.#part.open();
   }
 

@@ -47,6 +47,8 @@ export const RULES = [
   'incarnationCheckedAtPromotion',
   'everyMemberReportedBeforeRevival',
   'revivalRevokesAttachment',
+  'forcedPromotionRevokes',
+  'otherLineageIsNoBase',
   // Epochs, streams, sessions
   'lowerEpochRefused',
   'promiseIsDurable',

@@ -1,5 +1,8 @@
-// What the local copy is in this process, and what it says of itself in the store: which incarnation it has, that its
-// machine was rebooted, and that it revives a set that was rebooted as a whole.
+// What the local copy is in this process, and what it says of itself in the store: which lineage and incarnation it has,
+// that its machine was rebooted, and that it revives a set that was rebooted as a whole.
+//
+// Another lineage: a person forced a promotion. The chosen copy takes the new lineage on; one that is to be filled does
+// too, once all that it holds is durably suspect; any other one keeps what it has, and plays no part.
 
 import {
   isMember,
@@ -20,6 +23,10 @@ export class Standing {
   #incarnation: string;
   #descends = true;
   #isJudged = false;
+  /** It took on another lineage than the one that it was found with. */
+  #hasChangedLineage = false;
+  /** Its bytes are becoming suspect for that; who waits for the end of it. */
+  #suspecting: (() => void) | undefined;
 
   constructor(hub: Hub, found: Superblock) {
     this.#hub = hub;
@@ -36,11 +43,44 @@ export class Standing {
     return this.#isJudged;
   }
 
-  /** The store does not know this copy, or as one of another lineage: a person must decide. */
+  get isOfLineage(): boolean {
+    const { known, superblock } = this.#hub;
+    return known.config.lineage === superblock.lineage;
+  }
+
+  /** The store does not know this copy, or names one of another lineage that this one cannot be: a person must decide. */
   get isForeign(): boolean {
     const { known, replicaId } = this.#hub;
-    const { lineage, replicas } = known.config;
-    return lineage !== this.#found.lineage || !replicas.some(({ id }) => id === replicaId);
+    const replica = known.config.replicas.find(({ id }) => id === replicaId);
+    return replica === undefined || !(this.isOfLineage || this.#isChosen || replica.needsFullCopy);
+  }
+
+  /** By a forced promotion, and not opened since. */
+  get #isChosen(): boolean {
+    const { config } = this.#hub.known;
+    return config.primary.opening === null && memberOf(config, this.#hub.replicaId)?.incarnation === null;
+  }
+
+  /** `then`: the copy is durably of the store's lineage. */
+  takeLineage(then: () => void): void {
+    const hub = this.#hub;
+    const { lineage } = hub.known.config;
+    this.#hasChangedLineage = true;
+    if (this.#isChosen || hub.broken.otherLineageIsNoBase) {
+      hub.keep({ lineage, cleanMark: null }, then);
+      return;
+    }
+    const noBase = { lastInSyncIncarnation: null, inSync: { epoch: 0, members: [] } };
+    this.#suspecting = () => hub.keep({ lineage, cleanMark: null, ...noBase }, then);
+    this.progress();
+  }
+
+  /** Something ended: marks may be durable. */
+  progress(): void {
+    const adopt = this.#suspecting;
+    if (adopt === undefined || !this.#hub.copy.suspectEverything()) return;
+    this.#suspecting = undefined;
+    adopt();
   }
 
   /** Once: is the copy still the one that the store names? `then`: the answer is durable. */
@@ -53,7 +93,7 @@ export class Standing {
     this.#descends = verdict.descends;
     // The store may have named it before its superblock could say so.
     const isNamed = memberOf(config, hub.replicaId)?.incarnation === this.#found.incarnation;
-    const last = isNamed ? this.#found.incarnation : this.#found.lastInSyncIncarnation;
+    const last = isNamed ? this.#found.incarnation : hub.superblock.lastInSyncIncarnation;
     hub.keep(
       {
         incarnation: this.#incarnation,
@@ -72,7 +112,8 @@ export class Standing {
    */
   get isProvenPrimary(): boolean {
     const { config } = this.#hub.known;
-    return config.primary.opening === null || this.#found.promisedEpoch === config.epoch;
+    if (config.primary.opening === null) return !this.#hasChangedLineage;
+    return this.#found.promisedEpoch === config.epoch;
   }
 
   /** The store knows this boot, and what became of this copy in it; false while it does not. */

@@ -139,6 +139,12 @@ export class Disk {
     return isBitSet(this.intent.stable, extent) && isBitSet(this.intent.cache, extent);
   }
 
+  /** All that may stand there after a power cut. */
+  versions(block: number): number[] {
+    const unflushed = this.#unflushed.get(block) ?? [];
+    return [this.stable[block] ?? 0, ...unflushed.map(({ value }) => value)];
+  }
+
   /** A copy of it as it stands, for somebody who will put it back. */
   image(): Disk {
     const { superblock } = decodeSuperblockSlots(this.superblock.cache);

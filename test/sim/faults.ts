@@ -222,6 +222,15 @@ class Faults {
         ),
       );
     });
+    this.#every('force', shape.forceMs, (random) => {
+      const node = random.pick(world.hosts());
+      const { process } = node;
+      // Of those that somebody would choose: it can be seen, and it was in sync once.
+      const isFit = node.isUp && !node.isPaused && !node.disk.isMarked;
+      const wasInSync = process?.replica.superblock.lastInSyncIncarnation !== null;
+      if (isFit && process?.replica.copy.hasFailed === false && wasInSync)
+        world.force(node, () => random.chance(0.6));
+    });
     this.#every('weaken', shape.weakenMs, (random) =>
       this.#atWorst(random, () => {
         if (world.current.durability === 'writeback') return;

@@ -2,6 +2,8 @@
 // may not have happened, once, at any time until its frontend's attachment is over; one that was acknowledged
 // has happened by then; nothing that was read is ever followed by something older.
 
+import type { Disk } from './disk.ts';
+
 export interface Operation {
   readonly id: number;
   readonly issuedMs: number;
@@ -148,6 +150,20 @@ export class History {
     this.#unflushed = [];
     for (const [index, candidates] of this.#flushed)
       this.#of(index).candidates = candidates.map((candidate) => ({ ...candidate }));
+  }
+
+  /** A person made one copy's bytes the volume: whatever it holds is what was written. */
+  becomes(disk: Disk, nowMs: number): void {
+    const operation: Operation = { id: 0, issuedMs: nowMs, endedMs: nowMs, attachment: 0 };
+    this.#unflushed = [];
+    for (const [index, block] of this.#current) {
+      block.candidates = [{ value: disk.blocks[index] ?? 0, operation, removedMs: NEVER }];
+      const versions = disk.versions(index);
+      this.#flushed.set(
+        index,
+        versions.map((value) => ({ value, operation, removedMs: NEVER })),
+      );
+    }
   }
 
   blocks(): Iterable<number> {

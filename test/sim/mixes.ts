@@ -212,6 +212,22 @@ export const MIXES = {
     partitionMs: random.between(800, 2500),
     killMs: random.pick([0, 3000]),
   }),
+  /** People force promotions, and take old copies up again. */
+  forced: (random) => ({
+    copies: random.pick([2, 3]),
+    failureMode: 'alwayson',
+    extents: 3,
+    blocks: Array.from({ length: 48 }, () => random.below(3 * 1024)),
+    readShare: 0.3,
+    thinkMs: random.pick([10, 40, 200]),
+    forceMs: random.between(1500, 5000),
+    killMs: random.pick([0, 2500]),
+    powerCutMs: random.pick([0, 4000]),
+    partitionMs: random.pick([0, 2000]),
+    linkBreakMs: random.pick([0, 1500]),
+    moveMs: random.pick([0, 3000]),
+    safetyMs: 20_000,
+  }),
   /** Disks fail while others are not to be reached. */
   failing: (random) => ({
     copies: 3,

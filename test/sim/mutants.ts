@@ -164,6 +164,10 @@ export const MUTANTS: Readonly<Record<Rule, Mutant>> = {
   incarnationCheckedAtPromotion: fault('promotes in another incarnation', ACKNOWLEDGED, ['power', 'cooling']),
   everyMemberReportedBeforeRevival: fault('revives before every member reported', TWO_SERVE, ['power']),
   revivalRevokesAttachment: fault('revives and lets the attachment go on', ['history'], ['power']),
+  forcedPromotionRevokes: fault('forces a promotion and lets the attachment go on', ['history'], ['forced']),
+  otherLineageIsNoBase: fault('fills a copy of another lineage as if it had held nothing', INCOMPLETE, [
+    'forced',
+  ]),
   bootRecordedBeforeAck: fault('acknowledges in a boot that the store does not know', ['promise'], ['power']),
   // Epochs, streams, sessions
   lowerEpochRefused: fault('follows a primary of a lower epoch', ['order', ...UNEQUAL], ['leases', 'stalls']),

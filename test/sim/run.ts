@@ -84,6 +84,7 @@ export function drawShape(seed: number): Shape {
     restoresStore: random.chance(0.06),
     safetyMs: random.between(6000, 20_000),
     growMs: sometimes(0.12, 1500, 6000),
+    forceMs: sometimes(0.08, 3000, 10_000),
   };
 }
 

@@ -5,6 +5,7 @@ import { BLOCK_BYTES, EXTENT_BYTES } from '../../src/core/units.ts';
 import {
   attach,
   type FailureMode,
+  forcePromotion,
   isMember,
   memberOf,
   type VolumeConfig,
@@ -105,6 +106,7 @@ export interface Shape {
   readonly restoresStore: boolean;
   readonly safetyMs: number;
   readonly growMs: number;
+  readonly forceMs: number;
 }
 
 export type DiskAction = 'read' | 'write' | 'meta' | 'flush';
@@ -244,6 +246,9 @@ export class World {
   #replicaCount = 99;
   #isGrowing = false;
   #isMending = false;
+  #lineageCount = 0;
+  /** Its bytes are the volume once it serves in this lineage. */
+  #forced: { readonly node: SimNode; readonly lineage: string } | undefined;
   #violation: Violation | undefined;
 
   constructor(
@@ -402,6 +407,7 @@ export class World {
   event(node: SimNode, event: ReplicaEvent): void {
     this.trace(() => `${node.name}: ${JSON.stringify(event)}`);
     this.onEvent(node, event);
+    if (event.type === 'role' && event.role === 'primary') this.#serves(node);
     if (event.type === 'failed' && event.what !== 'data') node.disk.isMarked = true;
   }
 
@@ -530,6 +536,44 @@ export class World {
     if (leadMs >= 0) name();
     else this.schedule.after(-leadMs, name);
     this.restart(node, undefined, Math.max(leadMs, 0));
+  }
+
+  /**
+   * Somebody gives all other copies up: their daemons are stopped, this one's bytes become the volume. The others come back
+   * later, and `mayTakeUp` says which of them are to be filled again.
+   */
+  force(node: SimNode, mayTakeUp: () => boolean): void {
+    const others = this.hosts().filter((other) => other !== node);
+    this.#lineageCount += 1;
+    const lineage = `lineage${this.#lineageCount}`;
+    this.fault(`${node.replicaId} is made the volume, with ${lineage}`);
+    const stopped = others.map((other) => ({ other, old: this.stop(other) }));
+    this.#forced = { node, lineage };
+    const chosen = { id: node.replicaId, node: node.name };
+    this.store.change((config) =>
+      forcePromotion(config, chosen, lineage, !this.broken.forcedPromotionRevokes),
+    );
+    for (const { other, old } of stopped) {
+      if (old !== undefined) this.restart(other, old, this.random.faults.wait(1500));
+      this.schedule.after(1000 + this.random.faults.wait(2000), () => this.takeUp(other, mayTakeUp()));
+    }
+  }
+
+  /** A copy that the record does not name, with what it holds: to be filled again, or closed for good. */
+  takeUp(node: SimNode, isWanted: boolean): void {
+    const { replicas } = this.current;
+    if (!node.isHost || replicas.some(({ id }) => id === node.replicaId)) return;
+    if (!isWanted || replicas.length >= MAX_REPLICAS) this.#closeCopy(node);
+    else {
+      this.trace(() => `${node.replicaId} is taken up again`);
+      this.store.change((config) => addReplica(config, node.replicaId, node.name));
+    }
+  }
+
+  #serves(node: SimNode): void {
+    if (this.#forced?.node !== node || this.current.lineage !== this.#forced.lineage) return;
+    this.#forced = undefined;
+    if (!this.broken.forcedPromotionRevokes) this.history.becomes(node.disk, this.schedule.nowMs);
   }
 
   /**

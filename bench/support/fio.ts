@@ -135,6 +135,31 @@ export async function fill(uri: string, sizeBytes: number, blockBytes: number): 
   await fio([...args, `--size=${sizeBytes}`, `--uri=${uri}`, '--end_fsync=1'], undefined);
 }
 
+export interface Writing {
+  readonly pattern: 'sequential' | 'random';
+  readonly blockBytes: number;
+  /** Each block is written once, until so much is. */
+  readonly totalBytes: number;
+  /** Untouched behind each block. */
+  readonly skipBytes?: number;
+  /** It takes about so long. */
+  readonly seconds?: number;
+}
+
+/** Writes a part of the export, and flushes. */
+export async function writePart(uri: string, sizeBytes: number, writing: Writing): Promise<void> {
+  const { pattern, blockBytes, totalBytes, skipBytes = 0, seconds } = writing;
+  const rw = pattern === 'random' ? 'randwrite' : skipBytes > 0 ? `write:${skipBytes}` : 'write';
+  const args = [
+    ['--ioengine=nbd', '--name=write', `--rw=${rw}`, `--bs=${blockBytes}`, '--iodepth=16', '--end_fsync=1'],
+    [`--size=${sizeBytes}`, `--io_size=${totalBytes}`, `--uri=${uri}`, '--randrepeat=0'],
+    seconds === undefined ? [] : [`--rate=${Math.ceil(totalBytes / seconds)}`],
+  ];
+  const { requests } = await fio(args.flat(), undefined);
+  if (requests * blockBytes !== totalBytes)
+    throw new Error(`fio wrote ${requests * blockBytes} bytes, not ${totalBytes}`);
+}
+
 export async function fillFile(file: string, sizeBytes: number): Promise<void> {
   const args = ['--ioengine=io_uring', '--direct=1', '--name=fill', '--rw=write', '--bs=1M', '--iodepth=4'];
   await fio([...args, `--size=${sizeBytes}`, `--filename=${file}`, '--end_fsync=1'], undefined);

@@ -16,6 +16,7 @@ export interface DaemonOptions {
   readonly flags?: readonly string[];
   readonly environment?: Readonly<Record<string, string>>;
   readonly metrics?: boolean;
+  readonly nodeName?: string;
   /** How long the API may take to answer. */
   readonly startTimeoutMs?: number;
 }
@@ -54,7 +55,7 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
       '--data-dir',
       join(directory, 'data'),
       '--node-name',
-      'bench',
+      options.nodeName ?? 'bench',
       '--api',
       apiPath,
       ...pools,

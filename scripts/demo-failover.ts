@@ -3,8 +3,10 @@
 // it the primary's daemon is killed, then the primary's node is cut off, then the primary is handed over. In the end
 // everything is read back and the three copies are compared byte by byte. Ends non-zero if anything is off, and leaves
 // nothing behind.
+//   --seconds N   fio writes for about so long each time; 15 by default
 
 import { setTimeout as sleep } from 'node:timers/promises';
+import { parseArgs } from 'node:util';
 import { Listr } from 'listr2';
 import { errorText } from '../src/core/errors.ts';
 import { MIB } from '../src/core/units.ts';
@@ -18,7 +20,10 @@ const NODES = ['a', 'b', 'c'] as const;
 const VOLUME_BYTES = 384 * MIB;
 const PART_BYTES = 128 * MIB;
 const WRITES_PER_SECOND = 1200;
-const WRITES = 15 * WRITES_PER_SECOND;
+const MOST_SECONDS = PART_BYTES / 4096 / WRITES_PER_SECOND;
+const { values } = parseArgs({ options: { seconds: { type: 'string', default: '15' } } });
+const SECONDS = Number(values.seconds);
+const WRITES = SECONDS * WRITES_PER_SECOND;
 /** Into fio's job: there is a before and an after. */
 const FAULT_AFTER_MS = 4000;
 const FIO_TIMEOUT_MS = 120_000;
@@ -246,6 +251,8 @@ function cleanUpOnSignals(opening: Promise<TestCluster>): { isInterrupted: boole
 }
 
 async function main(): Promise<void> {
+  if (!Number.isInteger(SECONDS) || SECONDS < 6 || SECONDS > MOST_SECONDS)
+    throw new Error(`--seconds is a whole number from 6 to ${Math.floor(MOST_SECONDS)}`);
   if (process.geteuid?.() !== 0) {
     console.error(
       'The nodes need network namespaces of their own: run this as root (sudo npm run demo:failover).',

@@ -268,6 +268,12 @@ export class Volumes implements VolumeService {
     );
   }
 
+  /** What is open here is served as the record says now: its attachment, its size. */
+  async follow(volumeId: string): Promise<void> {
+    const { locks, records, openVolumes } = this.#context;
+    await locks.run(volumeId, async () => await openVolumes.tell(await records.ready(volumeId)));
+  }
+
   /** Like acquire, for an export: CONFLICT while the volume is published, which it then cannot be. */
   async acquireForExport(volumeId: string): Promise<VolumeRecord> {
     return await this.#context.locks.run(

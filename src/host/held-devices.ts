@@ -18,6 +18,8 @@ export interface Holds {
   release(volumeId: string): Promise<void>;
   /** Closes the volume unless somebody uses it. */
   closeUnused(volumeId: string): Promise<void>;
+  /** An open volume is served as its record says now: for its attachment, and as large as it is. */
+  follow(volumeId: string): Promise<void>;
 }
 
 const SWEEP_INTERVAL_MS = 5000;
@@ -51,7 +53,9 @@ export class HeldDevices implements DeviceService {
     readOnly: boolean,
   ): Promise<AttachedDevice> {
     return this.#turns.run(volumeId, async () => {
-      await this.#hold(volumeId);
+      // Held for an earlier attachment: this one may have been published by another daemon.
+      if (this.#held.has(volumeId)) await this.#holds.follow(volumeId);
+      else await this.#hold(volumeId);
       try {
         return await this.#devices.attach(volumeId, attachmentNumber, sizeBytes, readOnly);
       } catch (error) {
@@ -86,7 +90,11 @@ export class HeldDevices implements DeviceService {
   }
 
   resize(volumeId: string, sizeBytes: number): Promise<void> {
-    return this.#turns.run(volumeId, () => this.#devices.resize(volumeId, sizeBytes));
+    return this.#turns.run(volumeId, async () => {
+      // First: a file system that grows at once writes where the device had no room before.
+      await this.#holds.follow(volumeId);
+      await this.#devices.resize(volumeId, sizeBytes);
+    });
   }
 
   /**

@@ -32,7 +32,9 @@ class RememberedDevices implements DeviceService {
   unjudged() {
     return [];
   }
-  async resize() {}
+  async resize() {
+    events.push('resized');
+  }
   async recover(judge: JudgeAttachment, open: (volumeId: string) => Promise<void>) {
     for (const { volumeId, attachmentNumber } of this.list()) {
       const verdict = await judge(volumeId, attachmentNumber);
@@ -54,6 +56,8 @@ let refused: HoldfastError | undefined;
 /** While set, no volume can be closed. */
 let deadDisk: HoldfastError | undefined;
 let closedCount: number;
+/** What was grown or followed, in order. */
+let events: string[];
 let devices: HeldDevices;
 beforeEach(() => {
   inner = new RememberedDevices();
@@ -61,6 +65,7 @@ beforeEach(() => {
   refused = undefined;
   deadDisk = undefined;
   closedCount = 0;
+  events = [];
   devices = held();
 });
 function held(): HeldDevices {
@@ -77,6 +82,7 @@ function held(): HeldDevices {
   return new HeldDevices(
     inner,
     {
+      follow: async () => void events.push('followed'),
       acquire: async (volumeId) => {
         if (refused !== undefined) throw refused;
         count(volumeId, 1);
@@ -94,6 +100,13 @@ function held(): HeldDevices {
 const problem = new HoldfastError('CONFLICT', 'in use');
 
 describe('a device', () => {
+  test('grows after what serves it has grown, and is served for its newest attachment', async () => {
+    await devices.attach('v', 1, 4096, false);
+    await devices.resize('v', 8192);
+    await devices.attach('v', 2, 8192, false);
+    expect(events).toEqual(['followed', 'resized', 'followed']);
+  });
+
   test('holds its volume once, however often it is attached, until it is gone', async () => {
     for (const number of [1, 1, 2]) await devices.attach('v', number, 4096, false);
     expect(holds.get('v')).toBe(1);

@@ -7,6 +7,7 @@
 
 import { BLOCK_BYTES } from '../core/units.ts';
 import { FLAG_FAST_ZERO, FLAG_NO_HOLE, readsData } from '../replication/requests.ts';
+import { LayerCounts } from './layer-counts.ts';
 import { native } from './native.ts';
 import { isInterruption } from './ring.ts';
 import { SpaceReport } from './space-report.ts';
@@ -45,8 +46,7 @@ export interface DataFileOptions {
 
 export class DataFile {
   readonly fd: number;
-  /** Reads, read bytes, writes, write bytes, flushes, zeroes, errors. */
-  readonly counters = new Float64Array(7);
+  readonly counts: LayerCounts;
   readonly #thread: Thread;
   readonly #index: number;
   readonly #host: DataFileHost;
@@ -63,12 +63,14 @@ export class DataFile {
     this.#host = host;
     this.#options = options;
     this.fd = options.dataFd;
+    this.counts = new LayerCounts(thread);
     this.#writes = thread.writesTo(options.pool);
     this.#spaceReport = new SpaceReport(options.reserveBytes);
   }
 
-  countError(): void {
-    this.counters[6] = (this.counters[6] as number) + 1;
+  /** The host was told of the end of this operation. */
+  counted(request: number, errno: number): void {
+    this.counts.ended(this.#thread.slots.diskMs, request, errno);
   }
 
   /** Others write to the same pool: what was granted against its free space a while ago is looked up again. */
@@ -80,8 +82,8 @@ export class DataFile {
     const slots = this.#thread.slots;
     const offset = slots.offsetBytes[request] as number;
     const length = slots.lengthBytes[request] as number;
-    this.counters[0] = (this.counters[0] as number) + 1;
-    this.counters[1] = (this.counters[1] as number) + length;
+    this.counts.beganRead(length);
+    slots.diskMs[request] = this.#thread.clockMs[0] as number;
     this.#startWhole(request, offset, length);
     if (this.#options.ioMode !== 'buffered') this.#continueRead(request);
     else if (!this.#thread.mappedReads.add(request)) this.#thread.reads.add(request, this.fd);
@@ -91,8 +93,8 @@ export class DataFile {
     const slots = this.#thread.slots;
     const offset = slots.offsetBytes[request] as number;
     const length = slots.lengthBytes[request] as number;
-    this.counters[2] = (this.counters[2] as number) + 1;
-    this.counters[3] = (this.counters[3] as number) + length;
+    this.counts.beganWrite(length);
+    slots.diskMs[request] = this.#thread.clockMs[0] as number;
     if (!this.#hasSpace(request)) {
       this.#host.requestDone(request, ENOSPC);
       return;
@@ -112,7 +114,8 @@ export class DataFile {
 
   startZero(request: number): void {
     const slots = this.#thread.slots;
-    this.counters[5] = (this.counters[5] as number) + 1;
+    this.counts.beganTrim();
+    slots.diskMs[request] = this.#thread.clockMs[0] as number;
     const keepsBlocks = ((slots.flags[request] as number) & FLAG_NO_HOLE) !== 0;
     if (keepsBlocks && !this.#hasSpace(request)) {
       this.#host.requestDone(request, ENOSPC);
@@ -125,7 +128,7 @@ export class DataFile {
   }
 
   startFlush(): void {
-    this.counters[4] = (this.counters[4] as number) + 1;
+    this.counts.beganFlush();
     this.#writes.flushes.began(this.#thread.clockMs);
     if (this.#thread.faults.noDataFlush) this.#thread.ring.nop(this.#index, TAG_FLUSH);
     else this.#thread.ring.fdatasync(this.fd, this.#index, TAG_FLUSH);
@@ -134,12 +137,14 @@ export class DataFile {
   // ---- ends of ring entries
 
   ringDone(request: number, result: number): void {
-    if (!readsData(this.#thread.slots.kind[request] as number)) this.#writes.ringWrites.ended(this.#thread.clockMs);
+    if (!readsData(this.#thread.slots.kind[request] as number))
+      this.#writes.ringWrites.ended(this.#thread.clockMs);
     this.dataDone(request, result);
   }
 
   flushDone(result: number): void {
     this.#writes.flushes.ended(this.#thread.clockMs);
+    if (result < 0) this.counts.failed();
     this.#host.flushDone(result < 0 ? -result : 0);
   }
 

@@ -66,8 +66,6 @@ export interface VolumeCounters {
   readonly hotExtents: number;
   /** A flush or a log write failed: writes are refused until the volume is opened again. */
   readonly hasFailed: boolean;
-  /** Cumulative counts of completed requests by latency: bucket i counts those below 2^i microseconds × 8. */
-  readonly latencyBuckets: readonly number[];
 }
 
 export interface OpenVolume {

@@ -10,6 +10,10 @@ export class Slots extends RequestTable {
   readonly volume = new Int32Array(REQUEST_CAPACITY);
   /** When its header was read, CLOCK_BOOTTIME. */
   readonly startedMs = new Float64Array(REQUEST_CAPACITY);
+  /** When it was last sent to a primary on another node; 0: it was not. */
+  readonly networkMs = new Float64Array(REQUEST_CAPACITY);
+  /** When its operation on the data file began. */
+  readonly diskMs = new Float64Array(REQUEST_CAPACITY);
   /** NBD_CMD_*: decides the shape of the answer. */
   readonly command = new Uint8Array(REQUEST_CAPACITY);
   /** The buffer, or NONE. It holds whole blocks: the request's first byte is at `data`. */

@@ -9,6 +9,7 @@ import { join } from 'node:path';
 import { errorText, HoldfastError, isHoldfastError } from '../core/errors.ts';
 import type { Superblock } from '../replication/layout/superblock.ts';
 import { ClusterVolumes, type OpenedReplica } from './cluster/cluster-volumes.ts';
+import { inTime } from './in-time.ts';
 import { native } from './native.ts';
 import type {
   ClosedPool,
@@ -32,6 +33,7 @@ import { createReplica, deleteReplica, describeReplica, growReplica, holdsData }
 import { SUPERBLOCK_FILE_NAME, SuperblockFile } from './superblock-file.ts';
 import type { ThreadHandle } from './thread-handle.ts';
 import type { ThreadCounters } from './thread-messages.ts';
+import type { ThreadSample } from './thread-sample.ts';
 import { UnixExports } from './unix-exports.ts';
 import { VolumeTurns } from './volume-turns.ts';
 import type { Watchdog } from './watchdog.ts';
@@ -49,6 +51,13 @@ interface OpenedVolume {
   readonly thread: ThreadHandle;
   /** Sessions of any other attachment are refused. */
   attachmentNumber: number;
+}
+
+/** What is undefined was not to be had in time: the disk does not answer. */
+export interface PoolSample {
+  readonly name: string;
+  readonly status: PoolStatus | undefined;
+  readonly replicas: readonly ReplicaStatus[] | undefined;
 }
 
 export class Storage implements NodeStorage {
@@ -256,6 +265,21 @@ export class Storage implements NodeStorage {
   counters(volumeId: string): Promise<VolumeCounters> {
     const counted = this.#required(volumeId).thread.askVolumeCounters(volumeId);
     return this.#turns.answer(volumeId, `reading the counters of volume ${volumeId}`, counted);
+  }
+
+  /** What each thread counts, by its place; undefined: it did not answer in time. Waits for nobody longer. */
+  sampleThreads(deadlineMs: number): Promise<(ThreadSample | undefined)[]> {
+    return Promise.all(this.#threads.map((thread) => within(deadlineMs, thread.askSample())));
+  }
+
+  /** What each open pool has, and what its copies are. */
+  samplePools(deadlineMs: number): Promise<PoolSample[]> {
+    const sample = async (pool: Pool): Promise<PoolSample> => {
+      const status = this.#look(pool, 'asking for the space', () => pool.status());
+      const found = await within(deadlineMs, Promise.all([status, this.#replicasIn(pool)]));
+      return { name: pool.name, status: found?.[0], replicas: found?.[1] };
+    };
+    return Promise.all(this.#pools.opened().map(sample));
   }
 
   threadCounters(): Promise<ThreadCounters[]> {
@@ -549,6 +573,15 @@ export class Storage implements NodeStorage {
       return { volumeId, pool: pool.name, isOpen: this.#isInUse(volumeId), ...description, problem };
     });
   }
+}
+
+/** undefined: it failed, or was not there in time. */
+async function within<Result>(deadlineMs: number, work: Promise<Result>): Promise<Result | undefined> {
+  const late = (): Error => new HoldfastError('TIMEOUT', 'no answer in time');
+  return await inTime(work, deadlineMs, late).catch((error: unknown) => {
+    if (isHoldfastError(error)) return undefined;
+    throw error;
+  });
 }
 
 function counts(pool: Pool, volumeId: string): boolean {

@@ -23,7 +23,9 @@ import type { Session } from './nbd/session.ts';
 import { CLUSTER_COMMANDS, ClusterCommands } from './cluster/cluster-commands.ts';
 import { FrontendHost } from './cluster/frontend-host.ts';
 import type { ClusterCommand } from './cluster/messages.ts';
+import type { ReplicaHost } from './cluster/replica-host.ts';
 import { MAX_PAYLOAD_BYTES } from './thread-memory.ts';
+import type { ThreadSample, VolumeThreadSample } from './thread-sample.ts';
 import type { AnswerValue, OpenVolumeMessage, ThreadCommand } from './thread-messages.ts';
 import type { Thread } from './thread.ts';
 import { Volume } from './volume.ts';
@@ -130,11 +132,23 @@ export class ThreadCommands {
       case 'threadCounters':
         answer({ value: this.#thread.counters() });
         return;
+      case 'sample':
+        answer({ value: this.#sample() });
+        return;
       case 'stop':
         this.#thread.stop();
         answer({ value: undefined });
         return;
     }
+  }
+
+  #sample(): ThreadSample {
+    const replicas = this.#cluster.replicas;
+    const ids = new Set([...this.#served.keys(), ...replicas.keys()]);
+    const volumes = [...ids].map((volumeId) =>
+      sampleOf(volumeId, this.#served.get(volumeId)?.volume, replicas.get(volumeId)),
+    );
+    return { counters: this.#thread.counters(), volumes };
   }
 
   #open(message: OpenVolumeMessage): void {
@@ -352,21 +366,29 @@ function isClusterCommand(command: ThreadCommand | ClusterCommand): command is C
 }
 
 function countersOf(volume: Volume | FrontendHost): VolumeCounters {
-  const counters = volume instanceof FrontendHost ? volume.counters : volume.file.counters;
-  const count = (index: number): number => counters[index] ?? 0;
+  const { latency: _, ...counts } = volume.counts.sample();
   return {
-    reads: count(0),
-    readBytes: count(1),
-    writes: count(2),
-    writeBytes: count(3),
-    flushes: count(4),
-    trims: count(5),
-    errors: count(6),
+    ...counts,
     inFlight: volume.inFlightCount,
     sessions: volume.sessions.size,
     hotExtents: volume instanceof FrontendHost ? 0 : volume.core.extents.hotCount,
     hasFailed: volume instanceof FrontendHost ? false : volume.core.hasFailed,
-    latencyBuckets: [...volume.latency.buckets],
+  };
+}
+
+function sampleOf(
+  volumeId: string,
+  served: Volume | FrontendHost | undefined,
+  host: ReplicaHost | undefined,
+): VolumeThreadSample {
+  const alone = served instanceof Volume ? served : undefined;
+  const replica = host?.sample();
+  return {
+    volumeId,
+    frontend: served?.sample(),
+    backend: alone?.file.counts.sample() ?? replica?.backend,
+    hotExtents: (alone?.core.extents ?? host?.extents)?.hotCount,
+    replica,
   };
 }
 

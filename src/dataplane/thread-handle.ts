@@ -7,6 +7,7 @@ import { native } from './native.ts';
 import type { FrontendView, ReplicaView } from './cluster-storage.ts';
 import type { ClusterCommand, ClusterEvent } from './cluster/messages.ts';
 import type { VolumeCounters } from './node-storage.ts';
+import type { ThreadSample } from './thread-sample.ts';
 import type {
   AnswerValue,
   ThreadAnswer,
@@ -91,6 +92,10 @@ export class ThreadHandle {
 
   async askThreadCounters(): Promise<ThreadCounters> {
     return (await this.ask({ type: 'threadCounters' })) as ThreadCounters;
+  }
+
+  async askSample(): Promise<ThreadSample> {
+    return (await this.ask({ type: 'sample' })) as ThreadSample;
   }
 
   /** Every volume must be closed before. */

@@ -2,6 +2,7 @@
 
 import type { FrontendView, ReplicaView } from './cluster-storage.ts';
 import type { VolumeCounters } from './node-storage.ts';
+import type { ThreadSample } from './thread-sample.ts';
 
 export interface OpenVolumeMessage {
   readonly volumeId: string;
@@ -51,6 +52,7 @@ export type ThreadCommand =
   | { readonly type: 'fail'; readonly volumeId: string; readonly errno: number }
   | { readonly type: 'counters'; readonly volumeId: string }
   | { readonly type: 'threadCounters' }
+  | { readonly type: 'sample' }
   | { readonly type: 'stop' };
 
 export interface ThreadCounters {
@@ -63,7 +65,14 @@ export interface ThreadCounters {
   readonly collections: number;
 }
 
-export type AnswerValue = VolumeCounters | ThreadCounters | ReplicaView | FrontendView | boolean | undefined;
+export type AnswerValue =
+  | VolumeCounters
+  | ThreadCounters
+  | ThreadSample
+  | ReplicaView
+  | FrontendView
+  | boolean
+  | undefined;
 
 /** `ok` false: `code` and `message` as in HoldfastError. */
 export type ThreadAnswer =

@@ -5,12 +5,13 @@ import { invariant } from '../core/invariant.ts';
 import { WINDOW_ENTRY_COUNT, WINDOW_FILE_BYTES, WindowFile } from '../replication/layout/window.ts';
 import { VolumeCore, type VolumePorts } from '../replication/volume-core.ts';
 import { DataFile, type DataFileHost } from './data-file.ts';
-import { Latency } from './latency.ts';
+import { LayerCounts } from './layer-counts.ts';
 import { type NativeMemory, native } from './native.ts';
 import { describeBlocks } from './nbd/block-status.ts';
 import type { ServedVolume, Session } from './nbd/session.ts';
 import type { FileUser, Thread } from './thread.ts';
 import type { OpenVolumeMessage } from './thread-messages.ts';
+import type { FrontendSample } from './thread-sample.ts';
 import { VolumeLogs } from './volume-logs.ts';
 
 export class Volume implements VolumePorts, DataFileHost, FileUser, ServedVolume {
@@ -25,7 +26,8 @@ export class Volume implements VolumePorts, DataFileHost, FileUser, ServedVolume
   attachmentNumber: number;
   /** Requests of sessions of this volume that have not been released. */
   inFlightCount = 0;
-  readonly latency: Latency;
+  /** What its clients ask for. */
+  readonly counts: LayerCounts;
   readonly #thread: Thread;
   readonly #windowMemory: NativeMemory;
 
@@ -34,7 +36,7 @@ export class Volume implements VolumePorts, DataFileHost, FileUser, ServedVolume
     this.index = index;
     this.volumeId = message.volumeId;
     this.attachmentNumber = message.attachmentNumber;
-    this.latency = new Latency(thread);
+    this.counts = new LayerCounts(thread);
     this.file = new DataFile(thread, index, this, message);
     this.logs = new VolumeLogs(thread, index, message, () => this.core);
     this.#windowMemory = native.mapFile(message.windowFd, WINDOW_FILE_BYTES);
@@ -70,6 +72,17 @@ export class Volume implements VolumePorts, DataFileHost, FileUser, ServedVolume
     return this.core.tick();
   }
 
+  sample(): FrontendSample {
+    const { inFlightCount: inFlight, sessions } = this;
+    return {
+      counts: this.counts.sample(),
+      network: undefined,
+      inFlight,
+      sessions: sessions.size,
+      stalledMs: 0,
+    };
+  }
+
   /** Everything is at rest and nobody refers to it any more. */
   dispose(): void {
     invariant(this.core.isQuiet && this.inFlightCount === 0, 'only a quiet volume is closed');
@@ -85,6 +98,7 @@ export class Volume implements VolumePorts, DataFileHost, FileUser, ServedVolume
   }
 
   admit(request: number): void {
+    this.counts.began(request);
     this.core.admit(request);
   }
 
@@ -95,6 +109,7 @@ export class Volume implements VolumePorts, DataFileHost, FileUser, ServedVolume
   // ---- DataFileHost
 
   requestDone(request: number, errno: number): void {
+    this.file.counted(request, errno);
     this.core.requestDone(request, errno);
   }
 
@@ -121,8 +136,7 @@ export class Volume implements VolumePorts, DataFileHost, FileUser, ServedVolume
   }
 
   reply(request: number, errno: number): void {
-    if (errno !== 0) this.file.countError();
-    this.latency.count(request);
+    this.counts.ended(this.#thread.slots.startedMs, request, errno);
     this.#thread.sessionOf(request).reply(request, errno);
   }
 

@@ -1,35 +1,17 @@
 // The metrics of a node, in Prometheus' words. The data plane counts; this page reads its counts when it is
 // scraped and keeps none of its own. A volume's series end when the volume leaves the node.
 
-import { Counter, collectDefaultMetrics, Gauge, type Metric, Registry } from '@prometheus-io/client';
+import { collectDefaultMetrics, Gauge, Registry } from '@prometheus-io/client';
+import { type Durations, Families, type Series } from './families.ts';
+import { registerVolumes, type VolumeSample } from './volume-metrics.ts';
 
-/** One volume with a replica here. Counts run since the volume was opened. */
-export interface VolumeSample {
-  readonly volumeId: string;
-  readonly name: string;
-  readonly sizeBytes: number;
-  readonly allocatedBytes: number;
-  readonly isOpen: boolean;
-  readonly counters: VolumeSampleCounters | undefined;
-}
-
-interface VolumeSampleCounters {
-  readonly reads: number;
-  readonly readBytes: number;
-  readonly writes: number;
-  readonly writeBytes: number;
-  readonly flushes: number;
-  readonly trims: number;
-  readonly errors: number;
-  readonly inFlight: number;
-  readonly sessions: number;
-  readonly hotExtents: number;
-  /** Bucket i: completed requests below 8 × 2^i microseconds. */
-  readonly latencyBuckets: readonly number[];
-}
-
+/** `status` undefined: its disk did not answer in time. */
 export interface PoolSample {
   readonly name: string;
+  readonly status: PoolStatus | undefined;
+}
+
+interface PoolStatus {
   readonly ioMode: string;
   readonly totalBytes: number;
   readonly availableBytes: number;
@@ -54,12 +36,24 @@ export interface DeviceSample {
   readonly waitingSince: Date | undefined;
 }
 
-export interface MetricsSource {
-  volumes(): Promise<readonly VolumeSample[]>;
-  pools(): Promise<readonly PoolSample[]>;
-  closedPools(): readonly { readonly name: string }[];
-  threads(): Promise<readonly ThreadSample[]>;
-  devices(): readonly DeviceSample[];
+/** Copies here that became the primary. */
+export interface FailoverSample {
+  /** By volume. */
+  readonly counts: readonly { readonly volumeId: string; readonly name: string; readonly count: number }[];
+  /** Of all of them. */
+  readonly phases: readonly { readonly phase: string; readonly durations: Durations }[];
+}
+
+/** One look at everything. What did not answer in time is left out, and said so. */
+export interface Scrape {
+  readonly volumes: readonly VolumeSample[];
+  /** Those that are open. */
+  readonly pools: readonly PoolSample[];
+  readonly closedPools: readonly { readonly name: string }[];
+  /** By place; undefined: it did not answer in time. */
+  readonly threads: readonly (ThreadSample | undefined)[];
+  readonly devices: readonly DeviceSample[];
+  readonly failovers: FailoverSample;
 }
 
 export interface NodeFacts {
@@ -69,49 +63,7 @@ export interface NodeFacts {
   readonly ringSetupFlags: number;
 }
 
-const VOLUME_LABELS = ['volume_id', 'volume'] as const;
-type VolumeLabels = Record<(typeof VOLUME_LABELS)[number], string>;
-
-type CounterField = Exclude<
-  keyof VolumeSampleCounters,
-  'latencyBuckets' | 'inFlight' | 'sessions' | 'hotExtents'
->;
-const COUNTERS: readonly [name: string, help: string, field: CounterField][] = [
-  ['holdfast_volume_reads_total', 'Completed read requests', 'reads'],
-  ['holdfast_volume_read_bytes_total', 'Bytes read', 'readBytes'],
-  ['holdfast_volume_writes_total', 'Completed write requests', 'writes'],
-  ['holdfast_volume_write_bytes_total', 'Bytes written', 'writeBytes'],
-  ['holdfast_volume_flushes_total', 'Completed flush requests', 'flushes'],
-  ['holdfast_volume_trims_total', 'Completed trim and write-zeroes requests', 'trims'],
-  ['holdfast_volume_errors_total', 'Requests that were answered with an error', 'errors'],
-];
-
-const GAUGES: readonly [name: string, help: string, value: (sample: VolumeSample) => number][] = [
-  ['holdfast_volume_size_bytes', 'Size of the volume', ({ sizeBytes }) => sizeBytes],
-  [
-    'holdfast_volume_allocated_bytes',
-    'Bytes that its replica takes in the pool',
-    ({ allocatedBytes }) => allocatedBytes,
-  ],
-  ['holdfast_volume_open', '1 while a data-plane thread serves it', ({ isOpen }) => Number(isOpen)],
-  [
-    'holdfast_volume_requests_in_flight',
-    'Requests not yet answered',
-    ({ counters }) => counters?.inFlight ?? 0,
-  ],
-  ['holdfast_volume_sessions', 'Connections that use it', ({ counters }) => counters?.sessions ?? 0],
-  [
-    'holdfast_volume_hot_extents',
-    'Extents marked in the intent log',
-    ({ counters }) => counters?.hotExtents ?? 0,
-  ],
-];
-
-const POOL_GAUGES: readonly [
-  name: string,
-  help: string,
-  field: Exclude<keyof PoolSample, 'name' | 'ioMode'>,
-][] = [
+const POOL_GAUGES: readonly [name: string, help: string, field: Exclude<keyof PoolStatus, 'ioMode'>][] = [
   ['holdfast_pool_size_bytes', "Size of the pool's file system", 'totalBytes'],
   ['holdfast_pool_available_bytes', 'Room for data', 'availableBytes'],
   ['holdfast_pool_reserve_bytes', 'Room that data never uses', 'reserveBytes'],
@@ -142,150 +94,98 @@ const THREAD_GAUGES: readonly [name: string, help: string, field: keyof ThreadSa
   ['holdfast_thread_free_requests', 'Request slots not in use', 'freeRequests'],
 ];
 
-function labelsOf(sample: VolumeSample): VolumeLabels {
-  return { volume_id: sample.volumeId, volume: sample.name };
+function registerPools(families: Families<Scrape>): void {
+  for (const [name, help, field] of POOL_GAUGES) {
+    families.gauge(name, help, ['pool', 'io'], ({ pools }) =>
+      pools.flatMap(({ name: pool, status }) =>
+        status === undefined ? [] : [{ labels: { pool, io: status.ioMode }, value: status[field] }],
+      ),
+    );
+  }
+  families.gauge(
+    'holdfast_pool_up',
+    '1 while the pool is open, 0 while it cannot be opened',
+    ['pool'],
+    ({ pools, closedPools }) => {
+      // One whose disk stops to answer may be told as both.
+      const up = new Map([
+        ...pools.map(({ name }) => [name, 1] as const),
+        ...closedPools.map(({ name }) => [name, 0] as const),
+      ]);
+      return [...up].map(([pool, value]) => ({ labels: { pool }, value }));
+    },
+  );
+  families.gauge(
+    'holdfast_pool_answers',
+    '1 when the disk of the open pool answered this scrape in time, 0: its space and copies are left out',
+    ['pool'],
+    ({ pools }) =>
+      pools.map(({ name, status }) => ({ labels: { pool: name }, value: Number(status !== undefined) })),
+  );
 }
 
-/** The data plane's counts are a histogram already; the client's class can only count by itself. */
-function latencyHistogram(samples: () => Promise<readonly VolumeSample[]>): Metric<string> {
-  const name = 'holdfast_volume_request_duration_seconds';
-  const get = async (): Promise<unknown> => {
-    const values = (await samples()).flatMap((sample) => {
-      const { counters } = sample;
-      if (counters === undefined) return [];
-      const labels = labelsOf(sample);
-      const count = counters.latencyBuckets.at(-1) ?? 0;
-      return [
-        ...counters.latencyBuckets.map((value, i) => ({
-          labels: { ...labels, le: (8 * 2 ** i) / 1e6 },
-          value,
-          metricName: `${name}_bucket`,
-        })),
-        { labels: { ...labels, le: '+Inf' }, value: count, metricName: `${name}_bucket` },
-        { labels, value: count, metricName: `${name}_count` },
-      ];
-    });
-    return { name, help: 'Time from a request to its reply', type: 'histogram', values, aggregator: 'sum' };
-  };
-  return { name, get, reset: () => {} } as unknown as Metric<string>;
+function registerThreads(families: Families<Scrape>): void {
+  families.gauge(
+    'holdfast_thread_answers',
+    '1 when the data-plane thread answered this scrape in time, 0: its volumes are left out',
+    ['thread'],
+    ({ threads }) =>
+      threads.map((found, place) => ({
+        labels: { thread: String(place) },
+        value: Number(found !== undefined),
+      })),
+  );
+  const read =
+    (field: keyof ThreadSample) =>
+    ({ threads }: Scrape): Series[] =>
+      threads.flatMap((found, place) =>
+        found === undefined ? [] : [{ labels: { thread: String(place) }, value: found[field] }],
+      );
+  for (const [name, help, field] of THREAD_COUNTERS) families.counter(name, help, ['thread'], read(field));
+  for (const [name, help, field] of THREAD_GAUGES) families.gauge(name, help, ['thread'], read(field));
 }
 
-export function createMetrics(source: MetricsSource, facts: NodeFacts): Registry {
+function registerFailovers(families: Families<Scrape>): void {
+  families.counter(
+    'holdfast_volume_failovers_total',
+    'Times that the copy here took over from a silent primary',
+    ['volume_id', 'volume'],
+    ({ failovers }) =>
+      failovers.counts.map(({ volumeId, name, count }) => ({
+        labels: { volume_id: volumeId, volume: name },
+        value: count,
+      })),
+  );
+  families.durations(
+    'holdfast_failover_duration_seconds',
+    'How long the phases of those took: promotion, from the end of the last grant until it serves; reconciliation, until ' +
+      'the copies are equal',
+    ({ failovers }) => failovers.phases.map(({ phase, durations }) => ({ labels: { phase }, durations })),
+  );
+}
+
+export function createMetrics(scrape: () => Promise<Scrape>, facts: NodeFacts): Registry {
   const registry = new Registry();
-  const registers = [registry];
   registry.setDefaultLabels({ node: facts.node });
   collectDefaultMetrics({ register: registry });
-
-  // One look at the volumes serves all families of one scrape.
-  let scrape: Promise<readonly VolumeSample[]> | undefined;
-  const samples = (): Promise<readonly VolumeSample[]> => {
-    if (scrape === undefined) {
-      scrape = source.volumes();
-      const forget = (): void => void (scrape = undefined);
-      scrape.then(() => setImmediate(forget), forget);
-    }
-    return scrape;
-  };
-
-  for (const [name, help, field] of COUNTERS) {
-    new Counter({
-      name,
-      help,
-      labelNames: VOLUME_LABELS,
-      registers,
-      async collect(): Promise<void> {
-        const current = await samples();
-        this.reset();
-        for (const sample of current) {
-          if (sample.counters !== undefined) this.inc(labelsOf(sample), sample.counters[field]);
-        }
-      },
-    });
-  }
-  for (const [name, help, value] of GAUGES) {
-    new Gauge({
-      name,
-      help,
-      labelNames: VOLUME_LABELS,
-      registers,
-      async collect(): Promise<void> {
-        const current = await samples();
-        this.reset();
-        for (const sample of current) this.set(labelsOf(sample), value(sample));
-      },
-    });
-  }
-  for (const [name, help, field] of POOL_GAUGES) {
-    new Gauge({
-      name,
-      help,
-      labelNames: ['pool', 'io'],
-      registers,
-      async collect(): Promise<void> {
-        const pools = await source.pools();
-        this.reset();
-        for (const pool of pools) this.set({ pool: pool.name, io: pool.ioMode }, pool[field]);
-      },
-    });
-  }
-  new Gauge({
-    name: 'holdfast_pool_up',
-    help: '1 while the pool is open, 0 while it cannot be opened',
-    labelNames: ['pool'],
-    registers,
-    async collect(): Promise<void> {
-      const pools = await source.pools();
-      this.reset();
-      for (const pool of source.closedPools()) this.set({ pool: pool.name }, 0);
-      for (const pool of pools) this.set({ pool: pool.name }, 1);
-    },
-  });
+  const families = new Families(registry, scrape);
+  registerVolumes(families);
+  registerFailovers(families);
+  registerPools(families);
   for (const [name, help, value] of DEVICE_GAUGES) {
-    new Gauge({
-      name,
-      help,
-      labelNames: ['volume_id', 'device'],
-      registers,
-      collect(): void {
-        this.reset();
-        for (const sample of source.devices()) {
-          this.set({ volume_id: sample.volumeId, device: sample.path }, value(sample));
-        }
-      },
-    });
+    families.gauge(name, help, ['volume_id', 'device'], ({ devices }) =>
+      devices.map((sample) => ({
+        labels: { volume_id: sample.volumeId, device: sample.path },
+        value: value(sample),
+      })),
+    );
   }
-  for (const [name, help, field] of THREAD_COUNTERS) {
-    new Counter({
-      name,
-      help,
-      labelNames: ['thread'],
-      registers,
-      async collect(): Promise<void> {
-        const threads = await source.threads();
-        this.reset();
-        for (const [index, thread] of threads.entries()) this.inc({ thread: String(index) }, thread[field]);
-      },
-    });
-  }
-  for (const [name, help, field] of THREAD_GAUGES) {
-    new Gauge({
-      name,
-      help,
-      labelNames: ['thread'],
-      registers,
-      async collect(): Promise<void> {
-        const threads = await source.threads();
-        for (const [index, thread] of threads.entries()) this.set({ thread: String(index) }, thread[field]);
-      },
-    });
-  }
-  registry.registerMetric(latencyHistogram(samples));
-
+  registerThreads(families);
   new Gauge({
     name: 'holdfast_node_info',
     help: 'Always 1; the facts are in the labels',
     labelNames: ['version', 'node_js', 'ring_setup_flags'],
-    registers,
+    registers: [registry],
   }).set(
     {
       version: facts.version,

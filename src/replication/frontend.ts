@@ -114,6 +114,11 @@ export class Frontend {
     return this.#first !== NONE;
   }
 
+  /** When the oldest unanswered request came; undefined: all are answered. */
+  get oldestAdmittedMs(): number | undefined {
+    return this.#first === NONE ? undefined : this.#table.sentMs[this.#first];
+  }
+
   /** The range is inside the volume, and not empty except of a flush. */
   admit(request: number): void {
     if (this.#isRevoked) {

@@ -9,6 +9,7 @@ import { PeerCalls } from '../../control/channel/peer-calls.ts';
 import { replicaCalls } from '../../control/channel/replica-calls.ts';
 import { drawClusterKey } from '../../control/cluster-key.ts';
 import { RecordConfigs } from '../../control/config-store.ts';
+import { Failovers } from '../../control/failovers.ts';
 import { givePlaces } from '../../control/give-places.ts';
 import { KeyedLock } from '../../control/keyed-lock.ts';
 import type { NodeSelf } from '../../control/node-membership.ts';
@@ -46,6 +47,7 @@ export interface Cluster {
   readonly peers: Peers | undefined;
   readonly calls: PeerCalls;
   readonly timelines: Timelines;
+  readonly failovers: Failovers;
   readonly keeper: ReplicaKeeper;
   close(graceMs: number): Promise<void>;
 }
@@ -55,6 +57,7 @@ export async function joinCluster(options: JoinClusterOptions): Promise<Cluster>
   const { store, nodes, self, storage, log } = options;
   const records = new VolumeRecords(store);
   const timelines = new Timelines();
+  const failovers = new Failovers();
   const locks = new KeyedLock();
   const key = options.options?.key ?? drawClusterKey();
   const replication = storage.cluster;
@@ -87,6 +90,7 @@ export async function joinCluster(options: JoinClusterOptions): Promise<Cluster>
     startNumber: options.startNumber,
     onReplicaEvent: (event) => {
       timelines.note(event);
+      failovers.note(event);
       reportReplica(log, event);
     },
     onPeerEvent: (event) => log.debug(event, 'a link to another data plane'),
@@ -102,6 +106,7 @@ export async function joinCluster(options: JoinClusterOptions): Promise<Cluster>
     peers,
     calls,
     timelines,
+    failovers,
     keeper,
     async close(graceMs) {
       following.abort();

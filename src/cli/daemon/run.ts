@@ -14,6 +14,7 @@ import { Leadership, leaderOf } from '../../control/leadership.ts';
 import { finishAll } from '../../control/repair-cluster.ts';
 import { NodeMembership } from '../../control/node-membership.ts';
 import { NodeRecord } from '../../control/node-record.ts';
+import type { VolumeRecord } from '../../control/records.ts';
 import type { Store } from '../../control/store.ts';
 import { VolumeRecords } from '../../control/volume-records.ts';
 import { volumeDuties } from '../../control/volume-duties.ts';
@@ -48,7 +49,7 @@ import { openStore } from './open-store.ts';
 import { type Cluster, joinCluster } from './join-cluster.ts';
 import { listenForPeers } from './peers.ts';
 import { lockMemory, requireRing, testFaults } from './process-setup.ts';
-import { metricsSource, type Sampled } from './samples.ts';
+import { type Sampled, scrapeOf } from './samples.ts';
 
 const SERVER_GRACE_MS = 5000;
 
@@ -106,6 +107,16 @@ async function storeProblem(store: Store): Promise<string | undefined> {
   } catch (error) {
     return errorText(error);
   }
+}
+
+/** A volume that goes is no name's any more. */
+function noteName({ names, failovers }: Sampled, { id, name, state }: VolumeRecord): void {
+  if (state !== 'deleting') {
+    names.set(id, name);
+    return;
+  }
+  names.delete(id);
+  failovers?.forget(id);
 }
 
 /** Nothing of it is left for later. */
@@ -197,10 +208,10 @@ async function start(options: {
   resources.defer(() => lock.close());
   const nodeRecord = await NodeRecord.load(join(config.dataDir, 'node.json'), config.nodeName);
 
-  const current: Sampled = {};
+  const current: Sampled = { names: new Map() };
   if (config.metrics !== undefined) {
     const facts = { node: config.nodeName, version: version(), ringSetupFlags: ring.setupFlags };
-    const registry = createMetrics(metricsSource(current), facts);
+    const registry = createMetrics(scrapeOf(current), facts);
     const metrics = async () => ({ contentType: registry.contentType, text: await registry.metrics() });
     const http = await startHttpServer({ ...config.metrics, health, metrics, log });
     resources.defer(() => http.close());
@@ -255,11 +266,13 @@ async function start(options: {
       log,
       onBroken,
       onRecord: (record) => {
+        noteName(current, record);
         const followed = volumes.recordChanged(record);
         followed.catch((error: unknown) => log.warn({ volumeId: record.id, error }, 'following a record'));
       },
     });
     resources.defer(() => joined?.close(SERVER_GRACE_MS));
+    current.failovers = joined.failovers;
   }
   const volumes = new Volumes(store, opened, {
     node: config.nodeName,

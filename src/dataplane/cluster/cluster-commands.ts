@@ -30,6 +30,8 @@ export const CLUSTER_COMMANDS: ReadonlySet<string> = new Set<ClusterCommand['typ
   'growFrontend',
 ]);
 
+const NO_REPLICAS: ReadonlyMap<string, ReplicaHost> = new Map();
+
 export class ClusterCommands {
   readonly #thread: Thread;
   readonly #commands: ThreadCommands;
@@ -38,6 +40,10 @@ export class ClusterCommands {
   constructor(thread: Thread, commands: ThreadCommands) {
     this.#thread = thread;
     this.#commands = commands;
+  }
+
+  get replicas(): ReadonlyMap<string, ReplicaHost> {
+    return this.#joined?.replicas ?? NO_REPLICAS;
   }
 
   /** Answers later, or at once. Throws what the caller is to be told. */

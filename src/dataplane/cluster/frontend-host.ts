@@ -9,13 +9,17 @@ import { type ControlMessage, FRAME_REQUEST, type FrameFields, SEQUENCE } from '
 import { Frontend, type FrontendPorts } from '../../replication/frontend.ts';
 import { FLAG_FAST_ZERO, NONE, READ } from '../../replication/requests.ts';
 import type { FrontendView } from '../cluster-storage.ts';
-import { Latency } from '../latency.ts';
+import { LayerCounts } from '../layer-counts.ts';
 import { describeBlocks, describeData } from '../nbd/block-status.ts';
 import type { ServedVolume, Session } from '../nbd/session.ts';
 import type { LinkHost } from '../peers/hosts.ts';
 import type { Thread } from '../thread.ts';
+import type { FrontendSample } from '../thread-sample.ts';
 import type { ClusterLinks } from './cluster-links.ts';
 import type { OpenFrontendMessage } from './messages.ts';
+
+/** A request that is older than this waits for more than its disk operations: a failover, most of all. */
+const STALLED_AFTER_MS = 1000;
 
 export class FrontendHost implements FrontendPorts, LinkHost, ServedVolume {
   readonly index: number;
@@ -25,14 +29,20 @@ export class FrontendHost implements FrontendPorts, LinkHost, ServedVolume {
   readonly sessions = new Set<Session>();
   inFlightCount = 0;
   readonly isShared = true;
-  readonly latency: Latency;
-  /** As DataFile's: reads, read bytes, writes, write bytes, flushes, zeroes, errors. */
-  readonly counters = new Float64Array(7);
+  /** What its clients ask for. */
+  readonly counts: LayerCounts;
+  /** Of that, what goes to a primary on another node; what is sent again counts again. */
+  readonly networkCounts: LayerCounts;
   readonly #thread: Thread;
   readonly #cluster: ClusterLinks;
   readonly #frontend: Frontend;
   /** The link to a primary in this thread, or NONE. */
   #localLink = NONE;
+  /** The primary that it is connected with is on this node. */
+  #isOnThisNode = false;
+  /** Of stalledMs: up to when it is counted. */
+  #lookedMs = 0;
+  #stalledMs = 0;
 
   constructor(thread: Thread, cluster: ClusterLinks, open: OpenFrontendMessage) {
     this.#thread = thread;
@@ -41,7 +51,8 @@ export class FrontendHost implements FrontendPorts, LinkHost, ServedVolume {
     this.volumeId = open.volumeId;
     this.attachmentNumber = open.attachmentNumber;
     this.sizeBytes = open.sizeBytes;
-    this.latency = new Latency(thread);
+    this.counts = new LayerCounts(thread);
+    this.networkCounts = new LayerCounts(thread);
     this.#frontend = new Frontend(thread.slots, this, {
       volumeId: open.volumeId,
       node: cluster.node,
@@ -64,6 +75,26 @@ export class FrontendHost implements FrontendPorts, LinkHost, ServedVolume {
 
   tick(): void {
     this.#frontend.tick();
+    this.#countStall();
+  }
+
+  sample(): FrontendSample {
+    return {
+      counts: this.counts.sample(),
+      network: this.networkCounts.sample(),
+      inFlight: this.inFlightCount,
+      sessions: this.sessions.size,
+      stalledMs: this.#stalledMs,
+    };
+  }
+
+  /** Of all the time that it was open: while some request had waited for longer than a second, that second included. */
+  #countStall(): void {
+    const nowMs = this.nowMs();
+    const oldestMs = this.#frontend.oldestAdmittedMs;
+    if (oldestMs === undefined || nowMs - oldestMs < STALLED_AFTER_MS) return;
+    this.#stalledMs += nowMs - Math.max(oldestMs, this.#lookedMs);
+    this.#lookedMs = nowMs;
   }
 
   configRead(stored: StoredConfig | undefined): void {
@@ -74,12 +105,8 @@ export class FrontendHost implements FrontendPorts, LinkHost, ServedVolume {
 
   admit(request: number): void {
     const slots = this.#thread.slots;
-    const kind = slots.kind[request] as number;
-    const counter = COUNTER_OF_KIND[kind] as number;
-    this.counters[counter] = (this.counters[counter] as number) + 1;
-    if (kind < 2)
-      this.counters[counter + 1] =
-        (this.counters[counter + 1] as number) + (slots.lengthBytes[request] as number);
+    this.counts.began(request);
+    slots.networkMs[request] = 0;
     // Whether zeroing is fast is not known of all copies.
     slots.flags[request] = (slots.flags[request] as number) & ~FLAG_FAST_ZERO;
     this.#frontend.admit(request);
@@ -120,13 +147,21 @@ export class FrontendHost implements FrontendPorts, LinkHost, ServedVolume {
     const isLocal = this.#cluster.isLocal(node, this.volumeId);
     const link = this.#cluster.connect(this, node, this.volumeId);
     this.#localLink = isLocal ? link : NONE;
+    this.#isOnThisNode = node === this.#cluster.node;
     return link;
   }
 
   sendFrame(link: number, fields: FrameFields, request: number): void {
-    const isLocalRead = link === this.#localLink && fields.type === FRAME_REQUEST && fields.errno === READ;
+    const isRequest = fields.type === FRAME_REQUEST;
+    if (isRequest && !this.#isOnThisNode) this.#countSending(fields.numbers[SEQUENCE] as number);
+    const isLocalRead = link === this.#localLink && isRequest && fields.errno === READ;
     // A primary in this thread reads into the request's own buffer.
     this.#cluster.peers.sendFrame(link, fields, isLocalRead ? (fields.numbers[SEQUENCE] as number) : request);
+  }
+
+  #countSending(request: number): void {
+    this.networkCounts.began(request);
+    this.#thread.slots.networkMs[request] = this.#thread.clockMs[0] as number;
   }
 
   sendControl(link: number, type: number, message: ControlMessage): void {
@@ -138,8 +173,9 @@ export class FrontendHost implements FrontendPorts, LinkHost, ServedVolume {
   }
 
   reply(request: number, errno: number): void {
-    if (errno !== 0) this.counters[6] = (this.counters[6] as number) + 1;
-    this.latency.count(request);
+    const { startedMs, networkMs } = this.#thread.slots;
+    this.counts.ended(startedMs, request, errno);
+    if (networkMs[request] !== 0) this.networkCounts.ended(networkMs, request, errno);
     this.#thread.sessionOf(request).reply(request, errno);
   }
 
@@ -151,6 +187,3 @@ export class FrontendHost implements FrontendPorts, LinkHost, ServedVolume {
     this.#cluster.peers.slots.release(request);
   }
 }
-
-/** By kind of request: READ, WRITE, ZERO, FLUSH. */
-const COUNTER_OF_KIND = [0, 2, 5, 4];

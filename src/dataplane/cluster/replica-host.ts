@@ -6,7 +6,14 @@ import { invariant } from '../../core/invariant.ts';
 import { BLOCK_BYTES, GENERATION_BLOCKS_PER_EXTENT, MIB } from '../../core/units.ts';
 import type { VolumeConfig } from '../../replication/config.ts';
 import type { Extents } from '../../replication/extents.ts';
-import type { ControlMessage, FrameFields, Hello } from '../../replication/frames.ts';
+import {
+  type ControlMessage,
+  FRAME_DONE,
+  FRAME_WRITE,
+  FRAME_ZERO,
+  type FrameFields,
+  type Hello,
+} from '../../replication/frames.ts';
 import {
   decodeGenerationSector,
   GENERATION_SECTOR_BYTES,
@@ -27,6 +34,8 @@ import type { FileUser, Thread } from '../thread.ts';
 import { type LogsHost, VolumeLogs } from '../volume-logs.ts';
 import type { ClusterLinks } from './cluster-links.ts';
 import type { OpenReplicaMessage } from './messages.ts';
+import { StreamCounts } from './stream-counts.ts';
+import type { ReplicaSample } from '../thread-sample.ts';
 
 const EIO = 5;
 /** What the core takes for its own copying leaves so much to those whose requests wait. */
@@ -54,6 +63,10 @@ export class ReplicaHost implements ReplicaPorts, GreetedHost, DataFileHost, Fil
   readonly #stampBuffer: number;
   readonly #stampOffset = new Float64Array(1);
   readonly #stamps = new Uint32Array(GENERATION_BLOCKS_PER_EXTENT);
+  /** One for each copy that was ever connected with, to count. */
+  readonly #streams: StreamCounts[] = [];
+  #tickedMs: number;
+  #degradedMs = 0;
 
   constructor(thread: Thread, cluster: ClusterLinks, index: number, message: OpenReplicaMessage) {
     this.#thread = thread;
@@ -62,6 +75,7 @@ export class ReplicaHost implements ReplicaPorts, GreetedHost, DataFileHost, Fil
     this.index = index;
     this.volumeId = message.volumeId;
     this.file = new DataFile(thread, index, this, message);
+    this.#tickedMs = thread.nowMs();
     this.logs = new VolumeLogs(thread, index, message, () => this);
     this.#stampBuffer = thread.memory.allocate(BLOCK_BYTES, 0);
     // The logs have just got two of them.
@@ -108,6 +122,17 @@ export class ReplicaHost implements ReplicaPorts, GreetedHost, DataFileHost, Fil
 
   protocolTick(): void {
     this.replica.tick();
+    const nowMs = this.#thread.nowMs();
+    if (this.#isDegraded) this.#degradedMs += nowMs - this.#tickedMs;
+    this.#tickedMs = nowMs;
+  }
+
+  /** As the primary knows: fewer copies are in sync than the volume has. */
+  get #isDegraded(): boolean {
+    const { replica } = this;
+    if (replica.primary === undefined || !replica.hasKnown) return false;
+    const { inSync, replicas } = replica.known.config;
+    return inSync.length < replicas.length;
   }
 
   view(): ReplicaView {
@@ -130,6 +155,27 @@ export class ReplicaHost implements ReplicaPorts, GreetedHost, DataFileHost, Fil
         resyncBytesSent: seat.resyncBytesSent,
       })),
     };
+  }
+
+  sample(): ReplicaSample {
+    const { replica } = this;
+    const isPrimary = replica.primary !== undefined && replica.hasKnown;
+    const { inSync, replicas } = isPrimary ? replica.known.config : { inSync: [], replicas: [] };
+    return {
+      view: this.view(),
+      backend: this.file.counts.sample(),
+      isPrimary,
+      inSyncCount: inSync.length,
+      replicaCount: replicas.length,
+      nodes: replicas.map(({ id, node }) => ({ replicaId: id, node })),
+      degradedMs: this.#degradedMs,
+      streams: this.#streams.map((stream) => stream.sample()),
+    };
+  }
+
+  #streamOf(link: number): StreamCounts | undefined {
+    for (const stream of this.#streams) if (stream.link === link) return stream;
+    return undefined;
   }
 
   // ---- LogsHost
@@ -162,17 +208,20 @@ export class ReplicaHost implements ReplicaPorts, GreetedHost, DataFileHost, Fil
   }
 
   frame(link: number, fields: FrameFields, request: number): void {
+    if (fields.type === FRAME_DONE) this.#streamOf(link)?.answered(fields);
     if (request !== NONE) this.#thread.slots.volume[request] = this.index;
     this.replica.frame(link, fields, request);
   }
 
   linkClosed(link: number): void {
+    this.#streamEnded(link);
     this.replica.linkClosed(link);
   }
 
   // ---- DataFileHost
 
   requestDone(request: number, errno: number): void {
+    this.file.counted(request, errno);
     if (this.#isStarting) {
       this.#cluster.endSoon(() => this.replica.dataDone(request, errno));
       return;
@@ -301,11 +350,26 @@ export class ReplicaHost implements ReplicaPorts, GreetedHost, DataFileHost, Fil
     this.#cluster.peers.slots.release(request);
   }
 
-  connect(node: string): number {
-    return this.#cluster.connect(this, node, this.volumeId);
+  /** The primary's, to another copy. */
+  connect(node: string, replicaId: string): number {
+    const link = this.#cluster.connect(this, node, this.volumeId);
+    let stream = this.#streams.find((one) => one.replicaId === replicaId);
+    if (stream === undefined) {
+      stream = new StreamCounts(this.#thread, replicaId);
+      this.#streams.push(stream);
+    }
+    stream.link = link;
+    return link;
+  }
+
+  #streamEnded(link: number): void {
+    const stream = this.#streamOf(link);
+    if (stream !== undefined) stream.link = NONE;
   }
 
   sendFrame(link: number, fields: FrameFields, request: number): void {
+    const isData = fields.type === FRAME_WRITE;
+    if (isData || fields.type === FRAME_ZERO) this.#streamOf(link)?.sent(fields, isData);
     this.#cluster.peers.sendFrame(link, fields, request);
   }
 
@@ -314,6 +378,7 @@ export class ReplicaHost implements ReplicaPorts, GreetedHost, DataFileHost, Fil
   }
 
   closeLink(link: number): void {
+    this.#streamEnded(link);
     this.#cluster.peers.closeLink(link);
   }
 

@@ -209,7 +209,8 @@ function changedMeanwhile({ id, name }: VolumeRecord): HoldfastError {
   });
 }
 
-/** Copies that were named and that nobody made: whoever was to died. Those that are made already stay as they are. */
+/** Copies that were named and never opened: whoever was to make them may have died. Those that are made stay as they are. */
 export async function makeNamedCopies(context: VolumeContext, record: VolumeRecord): Promise<void> {
-  for (const replica of record.replicas) if (isNewcomer(replica)) await makeCopy(context, record, replica);
+  const unopened = record.replicas.filter((replica) => isNewcomer(replica) && replica.bootId === null);
+  for (const replica of unopened) await makeCopy(context, record, replica);
 }

@@ -4,7 +4,7 @@
 import { HoldfastError } from '../core/errors.ts';
 import { minimumInSync } from '../replication/config.ts';
 import { changeFailureMode, leastUseful, MAX_REPLICAS } from '../replication/replica-set.ts';
-import { addCopy, askPrimary, dropCopy, requireCluster } from './change-copies.ts';
+import { addCopy, askPrimary, dropCopy, makeNamedCopies, requireCluster } from './change-copies.ts';
 import { requirePlacesFor } from './choose-places.ts';
 import { failureModeSchema, type ReplicaRecord, type VolumeRecord } from './records.ts';
 import { configOf, withConfig } from './volume-config.ts';
@@ -33,6 +33,8 @@ export async function setReplicas(
   let record = await context.records.ready(volumeId);
   requireEnough(record.failureMode, count);
   await requirePlacesFor(context, cluster, record, count - replicaCountOf(record));
+  // What an attempt before this one may have named and not made.
+  await makeNamedCopies(context, record);
   const left: CopyLeft[] = [];
   while (replicaCountOf(record) < count) record = await addCopy(context, record);
   while (replicaCountOf(record) > count) {

@@ -125,6 +125,30 @@ describe('creation', () => {
     expect((await a.records.list()).filter(({ name }) => name === 'none')).toEqual([]);
   });
 
+  test('is of no copy that counts as holding everything: an empty one would be taken for it', async () => {
+    const record = await a.volumes.create(replicated('anew', 1, { preferredNode: 'b' }));
+    const { id: volumeId, name: volumeName, lineage, epoch, durability, sizeBytes } = record;
+    const [copy] = record.replicas;
+    await expect.poll(() => isServing(record), soon).toBe(true);
+    // Its disk is replaced behind its back.
+    await b.storage.cluster.closeReplica(volumeId);
+    await b.storage.deleteReplica(volumeId, 'pool');
+    const spec = {
+      volumeId,
+      volumeName,
+      replicaId: copy?.id ?? '',
+      pool: 'pool',
+      sizeBytes,
+      lineage,
+      epoch,
+      durability,
+    };
+    await expect(a.calls.call('b', 'createReplica', { ...spec, failureMode: 'soft' })).rejects.toEqual(
+      refusal('CONFLICT', /its copy there is in sync: none was made/),
+    );
+    expect(await b.storage.replica(volumeId)).toBeUndefined();
+  });
+
   test('that was cut short is undone by whoever asks for the name next, once its maker is away', async () => {
     const record = await a.volumes.create(replicated('cut', 2));
     await a.records.update(record.id, (found) => ({ ...found, state: 'creating', coordinator: 'c' }));

@@ -53,7 +53,8 @@ export function replicaCalls(context: ReplicaCallsContext): ControlHandlers {
         if (spec.lineage !== record.lineage || spec.sizeBytes > promisedBytes(record)) {
           throw notWanted(spec.volumeId, self.name, 'it has another lineage or size: nothing was made');
         }
-        requireNotInSync(record, spec.replicaId, self.name);
+        const standing = await storage.replica(spec.volumeId);
+        if (standing === undefined) requireNotInSync(record, spec.replicaId, self.name);
         await storage.createReplica(spec);
         const made = await storage.replica(spec.volumeId);
         if (made?.superblock === undefined) {

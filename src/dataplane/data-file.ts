@@ -5,6 +5,7 @@
 // the blocks at its edges (under the core's lock of those blocks). Space is decided before a write: a pool that is
 // down to its reserve takes writes only where blocks are allocated already.
 
+import { invariant } from '../core/invariant.ts';
 import { BLOCK_BYTES } from '../core/units.ts';
 import { FLAG_FAST_ZERO, FLAG_NO_HOLE, readsData } from '../replication/requests.ts';
 import { LayerCounts } from './layer-counts.ts';
@@ -241,6 +242,12 @@ export class DataFile {
       return;
     }
     const inBlock = offset % BLOCK_BYTES;
+    const data = slots.data[request] as number;
+    // Buffers are whole blocks of the thread's memory: so what lies around the bytes is the buffer's, on both sides.
+    invariant(
+      data % BLOCK_BYTES === inBlock,
+      'bytes lie in their buffer as they lie in their blocks on the disk',
+    );
     slots.ioOffset[request] = offset - inBlock;
     slots.ioBuffer[request] = (slots.data[request] as number) - inBlock;
     slots.ioLeft[request] = Math.ceil((inBlock + length) / BLOCK_BYTES) * BLOCK_BYTES;

@@ -2,7 +2,7 @@
 // opening may have left them different (I8). Ordinary writes of the new epoch, under the range's lock; requests
 // that touch a suspect extent wait until it is done.
 
-import { EXTENT_BYTES } from '../../core/units.ts';
+import { BLOCK_BYTES, EXTENT_BYTES, roundUp } from '../../core/units.ts';
 import { firstExtentOf, lastExtentOf } from '../extents.ts';
 import type { Hub } from '../hub.ts';
 import { NONE, REWRITE, type RequestTable } from '../requests.ts';
@@ -44,9 +44,11 @@ export class Reconcile {
     return this.#isStarted && this.#next >= this.#pieces.length && this.#inFlightCount === 0;
   }
 
+  /** A write of any alignment. Its pieces are whole blocks: disks read nothing else, and a partial block was merged whole. */
   suspect(offsetBytes: number, lengthBytes: number): void {
-    const endBytes = Math.min(offsetBytes + lengthBytes, this.#hub.known.config.sizeBytes);
-    for (let at = offsetBytes; at < endBytes; ) {
+    const wholeBytes = roundUp(this.#hub.known.config.sizeBytes, BLOCK_BYTES);
+    const endBytes = Math.min(roundUp(offsetBytes + lengthBytes, BLOCK_BYTES), wholeBytes);
+    for (let at = Math.floor(offsetBytes / BLOCK_BYTES) * BLOCK_BYTES; at < endBytes; ) {
       const end = Math.min(endBytes, at + PIECE_BYTES, (Math.floor(at / EXTENT_BYTES) + 1) * EXTENT_BYTES);
       const extent = firstExtentOf(at);
       if (!this.#known.has(`${at}-${end}`)) {

@@ -74,6 +74,16 @@ export class ClusterNetwork implements AsyncDisposable {
     for (const other of this.#hosts.keys()) if (other !== name) await this.cut(name, other, how);
   }
 
+  /** It hears nothing any more, and is heard. */
+  async deafen(name: string): Promise<void> {
+    for (const other of this.#hosts.keys()) if (other !== name) await this.cutOneWay(other, name);
+  }
+
+  /** It is not heard any more, and hears. */
+  async mute(name: string): Promise<void> {
+    for (const other of this.#hosts.keys()) if (other !== name) await this.cutOneWay(name, other);
+  }
+
   /** Resets the connections between two; new ones are welcome. */
   async reset(one: string, other: string): Promise<void> {
     await runInside(this.#host(one).namespace, ['ss', '--kill', '--tcp', 'dst', this.addressOf(other)]);

@@ -12,6 +12,8 @@ const LOAD = { depth: 8, thinkMs: 5 };
 /** Leases, a busy machine, and room. */
 const ANSWERED_MS = 60_000;
 const IN_SYNC_MS = 90_000;
+/** Of the client, as a kernel's device has it: what waits is judged by the test. */
+const PATIENCE_MS = 3_600_000;
 
 export interface Copies {
   readonly primary: ClusterNode;
@@ -70,7 +72,8 @@ export class VolumeUnderLoad implements AsyncDisposable {
       this.user = user;
       this.#exportCount += 1;
       this.#exported = await this.volume.exportAt(user, this.cluster.path(`${this.#exportCount}.sock`));
-      this.#client = await HistoryClient.connect(this.history, this.#exported);
+      const options = { socketPath: this.#exported.socketPath, exportName: this.volume.name };
+      this.#client = await HistoryClient.connect(this.history, { ...options, replyTimeoutMs: PATIENCE_MS });
     }
     this.#load = this.client.load(LOAD);
     await this.goesOn();
@@ -89,7 +92,21 @@ export class VolumeUnderLoad implements AsyncDisposable {
   /** Requests are answered, many more than can have been on their way. */
   async goesOn(): Promise<void> {
     const before = this.load.requests;
-    await until('the client is answered', () => this.load.requests > before + 200, ANSWERED_MS);
+    try {
+      await until('the client is answered', () => this.load.requests > before + 200, ANSWERED_MS);
+    } catch (cause) {
+      throw new Error(`${String(cause)}\n${await this.#account()}`, { cause });
+    }
+  }
+
+  /** What all nodes say of the volume, and what their daemons logged last. */
+  async #account(): Promise<string> {
+    const accounts = this.cluster.nodes.map(async (node) => {
+      const commands = ['show', 'explain', 'timeline'].map((command) => node.run('volume', command, 'data'));
+      const said = (await Promise.all(commands)).map(({ stdout, stderr }) => stdout + stderr);
+      return [`--- node ${node.name}`, ...said, ...node.daemon.lines.slice(-20)].join('\n');
+    });
+    return (await Promise.all(accounts)).join('\n');
   }
 
   /** Nothing is answered any more, for so long. */

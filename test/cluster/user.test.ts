@@ -1,0 +1,60 @@
+// What becomes of a volume whose user goes: cut off and alive, while the volume is used on another node, or killed with
+// everybody else. Needs root, for the network.
+
+import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
+import { until } from '../daemon/daemon.fixture.ts';
+import { VolumeUnderLoad } from './volume-under-load.ts';
+
+/** A node's lease, and room. */
+const LOST_MS = 60_000;
+
+describe.skipIf(process.geteuid?.() !== 0)('a volume of two copies (needs root)', () => {
+  let world: VolumeUnderLoad;
+
+  beforeAll(async () => {
+    world = await VolumeUnderLoad.start('--replicas', '1');
+  });
+  afterAll(async () => {
+    await world[Symbol.asyncDispose]();
+  });
+  afterEach(async () => {
+    await world.settle();
+    await world.leave();
+  });
+
+  test('is used on another node while the first one is cut off, which never changes it again', async () => {
+    await world.begin();
+    const { primary } = await world.inSync(2);
+    const former = world.user;
+    const [formerClient, formerLoad] = [world.client, world.load];
+    await world.cluster.network.isolate(former.name);
+    // A person says that it is gone; the store has to find it silent, too.
+    const takenBack = async (): Promise<boolean> =>
+      (await primary.run('volume', 'detach', 'data', '--force')).exitCode === 0;
+    await until('the volume is taken back', takenBack, LOST_MS);
+    await world.begin(primary);
+    world.history.writerFenced(formerClient.writer);
+    await world.goesOn();
+    await world.cluster.network.heal();
+    await world.goesOn();
+    // Its requests fail or never end: whichever, nothing of them happens.
+    formerClient.abandon();
+    await formerLoad.stop();
+    await world.inSync(2);
+    await world.expectNothingLost();
+  });
+
+  test('has everything that was acknowledged when all daemons are killed at once', async () => {
+    await world.begin();
+    await world.inSync(2);
+    await world.goesOn();
+    for (const node of world.cluster.nodes) node.daemon.process.kill('SIGKILL');
+    const { errors } = await world.load.ended;
+    expect(errors).toEqual(new Map());
+    await world.leave();
+    for (const node of world.cluster.nodes) await node.restart();
+    await world.begin();
+    await world.inSync(2);
+    await world.expectNothingLost();
+  });
+});

@@ -14,6 +14,7 @@ import { type CollectedTimeline, collectTimeline } from './collect-timeline.ts';
 import { createVolume } from './create-volume.ts';
 import { deleteVolume, removeVolume } from './delete-volume.ts';
 import { explainInCluster } from './explain-cluster.ts';
+import { explainPlaces } from './explain-places.ts';
 import { acquireForExport, endUncounted, isLeftoverExport, releaseExport } from './export-volume.ts';
 import { chooseFileSystem, fileSystemMade, requireFileSystemFinished } from './file-system-of-volume.ts';
 import { KeyedLock } from './keyed-lock.ts';
@@ -297,7 +298,10 @@ export class Volumes implements VolumeService {
     const { node, records, storage, cluster } = this.#context;
     const record = await records.read(volumeId);
     if (record === undefined) throw volumeNotFound(volumeId);
-    if (cluster !== undefined) return await explainInCluster(cluster, records, record);
+    if (cluster !== undefined) {
+      const found = await explainInCluster(cluster, records, record);
+      return [...found, ...(await explainPlaces(this.#context, cluster, record))];
+    }
     const home = primaryReplica(record).node;
     if (home !== node) {
       const problem = `Its copy is on node "${home}"; this daemon is "${node}" and cannot see it.`;

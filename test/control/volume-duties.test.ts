@@ -157,6 +157,19 @@ describe('a node that is drained', () => {
   }, 90_000);
 });
 
+test('a copy that a drained node cannot lose is explained, with what each other node lacks', async () => {
+  const { id } = await volume('stuck', 3);
+  await leader.nodes.setDraining('d');
+  const [found, ...others] = await leader.volumes.explain(id);
+  expect(others).toEqual([]);
+  expect(found?.problem).toMatch(
+    /Node "d" is to be drained, and no other can take its copy: 1 node is needed.*a: holds a copy/,
+  );
+  expect(found?.nextStep).toMatch(/holdfast node uncordon d/);
+  await leader.nodes.setCordoned('d', false);
+  expect(await leader.volumes.explain(id)).toEqual([]);
+});
+
 describe('what nobody finishes', () => {
   test('a deletion goes on when its node is back, whoever began it', async () => {
     const { id, replicas } = await volume('unfinished', 1);

@@ -171,6 +171,10 @@ export const UNARY = {
     response: volumeSchema,
   },
   MoveVolume: { request: byVolume.extend({ node: z.string().min(1) }), response: volumeSchema },
+  ForcePromotion: {
+    request: byVolume.extend({ node: z.string().min(1), off: z.array(z.string().min(1)) }),
+    response: volumeSchema,
+  },
   GetTimeline: {
     request: byVolume,
     response: z.object({

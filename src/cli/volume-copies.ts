@@ -56,6 +56,27 @@ async function move(name: string, node: string, options: ClientOptions): Promise
   else printLine(`volume ${volume.name} has its primary on ${volume.primary}, in epoch ${volume.epoch}`);
 }
 
+interface PromoteOptions extends ClientOptions {
+  readonly loseWrites?: boolean;
+  readonly off: readonly string[];
+}
+
+async function promote(name: string, node: string, options: PromoteOptions): Promise<void> {
+  if (options.loseWrites !== true) {
+    if (options.off.length > 0) throw new HoldfastError('INVALID', '--off is for --lose-writes only');
+    return await move(name, node, options);
+  }
+  const request = { volume: name, node, off: [...options.off] };
+  const volume = await withApi(options, (api) => api.call('ForcePromotion', request));
+  if (options.json) return printJson(volume);
+  printLine(
+    `volume ${volume.name} is what node ${node} has of it, in epoch ${volume.epoch}; other copies are kept aside`,
+  );
+  printLine(
+    `attach it again, check its data, and give it copies: "holdfast volume set-replicas ${volume.name} COUNT"`,
+  );
+}
+
 async function timeline(name: string, options: ClientOptions): Promise<void> {
   const found = await withApi(options, (api) => api.call('GetTimeline', { volume: name }));
   if (options.json) return printJson(found);
@@ -72,9 +93,21 @@ export function addCopyVerbs(verb: Verb): void {
     'set-failure-mode <name> <mode>',
     'hard, soft, alwayson, or how many replicas requests wait for',
   ).action(setFailureMode);
-  verb('move <name> <node>', 'give the primary to the copy on that node; a pause of milliseconds')
-    .alias('promote')
-    .action(move);
+  verb('move <name> <node>', 'give the primary to the copy on that node; a pause of milliseconds').action(
+    move,
+  );
+  verb(
+    'promote <name> <node>',
+    'as move; or, when nothing else is left, make the volume of a copy that lacks writes',
+  )
+    .option('--lose-writes', 'what this copy lacks is lost for good, and what uses the volume gets errors')
+    .option(
+      '--off <node>',
+      'this machine is off, by your word; may be repeated',
+      (node: string, all: string[]) => [...all, node],
+      [],
+    )
+    .action(promote);
   verb(
     'timeline <name>',
     'what happened to its copies: who fell silent, who took over, when it was over',

@@ -71,7 +71,10 @@ async function clear({ storage, replication, log }: KeepContext, record: VolumeR
 }
 
 /** CONFLICT when something says that this copy is worth more than its record knows. */
-function requireUnwanted({ name, epoch, state, replicas }: VolumeRecord, local: ReplicaStatus): void {
+function requireUnwanted(
+  { name, epoch, state, lineage, replicas }: VolumeRecord,
+  local: ReplicaStatus,
+): void {
   const { superblock, pool } = local;
   const copy = `the copy of volume "${name}" in pool "${pool}"`;
   if (superblock !== undefined && superblock.promisedEpoch > epoch) {
@@ -86,6 +89,13 @@ function requireUnwanted({ name, epoch, state, replicas }: VolumeRecord, local: 
     throw new HoldfastError(
       'CORRUPT',
       `${copy} cannot be read: remove its directory by hand if it is not wanted`,
+    );
+  }
+  if (superblock.lineage !== lineage) {
+    throw new HoldfastError(
+      'CONFLICT',
+      `${copy} is from before a forced promotion, and may hold writes that the volume lost by that: it stays; remove its ` +
+        'directory by hand once nothing of it is needed',
     );
   }
   const place = replicas.find(({ id }) => id === superblock.replicaId);

@@ -17,6 +17,7 @@ import { explainInCluster } from './explain-cluster.ts';
 import { explainPlaces } from './explain-places.ts';
 import { acquireForExport, endUncounted, isLeftoverExport, releaseExport } from './export-volume.ts';
 import { chooseFileSystem, fileSystemMade, requireFileSystemFinished } from './file-system-of-volume.ts';
+import { forcePromotion } from './force-promotion.ts';
 import { KeyedLock } from './keyed-lock.ts';
 import { type CopyLook, lookAtCopies } from './look-at-copies.ts';
 import { movePrimary } from './move-primary.ts';
@@ -117,6 +118,14 @@ export class Volumes implements VolumeService {
   /** The primary gives its place to the copy on that node; requests pause for milliseconds. CONFLICT, TIMEOUT. */
   async movePrimary(volumeId: string, node: string): Promise<VolumeRecord> {
     return await this.#aloneWith(volumeId, async () => await movePrimary(this.#context, volumeId, node));
+  }
+
+  /** As the last resort: this copy is the volume from now on, and what it lacks is lost. `statedOff`: by a person. */
+  async forcePromotion(volumeId: string, node: string, statedOff: readonly string[]): Promise<VolumeRecord> {
+    return await this.#aloneWith(
+      volumeId,
+      async () => await forcePromotion(this.#context, volumeId, node, statedOff),
+    );
   }
 
   /** What all daemons saw of its replication. */

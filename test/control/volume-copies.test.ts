@@ -189,3 +189,39 @@ describe('the primary', () => {
     await untilInSync(id, 2);
   }, 60_000);
 });
+
+describe('a forced promotion', () => {
+  test('makes the volume of a copy that lacks writes, once every member that is given up is off; the others are kept', async () => {
+    await a.nodes.setCordoned('a', true);
+    const record = await a.volumes.create(
+      request('forced', { sizeBytes: 8 * MIB, replicaCount: 1, fileSystemType: null, preferredNode: 'c' }),
+    );
+    await a.nodes.setCordoned('a', false);
+    const { id } = record;
+    await untilServing(id);
+    const other = nodesOf(record).find((node) => node !== 'c') ?? '';
+    await world.stop(other);
+    await untilInSync(id, 1);
+    await expect(a.volumes.forcePromotion(id, 'c', [])).rejects.toEqual(
+      refusal('CONFLICT', /its primary serves/),
+    );
+    await world.stop('c');
+    await world.start(other);
+    b = world.daemons.get('b') ?? b;
+    await expect(a.volumes.forcePromotion(id, 'a', [])).rejects.toEqual(
+      refusal('CONFLICT', /has no copy of it/),
+    );
+    await expect(a.volumes.forcePromotion(id, other, [])).rejects.toEqual(
+      refusal('CONFLICT', /whether these nodes still serve or use it: c\..*--off c/),
+    );
+    const before = await a.records.ready(id);
+    const after = await a.volumes.forcePromotion(id, other, ['c']);
+    expect(nodesOf(after)).toEqual([other]);
+    expect(after.lineage).not.toBe(before.lineage);
+    expect(after.attachment.number).toBe(before.attachment.number + 1);
+    await untilServing(id);
+    await world.start('c');
+    await expect.poll(() => holders(id), soon).toEqual(['c', other].sort());
+    expect(nodesOf(await a.records.ready(id))).toEqual([other]);
+  }, 90_000);
+});

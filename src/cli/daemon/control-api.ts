@@ -173,6 +173,10 @@ export function controlApi(context: ControlApiContext): ApiHandlers {
       return view(await volumes.movePrimary((await volumes.find(volume)).id, node));
     },
 
+    async ForcePromotion({ volume, node, off }) {
+      return view(await volumes.forcePromotion((await volumes.find(volume)).id, node, off));
+    },
+
     async GetTimeline({ volume }) {
       const { lines, missing } = await volumes.timeline(await volumes.find(volume));
       return { lines: [...lines], missing: [...missing] };

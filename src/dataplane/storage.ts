@@ -107,8 +107,8 @@ export class Storage implements NodeStorage {
       requireUnfailed: (pool, volumeId) => this.#requireUnfailed(pool, volumeId),
       hold: (pool, operation) => this.#hold(pool, operation),
       marking: (pool, volumeId, operation) => this.#marking(pool, volumeId, operation),
-      threadFor: (pool) => this.#leastLoaded(pool),
-      mayServe: (thread, pool) => this.#threadsOf(pool).includes(thread),
+      findPool: (volumeId) => this.#poolOf(volumeId),
+      threadsOf: (pool) => this.#threadsOf(pool),
       replicaFailed: (volumeId, reason) => this.replicaFailed(volumeId, reason),
     });
   }

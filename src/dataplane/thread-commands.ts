@@ -83,6 +83,8 @@ export class ThreadCommands {
       if (isClusterCommand(command)) this.#cluster.handle(command, answer);
       else this.#handle(command, answer);
     } catch (error) {
+      // What is none of ours leaves a part half changed: the thread, and with it the process, ends.
+      if (!isHoldfastError(error)) throw error;
       answer({ error });
     }
   }

@@ -1,6 +1,7 @@
 // One mapping a data-plane thread: everything the kernel reads or writes for it, at fixed places. Pages are
 // touched when first used, so room for many sessions costs nothing until they come.
 
+import { BLOCK_BYTES, MIB } from '../core/units.ts';
 import { TICK_MS } from '../replication/timing.ts';
 import { Arena } from './arena.ts';
 import { type NativeMemory, native } from './native.ts';
@@ -23,6 +24,10 @@ const ARENA_BYTES = 128 * 1024 * 1024;
 /** An unaligned request of the largest payload needs a little more than the payload. */
 const LARGE_BUFFER_BYTES = 2 * MAX_PAYLOAD_BYTES;
 const LARGE_ARENA_BYTES = 2 * LARGE_BUFFER_BYTES;
+
+// What requests to a volume in a cluster leave to the copies, without which none of them would end.
+const RESERVED_BYTES = 16 * MIB;
+const RESERVED_LARGE_BYTES = LARGE_BUFFER_BYTES;
 
 const EVENT_AT = 0;
 const TIMESPEC_AT = 64;
@@ -75,6 +80,13 @@ export class ThreadMemory {
   /** Of ordinary buffers, in bytes. */
   get freeBytes(): number {
     return this.#ordinary.freeBytes;
+  }
+
+  /** Whether a request of so many bytes to a volume in a cluster leaves enough to the copies. `isFirst`: of its client. */
+  hasRoomBesideCopies(byteCount: number, isFirst: boolean): boolean {
+    if (byteCount > ORDINARY_BUFFER_BYTES - 2 * BLOCK_BYTES)
+      return this.#large.freeBytes - byteCount >= RESERVED_LARGE_BYTES;
+    return this.#ordinary.freeBytes - byteCount >= (isFirst ? RESERVED_BYTES / 2 : RESERVED_BYTES);
   }
 
   /**

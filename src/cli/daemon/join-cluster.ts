@@ -100,7 +100,7 @@ export async function joinCluster(options: JoinClusterOptions): Promise<Cluster>
     options.options && (await listenForPeers(options.options, { store, self, handlers, adoptPeer, log }));
   const calls = new PeerCalls({ self: self.name, handlers, nodes, key, cluster: store.identity });
   const following = new AbortController();
-  const followed = followAddresses(nodes, self.name, storage, log, following.signal);
+  const followed = followAddresses(nodes, storage, log, following.signal);
 
   return {
     peers,
@@ -122,7 +122,6 @@ export async function joinCluster(options: JoinClusterOptions): Promise<Cluster>
 /** Never rejects. */
 async function followAddresses(
   nodes: Nodes,
-  self: string,
   storage: Storage,
   log: Logger,
   signal: AbortSignal,
@@ -132,7 +131,7 @@ async function followAddresses(
     try {
       for await (const addresses of nodes.addresses(signal)) {
         hadTrouble = false;
-        storage.cluster.setNodeAddresses(new Map([...addresses].filter(([name]) => name !== self)));
+        storage.cluster.setNodeAddresses(new Map(addresses));
       }
     } catch (error) {
       // Once a trouble, not once a second.

@@ -67,64 +67,55 @@ export class ClusterCommands {
       case 'handOver':
         answer({ value: this.#replica(command.volumeId)?.replica.handOver(command.toReplicaId) ?? false });
         return;
-      default:
-        this.#carryOut(command);
-        answer({ value: undefined });
-    }
-  }
-
-  #carryOut(
-    command: Exclude<
-      ClusterCommand,
-      {
-        type: 'leaveCluster' | 'closeReplica' | 'closeFrontend' | 'replicaView' | 'frontendView' | 'handOver';
-      }
-    >,
-  ): void {
-    switch (command.type) {
       case 'joinCluster':
         invariant(this.#joined === undefined, 'a thread joins one cluster, once');
         this.#joined = new ClusterLinks(this.#thread, command);
-        return;
+        break;
       case 'addresses':
         this.#cluster.setAddresses(command.addresses);
-        return;
+        break;
       case 'adoptPeer':
         this.#cluster.peers.adoptRaw(command.fd, command.received);
-        return;
+        break;
       case 'adoptGreeted':
         this.#cluster.peers.adopt(command.connection);
-        return;
+        break;
       case 'openReplica':
         this.#openReplica(command.open);
-        return;
+        break;
       case 'openFrontend':
         this.#openFrontend(command.open);
-        return;
+        break;
       case 'replicaGrown':
         this.#replica(command.volumeId)?.replica.grow(command.sizeBytes);
-        return;
+        break;
       case 'growFrontend': {
         const frontend = this.#cluster.frontends.get(command.volumeId);
         if (frontend !== undefined) frontend.sizeBytes = Math.max(frontend.sizeBytes, command.sizeBytes);
-        return;
+        break;
       }
       case 'storeChanged':
         this.#replica(command.volumeId)?.replica.storeChanged();
-        return;
-      // What was asked for a replica or frontend that is gone concerns nobody.
+        break;
+      // What was asked for a replica or frontend that is gone, perhaps with another in its place, concerns nobody.
       case 'superblockDone':
-        this.#replica(command.volumeId)?.superblockDone(command.errno);
-        return;
+        this.#asker(command)?.superblockDone(command.errno);
+        break;
       case 'configRead': {
-        const { volumeId, asker, stored } = command;
-        if (asker === 'replica') this.#replica(volumeId)?.replica.configRead(stored);
-        else this.#cluster.frontends.get(volumeId)?.configRead(stored === 'gone' ? undefined : stored);
-        return;
+        const { volumeId, instance, stored } = command;
+        if (command.asker === 'replica') {
+          this.#asker(command)?.replica.configRead(stored);
+          break;
+        }
+        const frontend = this.#cluster.frontends.get(volumeId);
+        if (frontend?.instance === instance) frontend.configRead(stored === 'gone' ? undefined : stored);
+        break;
       }
       case 'proposed':
-        this.#replica(command.volumeId)?.replica.proposed(command.proposal, command.outcome);
+        this.#asker(command)?.replica.proposed(command.proposal, command.outcome);
+        break;
     }
+    answer({ value: undefined });
   }
 
   #leave(answer: Answer): void {
@@ -144,6 +135,11 @@ export class ClusterCommands {
 
   #replica(volumeId: string): ReplicaHost | undefined {
     return this.#cluster.replicas.get(volumeId);
+  }
+
+  #asker({ volumeId, instance }: { volumeId: string; instance: number }): ReplicaHost | undefined {
+    const host = this.#replica(volumeId);
+    return host?.instance === instance ? host : undefined;
   }
 
   // ---- replicas
@@ -168,7 +164,7 @@ export class ClusterCommands {
       isStopped = true;
     });
     this.#commands.begin(() => {
-      if (!isStopped) return false;
+      if (!isStopped || host.isReadingStamps) return false;
       const isClean = host.isMarkedClean;
       cluster.replicas.delete(volumeId);
       this.#thread.volumes[host.index] = undefined;

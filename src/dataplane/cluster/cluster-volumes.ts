@@ -27,8 +27,8 @@ import type { ClusterEvent } from './messages.ts';
 
 const EIO = 5;
 /** Session numbers of one frontend, one process: see #firstSession(). */
-const SESSIONS_A_FRONTEND = 2 ** 16;
-const SESSIONS_A_PROCESS = 2 ** 36;
+const SESSIONS_A_FRONTEND = 2 ** 14;
+const SESSIONS_A_PROCESS = 2 ** 32;
 
 export interface OpenedReplica {
   readonly pool: Pool;
@@ -52,8 +52,10 @@ export interface ClusterContext {
   requireUnfailed(pool: Pool, volumeId: string): Promise<void>;
   hold<Result>(pool: Pool, operation: () => Promise<Result>): Promise<Result>;
   marking<Result>(pool: Pool, volumeId: string, operation: () => Promise<Result>): Promise<Result>;
-  threadFor(pool: Pool): ThreadHandle;
-  mayServe(thread: ThreadHandle, pool: Pool): boolean;
+  /** undefined: no open pool has a copy. */
+  findPool(volumeId: string): Promise<Pool | undefined>;
+  /** That serve this pool; never empty. */
+  threadsOf(pool: Pool): readonly ThreadHandle[];
   replicaFailed(volumeId: string, reason: string): void;
 }
 
@@ -64,6 +66,7 @@ export class ClusterVolumes implements ClusterStorage {
   #connection: ClusterConnection | undefined;
   #frontendCount = 0;
   #nextThread = 0;
+  #instances = 0;
 
   constructor(context: ClusterContext) {
     this.#context = context;
@@ -116,11 +119,10 @@ export class ClusterVolumes implements ClusterStorage {
       const thread = this.#threadFor(volumeId, pool);
       const superblock = replica.superblock.current;
       const { entries, owner } = replica.window;
-      // After a clean stop nothing was in flight, whatever became of the window since.
-      const isClean = superblock.cleanMark !== null;
       await thread.ask({
         type: 'openReplica',
         open: {
+          instance: this.#nextInstance(),
           volumeId,
           replicaId: replica.replicaId,
           pool: pool.name,
@@ -130,8 +132,8 @@ export class ClusterVolumes implements ClusterStorage {
           windowOwner: owner,
           superblock,
           hotBits: replica.hotBits,
-          windowEntries: isClean ? [] : entries,
-          isWindowFresh: isClean,
+          // After a clean stop too: what was in flight then may be on this copy alone.
+          windowEntries: entries,
           dataFd: replica.dataFd,
           intentFd: replica.intentFd,
           generationsFd: replica.generationsFd,
@@ -151,9 +153,17 @@ export class ClusterVolumes implements ClusterStorage {
     }
   }
 
+  /**
+   * The same for a copy and for the volume's frontend, whichever is opened first. A frontend that was opened before
+   * there was a copy here may be elsewhere: it reaches the copy by this node's own address.
+   */
   #threadFor(volumeId: string, pool: Pool): ThreadHandle {
+    const threads = this.#context.threadsOf(pool);
     const near = this.#frontends.get(volumeId)?.thread;
-    return near !== undefined && this.#context.mayServe(near, pool) ? near : this.#context.threadFor(pool);
+    if (near !== undefined && threads.includes(near)) return near;
+    const thread = threads[Number.parseInt(volumeId.slice(-8), 16) % threads.length];
+    invariant(thread !== undefined, 'every pool has a data-plane thread');
+    return thread;
   }
 
   closeReplica(volumeId: string): Promise<void> {
@@ -215,18 +225,36 @@ export class ClusterVolumes implements ClusterStorage {
       );
     }
     await this.closeFrontend(volumeId);
-    const thread = this.#replicas.get(volumeId)?.thread ?? this.#leastLoaded();
+    const thread = this.#replicas.get(volumeId)?.thread ?? (await this.#threadOfFrontend(volumeId));
     this.#frontends.set(volumeId, { thread, attachmentNumber });
     try {
       const firstSession = this.#firstSession();
       await thread.ask({
         type: 'openFrontend',
-        open: { volumeId, attachmentNumber, firstSession, sizeBytes, giveUpAfterMs },
+        open: {
+          instance: this.#nextInstance(),
+          volumeId,
+          attachmentNumber,
+          firstSession,
+          sizeBytes,
+          giveUpAfterMs,
+        },
       });
     } catch (error) {
       this.#frontends.delete(volumeId);
       throw error;
     }
+  }
+
+  async #threadOfFrontend(volumeId: string): Promise<ThreadHandle> {
+    // A pool that cannot say what it holds now is no reason not to use a volume whose copies are elsewhere.
+    const pool = await this.#context.findPool(volumeId).catch(() => undefined);
+    return pool === undefined ? this.#leastLoaded() : this.#threadFor(volumeId, pool);
+  }
+
+  #nextInstance(): number {
+    this.#instances += 1;
+    return this.#instances;
   }
 
   /** Rises with every process of this daemon, and with every frontend of one. */
@@ -272,12 +300,16 @@ export class ClusterVolumes implements ClusterStorage {
 
   // ---- the end
 
-  /** Clients, then replicas, then the links of the threads. Tells the first failure, after all was tried. */
+  /** Clients and replicas, then the links of the threads. Tells the first failure, after all was tried. */
   async close(): Promise<void> {
     if (this.#connection === undefined) return;
     const steps = [
-      () => Promise.allSettled([...this.#frontends.keys()].map((volumeId) => this.closeFrontend(volumeId))),
-      () => Promise.allSettled([...this.#replicas.keys()].map((volumeId) => this.closeReplica(volumeId))),
+      // Together: a primary that cannot reply gives back what a frontend here waits for.
+      () =>
+        Promise.allSettled([
+          ...[...this.#frontends.keys()].map((volumeId) => this.closeFrontend(volumeId)),
+          ...[...this.#replicas.keys()].map((volumeId) => this.closeReplica(volumeId)),
+        ]),
       () => Promise.allSettled(this.#context.threads.map((thread) => thread.ask({ type: 'leaveCluster' }))),
     ];
     const failures: unknown[] = [];
@@ -298,7 +330,7 @@ export class ClusterVolumes implements ClusterStorage {
         void this.#propose(event, thread);
         return;
       case 'superblock':
-        void this.#keep(event.volumeId, event.superblock, thread);
+        void this.#keep(event, thread);
         return;
       case 'replica':
         this.#replicaEvent(event);
@@ -312,23 +344,26 @@ export class ClusterVolumes implements ClusterStorage {
   }
 
   async #readConfig(
-    { volumeId, asker }: ClusterEvent & { type: 'readConfig' },
+    { volumeId, instance, asker }: ClusterEvent & { type: 'readConfig' },
     thread: ThreadHandle,
   ): Promise<void> {
     const stored = await this.#connection?.configs.read(volumeId);
-    await thread.ask({ type: 'configRead', volumeId, asker, stored }).catch(ignoreDeath);
+    await thread.ask({ type: 'configRead', volumeId, instance, asker, stored }).catch(ignoreDeath);
   }
 
   async #propose(event: ClusterEvent & { type: 'propose' }, thread: ThreadHandle): Promise<void> {
-    const { volumeId, proposal, baseRevision, config } = event;
+    const { volumeId, instance, proposal, baseRevision, config } = event;
     invariant(this.#connection !== undefined, 'replicas belong to a cluster');
     const outcome = await this.#connection.configs.swap(volumeId, baseRevision, config);
-    await thread.ask({ type: 'proposed', volumeId, proposal, outcome }).catch(ignoreDeath);
+    await thread.ask({ type: 'proposed', volumeId, instance, proposal, outcome }).catch(ignoreDeath);
   }
 
-  async #keep(volumeId: string, superblock: Superblock, thread: ThreadHandle): Promise<void> {
+  async #keep(
+    { volumeId, instance, superblock }: ClusterEvent & { type: 'superblock' },
+    thread: ThreadHandle,
+  ): Promise<void> {
     const errno = await this.#write(volumeId, superblock);
-    await thread.ask({ type: 'superblockDone', volumeId, errno }).catch(ignoreDeath);
+    await thread.ask({ type: 'superblockDone', volumeId, instance, errno }).catch(ignoreDeath);
   }
 
   /** What the main thread itself changes in a superblock (size, file system, keys) is newer there than in the core. */
@@ -345,9 +380,14 @@ export class ClusterVolumes implements ClusterStorage {
     } = superblock;
     const file = opened.replica.superblock;
     try {
-      await this.#context.hold(opened.pool, () =>
-        file.update({ ...kept, attachmentNumber: Math.max(attachmentNumber, file.current.attachmentNumber) }),
-      );
+      await this.#context.hold(opened.pool, async () => {
+        // Closed while this waited for the disk: its files are, too.
+        if (this.#replicas.get(volumeId) !== opened) return;
+        await file.update({
+          ...kept,
+          attachmentNumber: Math.max(attachmentNumber, file.current.attachmentNumber),
+        });
+      });
       return 0;
     } catch {
       return EIO;

@@ -24,6 +24,7 @@ const STALLED_AFTER_MS = 1000;
 export class FrontendHost implements FrontendPorts, LinkHost, ServedVolume {
   readonly index: number;
   readonly volumeId: string;
+  readonly instance: number;
   readonly attachmentNumber: number;
   sizeBytes: number;
   readonly sessions = new Set<Session>();
@@ -49,6 +50,7 @@ export class FrontendHost implements FrontendPorts, LinkHost, ServedVolume {
     this.#cluster = cluster;
     this.index = 0;
     this.volumeId = open.volumeId;
+    this.instance = open.instance;
     this.attachmentNumber = open.attachmentNumber;
     this.sizeBytes = open.sizeBytes;
     this.counts = new LayerCounts(thread);
@@ -114,7 +116,8 @@ export class FrontendHost implements FrontendPorts, LinkHost, ServedVolume {
 
   describeBlocks(request: number): number {
     const local = this.#cluster.replicas.get(this.volumeId);
-    const isCurrent = local?.replica.primary?.isServing === true;
+    const isCurrent =
+      this.#localLink !== NONE && this.#frontend.isOpen && local?.replica.primary?.mayReply === true;
     if (isCurrent) return describeBlocks(this.#thread, request, local.file.fd);
     return describeData(this.#thread, request);
   }
@@ -140,7 +143,8 @@ export class FrontendHost implements FrontendPorts, LinkHost, ServedVolume {
   }
 
   readConfig(): void {
-    this.#thread.tell({ type: 'readConfig', volumeId: this.volumeId, asker: 'frontend' });
+    const { volumeId, instance } = this;
+    this.#thread.tell({ type: 'readConfig', volumeId, instance, asker: 'frontend' });
   }
 
   connect(node: string): number {

@@ -8,6 +8,8 @@ import type { ProposalOutcome, ReplicaEvent } from '../../replication/ports.ts';
 import type { GreetedConnection, PeerEvent } from '../peers/hosts.ts';
 
 export interface OpenReplicaMessage {
+  /** Of this opening: what is answered to an earlier one is not taken for an answer to it. */
+  readonly instance: number;
   readonly volumeId: string;
   readonly replicaId: string;
   readonly pool: string;
@@ -21,8 +23,6 @@ export interface OpenReplicaMessage {
   readonly superblock: Superblock;
   readonly hotBits: Uint8Array;
   readonly windowEntries: readonly WindowEntry[] | 'unknown';
-  /** What stands in the window is of no interest: it begins anew. */
-  readonly isWindowFresh: boolean;
   /** The thread uses these until it has answered 'closeReplica'; the main thread owns and closes them. */
   readonly dataFd: number;
   readonly intentFd: number;
@@ -31,6 +31,7 @@ export interface OpenReplicaMessage {
 }
 
 export interface OpenFrontendMessage {
+  readonly instance: number;
   readonly volumeId: string;
   readonly attachmentNumber: number;
   readonly firstSession: number;
@@ -64,11 +65,17 @@ export type ClusterCommand =
   | { readonly type: 'handOver'; readonly volumeId: string; readonly toReplicaId: string }
   | { readonly type: 'storeChanged'; readonly volumeId: string }
   /** The outcome of a 'superblock' event. */
-  | { readonly type: 'superblockDone'; readonly volumeId: string; readonly errno: number }
+  | {
+      readonly type: 'superblockDone';
+      readonly volumeId: string;
+      readonly instance: number;
+      readonly errno: number;
+    }
   /** The answer to a 'readConfig' event. */
   | {
       readonly type: 'configRead';
       readonly volumeId: string;
+      readonly instance: number;
       readonly asker: Asker;
       readonly stored: StoredConfig | 'gone' | undefined;
     }
@@ -76,6 +83,7 @@ export type ClusterCommand =
   | {
       readonly type: 'proposed';
       readonly volumeId: string;
+      readonly instance: number;
       readonly proposal: number;
       readonly outcome: ProposalOutcome;
     }
@@ -86,15 +94,26 @@ export type ClusterCommand =
 
 /** Said without being asked. */
 export type ClusterEvent =
-  | { readonly type: 'readConfig'; readonly volumeId: string; readonly asker: Asker }
+  | {
+      readonly type: 'readConfig';
+      readonly volumeId: string;
+      readonly instance: number;
+      readonly asker: Asker;
+    }
   | {
       readonly type: 'propose';
       readonly volumeId: string;
+      readonly instance: number;
       readonly proposal: number;
       readonly baseRevision: number;
       readonly config: VolumeConfig;
     }
-  | { readonly type: 'superblock'; readonly volumeId: string; readonly superblock: Superblock }
+  | {
+      readonly type: 'superblock';
+      readonly volumeId: string;
+      readonly instance: number;
+      readonly superblock: Superblock;
+    }
   | { readonly type: 'replica'; readonly volumeId: string; readonly event: ReplicaEvent }
   /** A connection for a volume that is not in this thread. Whoever hears it owns the descriptor. */
   | { readonly type: 'greeted'; readonly connection: GreetedConnection }

@@ -2,6 +2,7 @@
 // the main thread, to its superblock and the store.
 
 import { randomBytes } from 'node:crypto';
+import { HoldfastError } from '../../core/errors.ts';
 import { invariant } from '../../core/invariant.ts';
 import { BLOCK_BYTES, GENERATION_BLOCKS_PER_EXTENT, MIB } from '../../core/units.ts';
 import type { VolumeConfig } from '../../replication/config.ts';
@@ -38,14 +39,15 @@ import { StreamCounts } from './stream-counts.ts';
 import type { ReplicaSample } from '../thread-sample.ts';
 
 const EIO = 5;
-/** What the core takes for its own copying leaves so much to those whose requests wait. */
-const RESERVED_SLOTS = 256;
-const RESERVED_BYTES = 16 * MIB;
+/** What the core takes for its own copying leaves so much to its streams; less than requests leave to it. */
+const RESERVED_SLOTS = 64;
+const RESERVED_BYTES = 4 * MIB;
 const ZEROES = new Uint8Array(MIB);
 
 export class ReplicaHost implements ReplicaPorts, GreetedHost, DataFileHost, FileUser, LogsHost {
   readonly index: number;
   readonly volumeId: string;
+  readonly instance: number;
   readonly file: DataFile;
   readonly logs: VolumeLogs;
   readonly replica: Replica;
@@ -74,21 +76,26 @@ export class ReplicaHost implements ReplicaPorts, GreetedHost, DataFileHost, Fil
     this.#message = message;
     this.index = index;
     this.volumeId = message.volumeId;
+    this.instance = message.instance;
     this.file = new DataFile(thread, index, this, message);
     this.#tickedMs = thread.nowMs();
     this.logs = new VolumeLogs(thread, index, message, () => this);
     this.#stampBuffer = thread.memory.allocate(BLOCK_BYTES, 0);
-    // The logs have just got two of them.
-    invariant(this.#stampBuffer >= 0, 'there is a block for the stamps');
-    this.#windowMemory = native.mapFile(message.windowFd, WINDOW_FILE_BYTES);
-    const window = new WindowFile(this.#windowMemory.buffer);
-    if (message.isWindowFresh) window.reset(message.windowOwner);
+    try {
+      if (this.#stampBuffer < 0)
+        throw new HoldfastError('BUSY', 'the data-plane thread has no memory free: try again');
+      this.#windowMemory = native.mapFile(message.windowFd, WINDOW_FILE_BYTES);
+    } catch (error) {
+      this.logs.dispose();
+      if (this.#stampBuffer >= 0) thread.memory.free(this.#stampBuffer);
+      throw error;
+    }
     this.replica = new Replica(thread.slots, this, {
       replicaId: message.replicaId,
       bootId: message.bootId,
       superblock: message.superblock,
       intentBits: message.hotBits,
-      window,
+      window: new WindowFile(this.#windowMemory.buffer),
       windowOwner: message.windowOwner,
       windowEntries: message.windowEntries,
     });
@@ -110,7 +117,7 @@ export class ReplicaHost implements ReplicaPorts, GreetedHost, DataFileHost, Fil
 
   /** The main thread has, or could not. */
   superblockDone(errno: number): void {
-    this.#isMarkedClean = errno === 0 && this.#keeping?.cleanMark != null;
+    this.#isMarkedClean = errno === 0 && (this.#keeping?.cleanMark ?? null) !== null;
     this.replica.superblockDone(errno);
   }
 
@@ -302,9 +309,19 @@ export class ReplicaHost implements ReplicaPorts, GreetedHost, DataFileHost, Fil
     );
   }
 
+  /** The kernel may still write into the buffer. */
+  get isReadingStamps(): boolean {
+    return this.#stampReads.length > 0;
+  }
+
   stampsRead(result: number): void {
     const read = this.#stampReads.shift();
     invariant(read !== undefined, 'a read of stamps was asked for');
+    const { state } = this.replica;
+    if (state === 'stopping' || state === 'stopped') {
+      this.#stampReads.length = 0;
+      return;
+    }
     const stamps = this.#stamps;
     const errno = result === GENERATION_SECTOR_BYTES ? 0 : result < 0 ? -result : EIO;
     if (errno === 0) this.#decodeStamps(read.extent);
@@ -324,7 +341,8 @@ export class ReplicaHost implements ReplicaPorts, GreetedHost, DataFileHost, Fil
 
   startSuperblock(superblock: Superblock): void {
     this.#keeping = superblock;
-    this.#thread.tell({ type: 'superblock', volumeId: this.volumeId, superblock });
+    const { volumeId, instance } = this;
+    this.#thread.tell({ type: 'superblock', volumeId, instance, superblock });
   }
 
   // ---- ReplicaPorts
@@ -383,11 +401,13 @@ export class ReplicaHost implements ReplicaPorts, GreetedHost, DataFileHost, Fil
   }
 
   readConfig(): void {
-    this.#thread.tell({ type: 'readConfig', volumeId: this.volumeId, asker: 'replica' });
+    const { volumeId, instance } = this;
+    this.#thread.tell({ type: 'readConfig', volumeId, instance, asker: 'replica' });
   }
 
   propose(proposal: number, baseRevision: number, config: VolumeConfig): void {
-    this.#thread.tell({ type: 'propose', volumeId: this.volumeId, proposal, baseRevision, config });
+    const { volumeId, instance } = this;
+    this.#thread.tell({ type: 'propose', volumeId, instance, proposal, baseRevision, config });
   }
 
   event(event: ReplicaEvent): void {

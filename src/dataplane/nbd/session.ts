@@ -8,7 +8,6 @@
 // and one send are in the ring; the descriptor is closed, and the index free again, only when neither is
 // and nothing of the session is in flight: until then the kernel may still touch its buffers.
 
-import { MIB } from '../../core/units.ts';
 import { NONE } from '../../replication/requests.ts';
 import { SMALLEST_MAPPED_BYTES } from '../mapped-reads.ts';
 import { native } from '../native.ts';
@@ -47,9 +46,6 @@ const HANDSHAKE_LIMIT_MS = 30_000;
 const SEND_STALL_LIMIT_MS = 10_000;
 /** While somebody waits for memory, a payload whose buffer is taken has to come within this. */
 const PAYLOAD_STALL_LIMIT_MS = 10_000;
-/** Of a volume in a cluster: what its sessions leave to the replicas, without which no request of theirs would end. */
-const RESERVED_SLOTS = 256;
-const RESERVED_BYTES = 16 * MIB;
 /** A command that no protocol of ours knows, as it is kept in a byte. */
 const UNKNOWN_COMMAND = 255;
 
@@ -213,8 +209,7 @@ export class Session {
     const { slots } = this.#thread;
     const wireFlags = view.getUint16(at + 4);
     const errno = checkRequest(slots, request, wireFlags, this.#clientBits, volume.sizeBytes);
-    const hasRoom = !volume.isShared || memory.freeBytes > RESERVED_BYTES || this.inFlightCount === 0;
-    if (errno === 0 && !(hasRoom && this.#buffers.take(request))) {
+    if (errno === 0 && !(this.#hasRoom(request, command, volume) && this.#buffers.take(request))) {
       // The header stays where it is: a parked session reads it again.
       slots.release(request);
       return this.#park();
@@ -230,11 +225,17 @@ export class Session {
     return true;
   }
 
+  #hasRoom(request: number, command: number, volume: ServedVolume): boolean {
+    if (!volume.isShared || (command !== NBD_CMD_READ && command !== NBD_CMD_WRITE)) return true;
+    const { memory, slots } = this.#thread;
+    return memory.hasRoomBesideCopies(slots.lengthBytes[request] as number, this.inFlightCount === 0);
+  }
+
   /** A slot with what the header says, or NONE. */
   #takeSlot(at: number, command: number, volume: ServedVolume): number {
     const { memory, slots } = this.#thread;
     // A session holds no more slots than it leaves free, so that those who never read leave some to the others.
-    const freeCount = slots.freeCount - (volume.isShared ? RESERVED_SLOTS : 0);
+    const freeCount = volume.isShared ? this.#thread.peers.slots.trackableCount : slots.freeCount;
     const mayTake = this.inFlightCount < IN_FLIGHT_LIMIT && this.inFlightCount < freeCount;
     const request = mayTake ? slots.take() : NONE;
     if (request === NONE) return NONE;
@@ -383,7 +384,8 @@ export class Session {
   }
 
   #release(request: number): void {
-    if (this.volume?.isShared === true) this.#thread.peers.slots.release(request);
+    // Nobody is told of its end any more: a primary in this thread may keep its bytes, not its slot.
+    if (this.volume?.isShared === true) this.#thread.peers.slots.releaseTracked(request, this.isClosing);
     else this.freed(request);
   }
 

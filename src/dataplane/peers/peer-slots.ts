@@ -9,11 +9,11 @@
 // Invariant: the bytes of a slot stay in place while anybody refers to it.
 
 import { invariant } from '../../core/invariant.ts';
-import { BLOCK_BYTES, MIB } from '../../core/units.ts';
+import { BLOCK_BYTES } from '../../core/units.ts';
 import { NONE } from '../../replication/requests.ts';
 import { native } from '../native.ts';
 import type { Thread } from '../thread.ts';
-import { ORDINARY_BUFFER_BYTES, REQUEST_CAPACITY } from '../thread-memory.ts';
+import { REQUEST_CAPACITY } from '../thread-memory.ts';
 
 /** As the link of a slot: taken by a host. */
 const OF_HOST = -1;
@@ -21,7 +21,6 @@ const OF_HOST = -1;
 const TRACKED = -2;
 
 const RESERVED_SLOTS = 256;
-const RESERVED_BYTES = 16 * MIB;
 
 export class PeerSlots {
   readonly #thread: Thread;
@@ -29,12 +28,16 @@ export class PeerSlots {
   readonly #link = new Int32Array(REQUEST_CAPACITY);
   /** The slot whose bytes a twin shares, or NONE. */
   readonly #source = new Int32Array(REQUEST_CAPACITY).fill(NONE);
+  /** 1: it was taken as a twin, whoever owns the bytes now. */
+  readonly #isTwin = new Uint8Array(REQUEST_CAPACITY);
   /** Checksums of what is being sent: the same bytes go to several replicas. */
   readonly #sum = new Int32Array(REQUEST_CAPACITY);
   readonly #summedBytes = new Int32Array(REQUEST_CAPACITY);
   /** By link: what it holds. */
   readonly heldCount: Int32Array;
   readonly heldBytes: Float64Array;
+  #trackedCount = 0;
+  #twinCount = 0;
   readonly #returned: (link: number) => void;
   readonly #freeTracked: (request: number) => void;
 
@@ -62,18 +65,20 @@ export class PeerSlots {
     const { slots, memory } = this.#thread;
     const freeCount = slots.freeCount - (mayTakeLast ? 0 : RESERVED_SLOTS);
     if ((this.heldCount[link] as number) >= freeCount) return NONE;
-    const isOrdinary = byteCount <= ORDINARY_BUFFER_BYTES;
-    if (!mayTakeLast && isOrdinary && memory.freeBytes - byteCount < RESERVED_BYTES) return NONE;
+    if (!mayTakeLast && !memory.hasRoomBesideCopies(byteCount, false)) return NONE;
     return this.#take(link, inBlock, byteCount, this.heldBytes[link] as number);
   }
 
   /** A second slot over the same bytes. NONE: there is none now. */
   takeTwin(source: number): number {
     const { slots } = this.#thread;
+    if (slots.freeCount <= RESERVED_SLOTS) return NONE;
     const request = this.#take(OF_HOST, 0, 0, 0);
     if (request === NONE) return NONE;
     this.hold(source);
     this.#source[request] = source;
+    this.#isTwin[request] = 1;
+    this.#twinCount += 1;
     slots.buffer[request] = slots.buffer[source] as number;
     slots.data[request] = slots.data[source] as number;
     return request;
@@ -83,6 +88,16 @@ export class PeerSlots {
   track(request: number): void {
     this.#references[request] = 1;
     this.#link[request] = TRACKED;
+    this.#trackedCount += 1;
+  }
+
+  /**
+   * Slots that may be tracked now: each may need a twin, and what replicas need for the requests that are there is
+   * not touched.
+   */
+  get trackableCount(): number {
+    const wantedTwins = Math.max(0, this.#trackedCount - this.#twinCount);
+    return Math.floor((this.#thread.slots.freeCount - RESERVED_SLOTS - wantedTwins) / 2);
   }
 
   hold(request: number): void {
@@ -123,6 +138,17 @@ export class PeerSlots {
     if (this.#source[from] === request) return;
     if ((this.#references[request] as number) > 1) this.#separateTwins(request);
     this.exchangeBuffers(request, from);
+  }
+
+  /** By the owner of a tracked slot. `leavesTwins`: twins take the buffer over, and do not keep the slot. */
+  releaseTracked(request: number, leavesTwins: boolean): void {
+    if (leavesTwins && (this.#references[request] as number) > 1) {
+      let twinCount = 0;
+      for (let twin = 0; twin < REQUEST_CAPACITY; twin++) if (this.#source[twin] === request) twinCount += 1;
+      // Who is sending from it knows it by this slot.
+      if (twinCount === (this.#references[request] as number) - 1) this.#separateTwins(request);
+    }
+    this.release(request);
   }
 
   /** The first twin becomes the owner of the buffer, and the others its twins. */
@@ -183,8 +209,13 @@ export class PeerSlots {
     this.#summedBytes[request] = 0;
     const link = this.#link[request] as number;
     if (link === TRACKED) {
+      this.#trackedCount -= 1;
       this.#freeTracked(request);
       return;
+    }
+    if (this.#isTwin[request] === 1) {
+      this.#isTwin[request] = 0;
+      this.#twinCount -= 1;
     }
     const source = this.#source[request] as number;
     const buffer = slots.buffer[request] as number;

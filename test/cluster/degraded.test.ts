@@ -1,6 +1,7 @@
 // A volume of two copies under a checked load from a third node, while other things fail than the node of the primary.
 // Needs root, for the network.
 
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { VolumeUnderLoad } from './volume-under-load.ts';
 
@@ -51,6 +52,30 @@ describe.skipIf(process.geteuid?.() !== 0)('a volume of two copies (needs root)'
     await world.expectWaiting(3000);
     await world.cluster.network.heal();
     await world.goesOn();
+    await world.expectNothingLost();
+  });
+
+  test('goes on at the latest when its primary, which reaches the store and nobody else, is reached again', async () => {
+    const { primary } = await world.inSync(2);
+    for (const { name } of world.cluster.nodes) {
+      if (name !== primary.name) await world.cluster.network.cut(name, primary.name);
+    }
+    await sleep(10_000);
+    await world.cluster.network.heal();
+    await world.goesOn();
+    await world.inSync(2);
+    await world.expectNothingLost();
+  });
+
+  test('waits for its other copy when it is to be on both (hard), and goes on', async () => {
+    const { others } = await world.inSync(2);
+    await world.user.json('volume', 'set-failure-mode', 'data', 'hard');
+    await others[0]?.kill();
+    await world.expectWaiting(5000);
+    await others[0]?.start();
+    await world.goesOn();
+    await world.user.json('volume', 'set-failure-mode', 'data', 'soft');
+    await world.inSync(2);
     await world.expectNothingLost();
   });
 

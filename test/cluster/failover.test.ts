@@ -27,9 +27,12 @@ const FAULTS: readonly Fault[] = [
   },
   {
     name: 'hears nothing any more',
-    async strike({ network, nodes }, primary) {
-      for (const { name } of nodes) if (name !== primary.name) await network.cutOneWay(name, primary.name);
-    },
+    strike: ({ network }, primary) => network.deafen(primary.name),
+    repair: ({ network }) => network.heal(),
+  },
+  {
+    name: 'is not heard any more',
+    strike: ({ network }, primary) => network.mute(primary.name),
     repair: ({ network }) => network.heal(),
   },
 ];

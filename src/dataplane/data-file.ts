@@ -249,7 +249,7 @@ export class DataFile {
       'bytes lie in their buffer as they lie in their blocks on the disk',
     );
     slots.ioOffset[request] = offset - inBlock;
-    slots.ioBuffer[request] = (slots.data[request] as number) - inBlock;
+    slots.ioBuffer[request] = data - inBlock;
     slots.ioLeft[request] = Math.ceil((inBlock + length) / BLOCK_BYTES) * BLOCK_BYTES;
   }
 

@@ -1,6 +1,8 @@
 // The end of a replica's process in good order: everything that was started has ended and is flushed, then the clean
 // mark is durable: the copy keeps its incarnation across a reboot. Without the mark where the disk would not have it, or
 // where the copy has not found out yet who it is.
+//
+// Invariant: it ends, whatever fails, and not before everything that was started has ended.
 
 import type { Copy } from './copy.ts';
 import type { SuperblockKeeper } from './superblock-keeper.ts';
@@ -25,8 +27,9 @@ export class CleanStop {
   /** Something ended. `isQuiet`: the role has nothing under way. */
   step(isQuiet: boolean): void {
     const copy = this.#copy;
-    if (this.#isOver || this.#isMarking || !isQuiet || !copy.isQuiet) return;
-    if (this.#flushRound === 0) this.#flushRound = copy.requestFlush();
+    if (this.#isOver || !isQuiet || !copy.isQuiet || !this.#keeper.isIdle) return;
+    if (this.#isMarking) this.#end();
+    else if (this.#flushRound === 0) this.#flushRound = copy.requestFlush();
     else if (copy.flushDoneRound >= this.#flushRound) this.#mark();
   }
 
@@ -37,7 +40,8 @@ export class CleanStop {
     }
     this.#isMarking = true;
     const { promisedEpoch } = this.#keeper.latest;
-    this.#keeper.keep({ cleanMark: { epoch: promisedEpoch } }, () => this.#end());
+    // It is over when the write is, durable or not.
+    this.#keeper.keep({ cleanMark: { epoch: promisedEpoch } }, () => undefined);
   }
 
   #end(): void {

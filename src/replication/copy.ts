@@ -37,7 +37,7 @@ export interface CopyHost {
   applied(request: number, errno: number): void;
   /** All rounds up to this number of requestFlush() are over. */
   flushed(round: number, errno: number): void;
-  copyFailed(what: 'flush' | 'intent', errno: number): void;
+  copyFailed(what: 'flush' | 'intent' | 'superblock', errno: number): void;
 }
 
 export interface CopyOptions {
@@ -92,6 +92,7 @@ export class Copy implements ExtentPorts {
   #errno = 0;
   /** Data operations and logs under way. */
   #runningCount = 0;
+  #stampReadCount = 0;
 
   constructor(table: RequestTable, disk: DiskPorts, host: CopyHost, options: CopyOptions) {
     this.#table = table;
@@ -116,9 +117,10 @@ export class Copy implements ExtentPorts {
     return this.#errno !== 0;
   }
 
-  /** No data operation, flush or log write is on its way to the disk. */
+  /** No data operation, flush, nor read or write of a log is on its way to the disk. */
   get isQuiet(): boolean {
-    return this.#runningCount === 0 && !this.#isFlushRunning && this.extents.isIdle;
+    const hasLogsIdle = this.extents.isIdle && this.#stampReadCount === 0;
+    return this.#runningCount === 0 && !this.#isFlushRunning && hasLogsIdle;
   }
 
   /** No data operation is on its way: what an older stream started has ended. */
@@ -350,7 +352,19 @@ export class Copy implements ExtentPorts {
     }
   }
 
+  // ---- saved generations
+
+  /** For the resync over `link`. Ends in stampsRead(). */
+  readStamps(link: number, extent: number): void {
+    this.#stampReadCount += 1;
+    this.#disk.startStampRead(link, extent);
+  }
+
   // ---- ends of what was started
+
+  stampsRead(): void {
+    this.#stampReadCount -= 1;
+  }
 
   dataDone(request: number, errno: number): void {
     const table = this.#table;
@@ -387,7 +401,7 @@ export class Copy implements ExtentPorts {
   }
 
   flushDone(errno: number): void {
-    if (errno !== 0 && !this.#broken.failedFlushIsFinal) this.#fail('flush', errno);
+    if (errno !== 0 && !this.#broken.failedFlushIsFinal) this.fail('flush', errno);
     const isForCooling = this.#coolingInFlush;
     this.#coolingInFlush = false;
     for (let request = this.#flushing.shift(); request !== NONE; request = this.#flushing.shift()) {
@@ -449,11 +463,11 @@ export class Copy implements ExtentPorts {
   }
 
   intentFailed(errno: number): void {
-    this.#fail('intent', errno);
+    this.fail('intent', errno);
   }
 
   /** Nothing is applied any more: the disk failed, or another file of the replica did. */
-  #fail(what: 'flush' | 'intent', errno: number): void {
+  fail(what: 'flush' | 'intent' | 'superblock', errno: number): void {
     if (this.#errno !== 0) return;
     this.#errno = EIO;
     this.#host.copyFailed(what, errno);

@@ -32,5 +32,8 @@ export interface Hub {
   /** Reads the store soon: something there must have changed. */
   look(): void;
   submit(config: VolumeConfig): void;
+  /** `then`: it is durable; never, if the superblock cannot be written. */
   keep(change: Partial<Superblock>, then: () => void): void;
+  /** False: its superblock could not be written, and nothing is promised any more. */
+  readonly canKeep: boolean;
 }

@@ -25,7 +25,8 @@ export type State =
   | 'stopping'
   | 'stopped';
 
-const WITHOUT_PART: readonly State[] = ['opening', 'held', 'gone', 'stopping', 'stopped'];
+const OVER: readonly State[] = ['gone', 'stopping', 'stopped'];
+const WITHOUT_PART: readonly State[] = ['opening', 'held', ...OVER];
 
 export class Part implements PrimaryHost {
   readonly #hub: Hub;
@@ -72,6 +73,11 @@ export class Part implements PrimaryHost {
   /** It plays one, or is about to. */
   get hasPart(): boolean {
     return !WITHOUT_PART.includes(this.#state);
+  }
+
+  /** For good. */
+  get isOver(): boolean {
+    return OVER.includes(this.#state);
   }
 
   /** Nothing of it is on its way to the disk. */
@@ -213,6 +219,7 @@ export class Part implements PrimaryHost {
 
   /** Something ended: if the part before has come to rest, the next one begins. */
   change(): void {
+    if (this.isOver) return;
     this.#standing.progress();
     if (this.#state !== 'changing' || this.#next === undefined) return;
     if (!this.isQuiet || !this.#hub.copy.isDataQuiet) return;
@@ -237,8 +244,13 @@ export class Part implements PrimaryHost {
     this.react();
   }
 
+  /** A replica that stops goes on stopping, whatever becomes of the volume. */
   end(state: 'gone' | 'stopping'): void {
+    if (this.#state === 'stopping' || this.#state === 'stopped') return;
     this.#state = state;
+    this.#next = undefined;
+    if (this.#waitingHello !== undefined) this.#hub.ports.closeLink(this.#waitingHello.link);
+    this.#waitingHello = undefined;
     this.#sessions.moved();
     this.#primary?.end();
     this.#secondary?.close();
@@ -263,7 +275,8 @@ export class Part implements PrimaryHost {
     if (hello.kind === 'session') {
       if (this.#state === 'primary') this.#sessions.hello(link, hello);
       else this.#refuse(link, 'notPrimary');
-    } else if (!this.hasPart || !this.#isBootKnown(hello.config)) this.#refuse(link, 'busy');
+    } else if (!this.hasPart || !this.#isBootKnown(hello.config))
+      this.#refuse(link, this.#hub.copy.hasFailed ? 'failed' : 'busy');
     else if (this.#state === 'following') this.#secondary?.hello(link, hello);
     // A primary hears of a later one by its stream.
     else if (hello.config.epoch < this.#hub.superblock.promisedEpoch) this.#refuse(link, 'epoch');
@@ -285,7 +298,7 @@ export class Part implements PrimaryHost {
     return false;
   }
 
-  #refuse(link: number, reason: 'busy' | 'epoch' | 'notPrimary'): void {
+  #refuse(link: number, reason: 'busy' | 'epoch' | 'failed' | 'notPrimary'): void {
     const { ports, superblock } = this.#hub;
     ports.sendControl(link, FRAME_REFUSED, { reason, epoch: superblock.promisedEpoch });
     ports.closeLink(link);
@@ -328,7 +341,7 @@ export class Part implements PrimaryHost {
   }
 
   copyFailed(): void {
-    this.#secondary?.unfollow();
+    this.#secondary?.copyHasFailed();
     this.#primary?.copyHasFailed();
   }
 

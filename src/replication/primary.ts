@@ -196,6 +196,7 @@ export class Primary implements StreamsHost {
 
   copyHasFailed(): void {
     this.#localFailed(EIO);
+    if (this.#state.isUnfit) this.#promisesChanged();
   }
 
   #localFailed(errno: number): void {
@@ -297,6 +298,7 @@ export class Primary implements StreamsHost {
         this.#promisesChanged();
       },
     );
+    if (state.isUnfit) this.#promisesChanged();
   }
 
   /** A promise became durable, or a member left: what waited for it may go on. */

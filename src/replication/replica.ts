@@ -67,7 +67,7 @@ export class Replica implements Hub, CopyHost {
     this.#standing = new Standing(this, options.superblock);
     this.#part = new Part(this, this.#standing);
     this.#keeper = new SuperblockKeeper(options.superblock, ports, this.broken, (errno) =>
-      this.copyFailed('superblock', errno),
+      this.copy.fail('superblock', errno),
     );
     this.#proposals = new Proposals(
       {
@@ -126,6 +126,10 @@ export class Replica implements Hub, CopyHost {
     this.#keeper.keep(change, then);
   }
 
+  get canKeep(): boolean {
+    return !this.#keeper.hasFailed;
+  }
+
   submit(config: VolumeConfig): void {
     this.#part.proposes(config);
     this.#proposals.submit(this.known, config);
@@ -159,7 +163,7 @@ export class Replica implements Hub, CopyHost {
 
   /** The store may have changed. */
   storeChanged(): void {
-    this.#store.changed();
+    if (this.#cleanStop === undefined) this.#store.changed();
   }
 
   /**
@@ -174,7 +178,7 @@ export class Replica implements Hub, CopyHost {
   /**
    * A clean stop: no more answers or grants, all that was started ended, everything flushed, then the clean mark:
    * the copy keeps its incarnation across a reboot. `stopped`: nothing refers to the files any more; without the
-   * mark where the disk would not have it.
+   * mark where the disk would not have it. What the store still answers counts for nothing from here on.
    */
   stop(stopped: () => void): void {
     invariant(this.#cleanStop === undefined, 'a replica is stopped once');
@@ -251,10 +255,13 @@ export class Replica implements Hub, CopyHost {
 
   generationsMerged(errno: number): void {
     this.copy.generationsMerged(errno);
+    this.#ended();
   }
 
   stampsRead(link: number, extent: number, errno: number, stamps: Uint32Array): void {
+    this.copy.stampsRead();
     this.primary?.stampsRead(link, extent, errno, stamps);
+    this.#ended();
   }
 
   superblockDone(errno: number): void {
@@ -263,7 +270,7 @@ export class Replica implements Hub, CopyHost {
   }
 
   configRead(stored: StoredConfig | undefined | 'gone'): void {
-    if (!this.#store.answered(stored)) return;
+    if (!this.#store.answered(stored) || this.#part.isOver) return;
     if (stored === 'gone') {
       this.#part.end('gone');
       return;
@@ -284,6 +291,7 @@ export class Replica implements Hub, CopyHost {
   }
 
   #proposalSettled(current: StoredConfig | undefined): void {
+    if (this.#part.isOver) return;
     if (current === undefined) {
       this.#part.end('gone');
       return;

@@ -106,9 +106,16 @@ export class Secondary {
     if (!this.#hub.broken.noGrantWhilePromoting) this.#endStream();
   }
 
-  /** This copy failed, or has become too small: whoever sends to it finds out at once. */
+  /** This copy has become too small: whoever sends to it finds out at once. */
   unfollow(): void {
     this.#endStream();
+  }
+
+  /** The same, for good: Hellos are refused from here on, and no promise will be durable that answers wait for. */
+  copyHasFailed(): void {
+    this.#endStream();
+    this.#answerWaiting();
+    this.progress();
   }
 
   get isFollowing(): boolean {
@@ -121,8 +128,7 @@ export class Secondary {
     const hub = this.#hub;
     const reason = this.#refusal(hello);
     if (reason !== undefined) {
-      hub.ports.sendControl(link, FRAME_REFUSED, { reason, epoch: hub.superblock.promisedEpoch });
-      hub.ports.closeLink(link);
+      this.#refuse(link, reason);
       return;
     }
     hub.learn({ config: hello.config, revision: hello.revision });
@@ -133,6 +139,12 @@ export class Secondary {
     this.#greeting = { link, hello };
     this.#heardMs = hub.ports.nowMs();
     this.progress();
+  }
+
+  #refuse(link: number, reason: RefusalReason): void {
+    const { ports, superblock } = this.#hub;
+    ports.sendControl(link, FRAME_REFUSED, { reason, epoch: superblock.promisedEpoch });
+    ports.closeLink(link);
   }
 
   #refusal({ config, stream, replicaId }: StreamHello): RefusalReason | undefined {
@@ -155,6 +167,11 @@ export class Secondary {
     const greeting = this.#greeting;
     if (greeting === undefined) return;
     const hub = this.#hub;
+    if (hub.copy.hasFailed) {
+      this.#greeting = undefined;
+      this.#refuse(greeting.link, 'failed');
+      return;
+    }
     if (!hub.broken.oldOperationsEndFirst && !(this.#locks.isIdle && hub.copy.isDataQuiet)) return;
     this.#greeting = undefined;
     this.#open(greeting);
@@ -212,11 +229,14 @@ export class Secondary {
       () => {
         this.#promiseCount -= 1;
         then();
-        if (this.#promiseCount > 0) return;
-        for (let request = this.#answers.shift(); request !== NONE; request = this.#answers.shift())
-          this.#answer(request);
+        if (this.#promiseCount === 0) this.#answerWaiting();
       },
     );
+  }
+
+  #answerWaiting(): void {
+    for (let request = this.#answers.shift(); request !== NONE; request = this.#answers.shift())
+      this.#answer(request);
   }
 
   #endStream(): void {
@@ -380,7 +400,7 @@ export class Secondary {
   applied(request: number, errno: number): void {
     const { table } = this.#hub;
     table.error[request] = errno;
-    if (this.#promiseCount > 0) this.#answers.push(request);
+    if (this.#promiseCount > 0 && !this.#hub.copy.hasFailed) this.#answers.push(request);
     else this.#answer(request);
   }
 

@@ -1,5 +1,7 @@
 // The replica's durable word about itself: one write at a time, each with all changes that were asked for
 // before it started. Who asked is told when the superblock that holds its change is on stable storage.
+//
+// A write that failed is the last one: what stands on the disk is not known, and nothing is promised any more.
 
 import type { Superblock } from './layout/superblock.ts';
 import type { DiskPorts } from './ports.ts';
@@ -14,6 +16,7 @@ export class SuperblockKeeper {
   #latest: Superblock;
   #waiting: Told[] = [];
   #writing: Told[] | undefined;
+  #hasFailed = false;
 
   constructor(
     superblock: Superblock,
@@ -32,8 +35,19 @@ export class SuperblockKeeper {
     return this.#latest;
   }
 
+  /** Nothing can be made durable any more. */
+  get hasFailed(): boolean {
+    return this.#hasFailed;
+  }
+
+  /** No write is on its way to the disk. */
+  get isIdle(): boolean {
+    return this.#writing === undefined;
+  }
+
   /** `then` is called when the change is durable; never after a failure. */
   keep(change: Partial<Superblock>, then: () => void): void {
+    if (this.#hasFailed) return;
     this.#latest = { ...this.#latest, ...change };
     if (this.#broken.promiseIsDurable) {
       then();
@@ -47,6 +61,7 @@ export class SuperblockKeeper {
     const told = this.#writing ?? [];
     this.#writing = undefined;
     if (errno !== 0) {
+      this.#hasFailed = true;
       this.#waiting = [];
       this.#onFailed(errno);
       return;

@@ -204,6 +204,45 @@ export class ReplicaWorld implements ReplicaPorts {
     return link;
   }
 
+  /** The other copy, being the primary, connects; the link. */
+  openStream(stream: number): number {
+    const link = this.#link(undefined);
+    const { config, revision } = this.stored;
+    const watermark = 0;
+    this.replica.greeted(link, {
+      kind: 'stream',
+      volumeId: 'v',
+      config,
+      revision,
+      replicaId: OWN,
+      stream,
+      watermark,
+      role: 'member',
+    });
+    return link;
+  }
+
+  /** The record becomes another one, and the replica hears of it by the store. */
+  changeStored(change: (config: VolumeConfig) => VolumeConfig): void {
+    this.stored = { config: change(this.stored.config), revision: this.stored.revision + 1 };
+    this.replica.storeChanged();
+  }
+
+  /** By the stream of the primary. */
+  raiseEpoch(link: number): void {
+    const { config, revision } = this.stored;
+    this.stored = { config: { ...config, epoch: config.epoch + 1 }, revision: revision + 1 };
+    this.replica.control(link, FRAME_EPOCH, { ...this.stored, role: 'member' });
+  }
+
+  streamWrite(link: number, sequence: number): void {
+    const fields = new FrameFields();
+    fields.type = FRAME_WRITE;
+    fields.lengthBytes = 4096;
+    fields.numbers[SEQUENCE] = sequence;
+    this.replica.frame(link, fields, this.table.take());
+  }
+
   /** False: no slot is left for it. */
   request(link: number, tag: number, kind: number, offsetBytes: number, lengthBytes: number): boolean {
     const request = this.table.take();
@@ -297,7 +336,10 @@ export class ReplicaWorld implements ReplicaPorts {
         if (this.links[link]?.isOpen === true) this.replica.frame(link, kept, NONE);
       });
     }
-    if (type === FRAME_HELLO) this.#later('greeting', NONE, () => this.onHello(link));
+    if (type === FRAME_HELLO)
+      this.#later('greeting', NONE, () => {
+        if (this.links[link]?.isOpen === true) this.onHello(link);
+      });
   }
 
   /** The other copy has got a Hello. */
@@ -337,9 +379,7 @@ export class ReplicaWorld implements ReplicaPorts {
   }
 
   startStampRead(link: number, extent: number): void {
-    this.#later('stamps', NONE, (errno) =>
-      this.replica.stampsRead(link, extent, errno, new Uint32Array(64)),
-    );
+    this.#later('stamps', NONE, (errno) => this.replica.stampsRead(link, extent, errno, new Uint32Array(64)));
   }
 
   startSuperblock(superblock: Superblock): void {
@@ -369,4 +409,3 @@ export class ReplicaWorld implements ReplicaPorts {
     this.events.push(event);
   }
 }
-

@@ -5,6 +5,8 @@ import { NONE, RequestQueue } from '../requests.ts';
 import { STORE_RETRY_MS } from '../timing.ts';
 import type { PrimaryState } from './state.ts';
 
+const EIO = 5;
+
 export interface PrimaryHost {
   /** The reply leaves now. */
   answer(request: number, errno: number): void;
@@ -61,7 +63,7 @@ export class Replies {
 
   #reply(request: number): void {
     this.#openCount -= 1;
-    this.#host.answer(request, this.#state.hub.table.error[request] as number);
+    this.#host.answer(request, this.#state.isUnfit ? EIO : (this.#state.hub.table.error[request] as number));
     this.#replied();
   }
 

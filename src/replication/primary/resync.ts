@@ -105,7 +105,7 @@ export class Resync {
       else if (this.#readingCount > 0) return;
       if (this.#extent >= this.#extentCount) return;
       this.#isReadingStamps = true;
-      this.#hub.ports.startStampRead(this.#target.link, this.#extent);
+      this.#hub.copy.readStamps(this.#target.link, this.#extent);
     }
   }
 

@@ -41,6 +41,11 @@ export class PrimaryState {
     return undefined;
   }
 
+  /** Its promise will never be durable, and no other copy can take over: whatever waits is answered with an error. */
+  get isUnfit(): boolean {
+    return !this.isPromised && this.isSole && !this.hub.canKeep;
+  }
+
   get mayPropose(): boolean {
     return this.phase === 'adopting' || this.phase === 'serving';
   }
@@ -96,7 +101,7 @@ export class PrimaryState {
 
   /** The promise of the epoch is durable here and on every member. `isInternal`: those that are lost do not count. */
   isEpochKept(isInternal = false): boolean {
-    if (!this.isPromised) return false;
+    if (!this.isPromised && !this.isUnfit) return false;
     for (const seat of this.seats) {
       if (memberOf(this.config, seat.replicaId) === undefined) continue;
       if (seat.isLost) {

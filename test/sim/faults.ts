@@ -223,13 +223,19 @@ class Faults {
       );
     });
     this.#every('force', shape.forceMs, (random) => {
-      const node = random.pick(world.hosts());
+      // Mostly one that lacks something.
+      const members = world.inSyncNodes();
+      const named = world.current.replicas.filter(({ needsFullCopy }) => !needsFullCopy);
+      const behind = named.map(({ id }) => world.nodeOf(id)).filter((node) => !members.includes(node));
+      if (behind.length === 0 && random.chance(0.95)) return;
+      const node = random.pick(behind.length > 0 ? behind : world.hosts());
       const { process } = node;
       // Of those that somebody would choose: it can be seen, and it was in sync once.
       const isFit = node.isUp && !node.isPaused && !node.disk.isMarked;
       const wasInSync = process?.replica.superblock.lastInSyncIncarnation !== null;
-      if (isFit && process?.replica.copy.hasFailed === false && wasInSync)
-        world.force(node, () => random.chance(0.6));
+      if (!isFit || process?.replica.copy.hasFailed !== false || !wasInSync) return;
+      for (const other of world.force(node))
+        world.schedule.after(500 + random.wait(1500), () => world.takeUp(other, random.chance(0.8)));
     });
     this.#every('weaken', shape.weakenMs, (random) =>
       this.#atWorst(random, () => {

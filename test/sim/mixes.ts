@@ -214,19 +214,22 @@ export const MIXES = {
   }),
   /** People force promotions, and take old copies up again. */
   forced: (random) => ({
-    copies: random.pick([2, 3]),
+    copies: 3,
+    extraNodes: 1,
     failureMode: 'alwayson',
-    extents: 3,
-    blocks: Array.from({ length: 48 }, () => random.below(3 * 1024)),
+    // Many extents that are written seldom: what only an old copy has is where the chosen one never wrote.
+    extents: 24,
+    blocks: Array.from({ length: 80 }, () => random.below(24 * 1024)),
+    depth: random.pick([1, 2]),
+    thinkMs: random.pick([100, 300]),
     readShare: 0.3,
-    thinkMs: random.pick([10, 40, 200]),
-    forceMs: random.between(1500, 5000),
+    forceMs: random.between(600, 2000),
+    addReplicaMs: random.pick([0, 4000]),
     killMs: random.pick([0, 2500]),
     powerCutMs: random.pick([0, 4000]),
-    partitionMs: random.pick([0, 2000]),
-    linkBreakMs: random.pick([0, 1500]),
+    partitionMs: random.between(800, 2500),
     moveMs: random.pick([0, 3000]),
-    safetyMs: 20_000,
+    safetyMs: 30_000,
   }),
   /** Disks fail while others are not to be reached. */
   failing: (random) => ({

@@ -117,6 +117,7 @@ export class Scenario {
       parts.push(`${this.#node(config.primary.replicaId)} opens as primary`);
     if (members !== before.inSync.map(({ replicaId }) => this.#node(replicaId)).join(' '))
       parts.push(`in sync ${members}`);
+    if (before.lineage !== config.lineage) parts.push('another lineage');
     if (before.attachment.number !== config.attachment.number)
       parts.push(`attachment ${config.attachment.number} on ${config.attachment.node ?? 'no node'}`);
     if (before.replicas.length !== config.replicas.length)
@@ -324,10 +325,12 @@ export class Scenario {
     else this.#world.move(this.#named(words.at(-1) as string));
   }
 
-  /** replica added on NODE | removed from NODE | grows on NODE */
+  /** replica added on NODE | removed from NODE | grows on NODE | wanted on NODE (an old one) | forced on NODE */
   #replica(words: readonly string[]): void {
     const node = this.#named(words[3] as string);
     if (words[1] === 'added') this.#world.addReplica(node, 0);
+    else if (words[1] === 'wanted') this.#world.takeUp(node, true);
+    else if (words[1] === 'forced') this.#world.force(node);
     else if (words[1] === 'grows') this.#world.growCopy(node, this.#world.current.sizeBytes);
     else this.#world.removeReplica(node, 100);
   }

@@ -539,10 +539,10 @@ export class World {
   }
 
   /**
-   * Somebody gives all other copies up: their daemons are stopped, this one's bytes become the volume. The others come back
-   * later, and `mayTakeUp` says which of them are to be filled again.
+   * Somebody gives all other copies up: their daemons are stopped, this one's bytes become the volume. Returns the others,
+   * whose daemons start again after a while.
    */
-  force(node: SimNode, mayTakeUp: () => boolean): void {
+  force(node: SimNode): readonly SimNode[] {
     const others = this.hosts().filter((other) => other !== node);
     this.#lineageCount += 1;
     const lineage = `lineage${this.#lineageCount}`;
@@ -553,10 +553,9 @@ export class World {
     this.store.change((config) =>
       forcePromotion(config, chosen, lineage, !this.broken.forcedPromotionRevokes),
     );
-    for (const { other, old } of stopped) {
+    for (const { other, old } of stopped)
       if (old !== undefined) this.restart(other, old, this.random.faults.wait(1500));
-      this.schedule.after(1000 + this.random.faults.wait(2000), () => this.takeUp(other, mayTakeUp()));
-    }
+    return others;
   }
 
   /** A copy that the record does not name, with what it holds: to be filled again, or closed for good. */

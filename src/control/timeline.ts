@@ -40,11 +40,6 @@ export class Timelines {
   of(volumeId: string): readonly TimelineEntry[] {
     return [...(this.#entries.get(volumeId) ?? [])];
   }
-
-  /** It is gone. */
-  forget(volumeId: string): void {
-    this.#entries.delete(volumeId);
-  }
 }
 
 /** Copies are named by their ids; who knows their nodes puts those in the place (collect-timeline.ts). */

@@ -25,6 +25,8 @@ export class VolumeUnderLoad implements AsyncDisposable {
   readonly cluster: TestCluster;
   readonly volume: ClusterVolume;
   readonly history = new VolumeHistory();
+  /** Of three copies, the node where the volume was made. */
+  readonly withoutCopy: ClusterNode;
   /** Where the client is. */
   user: ClusterNode;
   #exported: VolumeExport | undefined;
@@ -52,6 +54,7 @@ export class VolumeUnderLoad implements AsyncDisposable {
   private constructor(cluster: TestCluster, volume: ClusterVolume, user: ClusterNode) {
     this.cluster = cluster;
     this.volume = volume;
+    this.withoutCopy = user;
     this.user = user;
   }
 

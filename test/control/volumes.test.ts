@@ -126,6 +126,23 @@ describe('creation', () => {
     expect(await world.expectSound()).toEqual([]);
   });
 
+  test('copies elsewhere, asked for later, are refused with what they need', async () => {
+    const { id } = await volumes.create(request('data'));
+    for (const asked of [
+      () => volumes.create(request('more', { replicaCount: 1 })),
+      () => volumes.setReplicas(id, 1),
+      () => volumes.movePrimary(id, NODE),
+      () => volumes.forcePromotion(id, NODE, []),
+    ]) {
+      await expect(asked()).rejects.toMatchObject({
+        code: 'INVALID',
+        message: expect.stringMatching(/alone with its store.*--store etcd/),
+      });
+    }
+    expect(await volumes.setFailureMode(id, 'alwayson')).toMatchObject({ failureMode: 'alwayson' });
+    expect(await world.expectSound()).toHaveLength(1);
+  });
+
   test('an unknown pool is refused with the name that was probably meant', async () => {
     await expect(volumes.create(request('data', { pool: 'defualt' }))).rejects.toMatchObject({
       code: 'INVALID',

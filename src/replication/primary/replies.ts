@@ -16,6 +16,8 @@ export interface PrimaryHost {
   serves(): void;
   /** Of an attachment that is over: nothing of it that has not started is applied any more. */
   isRevoked(request: number): boolean;
+  /** Nobody hears its reply, and its frontend sends it again: what has not started need not. */
+  isUnheard(request: number): boolean;
 }
 
 export class Replies {
@@ -24,8 +26,8 @@ export class Replies {
   readonly #replied: () => void;
   /** Done, but no reply may leave now. */
   readonly #unreplied: RequestQueue;
-  /** Reads that failed here and not elsewhere. */
-  readonly #unreadable: RequestQueue;
+  /** They failed here, and another copy may take over and do better. */
+  readonly #failed: RequestQueue;
   /** Admitted, and neither answered nor given back. */
   #openCount = 0;
   #lookAtMs = 0;
@@ -36,7 +38,7 @@ export class Replies {
     this.#host = host;
     this.#replied = replied;
     this.#unreplied = new RequestQueue(state.hub.table);
-    this.#unreadable = new RequestQueue(state.hub.table);
+    this.#failed = new RequestQueue(state.hub.table);
   }
 
   get openCount(): number {
@@ -51,9 +53,15 @@ export class Replies {
     return this.#host.isRevoked(request);
   }
 
+  isUnheard(request: number): boolean {
+    return this.#host.isUnheard(request);
+  }
+
   /** What it is answered with is settled, or was read. */
   replyOrWait(request: number): void {
-    if (this.#state.phase === 'ended') this.giveBack(request);
+    const hasFailed = (this.#state.hub.table.error[request] as number) !== 0;
+    if (this.#state.phase === 'ended' || this.isUnheard(request)) this.giveBack(request);
+    else if (hasFailed && !this.#state.isSole) this.waitForOtherCopy(request);
     else if (this.#state.mayReply()) this.#reply(request);
     else {
       this.#unreplied.push(request);
@@ -78,16 +86,16 @@ export class Replies {
     this.#host.giveBack(request);
   }
 
-  /** Another copy has these bytes: it takes over, and the frontend asks it. */
+  /** Another copy takes over, and the frontend asks it. */
   waitForOtherCopy(request: number): void {
-    this.#unreadable.push(request);
+    this.#failed.push(request);
   }
 
   /** A lease, a promise or a copy came: replies that waited for it leave. */
   replyWaiting(): void {
     const state = this.#state;
     if (state.isSole && state.mayReply())
-      for (let r = this.#unreadable.shift(); r !== NONE; r = this.#unreadable.shift()) this.#reply(r);
+      for (let r = this.#failed.shift(); r !== NONE; r = this.#failed.shift()) this.#reply(r);
     if (this.#unreplied.isEmpty || !state.mayReply()) return;
     const waiting = new RequestQueue(state.hub.table);
     this.#unreplied.moveTo(waiting);
@@ -95,9 +103,18 @@ export class Replies {
       this.replyOrWait(request);
   }
 
+  /** What is done, and heard by nobody, waits for nothing. */
+  discardUnheard(): void {
+    for (const queue of [this.#unreplied, this.#unreadable])
+      queue.takeOut(
+        (request) => this.isUnheard(request),
+        (request) => this.giveBack(request),
+      );
+  }
+
   /** The opening is over. */
   end(): void {
-    for (const queue of [this.#unreplied, this.#unreadable])
+    for (const queue of [this.#unreplied, this.#failed])
       for (let request = queue.shift(); request !== NONE; request = queue.shift()) this.giveBack(request);
   }
 

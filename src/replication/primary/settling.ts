@@ -1,5 +1,6 @@
 // The way of a request out of the copies: every copy that counts has answered → settled (its window entry is free) →
-// its range is free → its reply. A write that failed here is settled nowhere before the set is this copy alone.
+// its range is free → its reply. A write that failed here is settled only where no other copy has it: one that has takes
+// the place over, and is asked again.
 //
 // Writes that a lost, still named member lacks are done, but their window entries stay until it is out or filled.
 
@@ -57,9 +58,9 @@ export class Settling {
   #settleIfKept(request: number): void {
     const { table, copy, broken } = this.#hub;
     if (!this.#state.isEpochKept(true) && !broken.epochKeptBeforeAck) return;
-    // A copy that failed it is on its way out of the set, or this one hands over: nobody is told before.
+    // Where the other members are lost its range must come free, or they could not be filled and take over.
     const hasFailed = (table.error[request] as number) !== 0 && !broken.failedWriteIsNotSettled;
-    if (hasFailed && !this.#state.isSole) return;
+    if (hasFailed && !this.#state.isAlone) return;
     const sequence = table.sequence[request] as number;
     if (this.#state.isAnyLost) this.#inFlight.keep(sequence);
     else {

@@ -14,6 +14,7 @@
 //   stop     its daemon is stopped (SIGTERM), and started again after the pause
 //   move     no fault: the primary is handed over (holdfast volume move)
 //   other    the daemon of the other copy is killed, and started again after the pause
+//   leave    the daemon of the other copy is stopped (SIGTERM), and started again after the pause
 
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -36,10 +37,11 @@ const FAULTS = {
   stop: { medianMs: 100, worstMs: 100 },
   move: { medianMs: 100, worstMs: 100 },
   other: { medianMs: 2000, worstMs: 3000 },
+  leave: { medianMs: 100, worstMs: 100 },
 } as const;
 type Fault = keyof typeof FAULTS;
 /** After these the primary is where it was, or may be. */
-const STAYS: readonly Fault[] = ['restart', 'other'];
+const STAYS: readonly Fault[] = ['restart', 'other', 'leave'];
 
 const NODES = ['a', 'b', 'c'];
 const SIZE = '64MiB';
@@ -114,7 +116,7 @@ class FailoverBench {
     const { primary: to } = await this.#volume.show(this.#observer);
     if (to === primary.name && !STAYS.includes(fault)) throw new Error(`node ${to} still has the primary`);
     const phases = await this.#phases(longestPause, to);
-    await this.#repair(fault, fault === 'other' ? other : primary);
+    await this.#repair(fault, fault === 'other' || fault === 'leave' ? other : primary);
     return { fault, from: primary.name, to, pauseMs: longestPause.ms, phases };
   }
 
@@ -153,12 +155,15 @@ class FailoverBench {
         return;
       case 'other':
         return await other.kill();
+      case 'leave':
+        await other.end();
+        return;
     }
   }
 
   async #repair(fault: Fault, struck: ClusterNode): Promise<void> {
     if (fault === 'lose' || fault === 'cut') await this.#cluster.network.heal();
-    if (['kill', 'lose', 'stop', 'other'].includes(fault)) await struck.start();
+    if (['kill', 'lose', 'stop', 'other', 'leave'].includes(fault)) await struck.start();
     if (fault === 'freeze') struck.thaw();
   }
 

@@ -7,6 +7,8 @@ import type { ClusterStorage } from '../dataplane/cluster-storage.ts';
 import type { Logger } from '../observe/log.ts';
 
 const LIMIT_MS = 3000;
+/** The one that took the place has taken this copy up again by then, or does not. */
+const FOLLOWS_MS = 1000;
 const LOOK_INTERVAL_MS = 20;
 /** Handovers at a time. */
 const AT_A_TIME = 8;
@@ -36,21 +38,31 @@ export async function givePlaces(
   await Promise.race([given, sleep(limitMs, undefined, { ref: false })]);
 }
 
-/** The replica that has it now; undefined: there was nothing to give, or nobody to take it. */
+/**
+ * The replica that has it now; undefined: there was nothing to give, or nobody to take it. It is given when this copy
+ * follows it: one that stopped sooner would be missed for as long as a silent one.
+ */
 async function givePlace(
   replication: Replication,
   volumeId: string,
   deadlineMs: number,
 ): Promise<string | undefined> {
   let asked: string | undefined;
+  let givenMs: number | undefined;
   while (performance.now() < deadlineMs) {
     const view = await replication.replicaView(volumeId);
-    if (view?.state !== 'primary') return asked;
+    if (view?.state !== 'primary') {
+      givenMs ??= performance.now();
+      const isTakenUp = view === undefined || (view.state === 'following' && view.isActive);
+      if (asked === undefined || isTakenUp || performance.now() - givenMs >= FOLLOWS_MS) return asked;
+      await sleep(LOOK_INTERVAL_MS);
+      continue;
+    }
     const member = view.others.find(({ role, isConnected }) => role === 'member' && isConnected);
     if (member === undefined) return undefined;
     // Asked again it says no while it drains.
     if (await replication.handOver(volumeId, member.replicaId)) asked = member.replicaId;
     await sleep(LOOK_INTERVAL_MS);
   }
-  return undefined;
+  return givenMs === undefined ? undefined : asked;
 }

@@ -57,6 +57,8 @@ export const FRAME_REPLY = 31;
 export const FRAME_MOVED = 32;
 /** The attachment is over: everything of it fails from here on. */
 export const FRAME_REVOKED = 33;
+/** Nothing but a sign of life, while requests wait for their answers: only a link without it is dead. */
+export const FRAME_WAITING = 34;
 
 /** Indices of FrameFields.numbers: what may exceed 31 bits. */
 export const SEQUENCE = 0;
@@ -144,7 +146,9 @@ export type RefusalReason =
   /** The disk of this copy failed. */
   | 'failed'
   /** The volume has grown, and this copy has not. */
-  | 'size';
+  | 'size'
+  /** Its daemon is being stopped. Also said on an open stream, as its last word. */
+  | 'stopping';
 
 export interface Refused {
   readonly reason: RefusalReason;

@@ -5,7 +5,14 @@
 
 import { isMember, openPrimary, replicaOf, type VolumeConfig } from './config.ts';
 import { hasRoomFor } from './eligibility.ts';
-import { FRAME_REFUSED, FRAME_REQUEST, type FrameFields, type Hello, type StreamHello } from './frames.ts';
+import {
+  FRAME_REFUSED,
+  FRAME_REQUEST,
+  type FrameFields,
+  type Hello,
+  type RefusalReason,
+  type StreamHello,
+} from './frames.ts';
 import type { Hub } from './hub.ts';
 import { Primary } from './primary.ts';
 import type { PrimaryHost } from './primary/replies.ts';
@@ -253,7 +260,8 @@ export class Part implements PrimaryHost {
     this.#waitingHello = undefined;
     this.#sessions.moved();
     this.#primary?.end();
-    this.#secondary?.close();
+    if (state === 'stopping') this.#secondary?.leave();
+    else this.#secondary?.close();
   }
 
   stopped(): void {
@@ -262,6 +270,7 @@ export class Part implements PrimaryHost {
 
   tick(): void {
     this.#primary?.tick();
+    this.#sessions.tick();
     this.#secondary?.tick();
     if (this.#leadsSoon && this.#state === 'following') {
       this.#leadsSoon = false;
@@ -275,7 +284,8 @@ export class Part implements PrimaryHost {
     if (hello.kind === 'session') {
       if (this.#state === 'primary') this.#sessions.hello(link, hello);
       else this.#refuse(link, 'notPrimary');
-    } else if (!this.hasPart || !this.#isBootKnown(hello.config))
+    } else if (this.#state === 'stopping') this.#refuse(link, 'stopping');
+    else if (!this.hasPart || !this.#isBootKnown(hello.config))
       this.#refuse(link, this.#hub.copy.hasFailed ? 'failed' : 'busy');
     else if (this.#state === 'following') this.#secondary?.hello(link, hello);
     // A primary hears of a later one by its stream.
@@ -298,7 +308,7 @@ export class Part implements PrimaryHost {
     return false;
   }
 
-  #refuse(link: number, reason: 'busy' | 'epoch' | 'failed' | 'notPrimary'): void {
+  #refuse(link: number, reason: RefusalReason): void {
     const { ports, superblock } = this.#hub;
     ports.sendControl(link, FRAME_REFUSED, { reason, epoch: superblock.promisedEpoch });
     ports.closeLink(link);
@@ -361,5 +371,9 @@ export class Part implements PrimaryHost {
 
   isRevoked(request: number): boolean {
     return this.#sessions.isRevoked(request);
+  }
+
+  isUnheard(request: number): boolean {
+    return this.#sessions.isUnheard(request);
   }
 }

@@ -247,6 +247,17 @@ export class Secondary {
     if (stream !== undefined) this.#hub.ports.closeLink(stream.link);
   }
 
+  /** The process is being stopped: the primary need not wait to find that out. */
+  leave(): void {
+    const { ports, superblock } = this.#hub;
+    if (this.#stream?.isOpen === true)
+      ports.sendControl(this.#stream.link, FRAME_REFUSED, {
+        reason: 'stopping',
+        epoch: superblock.promisedEpoch,
+      });
+    this.close();
+  }
+
   /** The role ends, or the process: nothing more is answered. */
   close(): void {
     if (this.#greeting !== undefined) this.#hub.ports.closeLink(this.#greeting.link);

@@ -120,7 +120,7 @@ const sessionWelcome = record<frames.SessionWelcome>({
 });
 
 const refused = record<frames.Refused>({
-  reason: oneOf('epoch', 'notPrimary', 'number', 'lineage', 'revoked', 'busy', 'failed', 'size'),
+  reason: oneOf('epoch', 'notPrimary', 'number', 'lineage', 'revoked', 'busy', 'failed', 'size', 'stopping'),
   epoch,
 });
 

@@ -43,6 +43,8 @@ test('a primary whose daemon stops gives its place to a copy in sync; one withou
   await givePlaces(a.storage.cluster, [one.id, two.id], silentLogger);
   expect(performance.now() - began).toBeLessThan(2500);
   expect(await a.inSync(two.id)).toEqual(['b', 'a']);
+  // It stops as a copy that the new primary knows, and says so to it.
+  expect(await a.storage.cluster.replicaView(two.id)).toMatchObject({ state: 'following', isActive: true });
   expect(await a.inSync(one.id)).toEqual(['a']);
   expect(await serves(one.id)).toBe(true);
 });

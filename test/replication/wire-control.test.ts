@@ -244,7 +244,17 @@ const anyMessage: fc.Arbitrary<readonly [number, ControlMessage]> = fc.oneof(
     .map((message) => [frames.FRAME_WELCOME, message] as const),
   fc
     .record({
-      reason: fc.constantFrom('epoch', 'notPrimary', 'number', 'lineage', 'revoked', 'busy', 'failed', 'size'),
+      reason: fc.constantFrom(
+        'epoch',
+        'notPrimary',
+        'number',
+        'lineage',
+        'revoked',
+        'busy',
+        'failed',
+        'size',
+        'stopping',
+      ),
       epoch,
     })
     .map((message) => [frames.FRAME_REFUSED, message as frames.Refused] as const),

@@ -77,6 +77,9 @@ export class Answers {
     const isUrgent = !seat.hasFailed || seat.role === 'member';
     seat.nextAttemptMs = hub.ports.nowMs() + (isUrgent ? RECONNECT_MS : FAILED_RETRY_MS);
     if (reason === 'epoch' || epoch > config.epoch) hub.look();
+    if (reason !== 'stopping') return;
+    seat.isLeaving = true;
+    this.#to.silence.considerDrops();
   }
 
   #welcomed(seat: Seat, welcome: StreamWelcome): void {
@@ -84,6 +87,7 @@ export class Answers {
     seat.isOpen = true;
     seat.welcome = welcome;
     seat.hasFailed = false;
+    seat.isLeaving = false;
     // It answers after its promise of the configuration that its stream began with is durable.
     seat.keptEpoch = seat.helloEpoch;
     if (this.#isDoubtful(seat, welcome)) return;

@@ -45,6 +45,8 @@ export class Seat {
   #copiedBytes = 0;
   /** Its disk failed: it said so. */
   hasFailed = false;
+  /** Its daemon is being stopped: it said so. */
+  isLeaving = false;
   /** The set names it, but not in the incarnation that it has, and cannot do without it: it is filled again. */
   isLost = false;
   /** Of a lost one: the epoch from which on it may lack writes. */

@@ -1,5 +1,5 @@
-// Members that say nothing, or whose disk hangs: they leave the set, as far as the failure mode allows; where it does
-// not, one is given up so that another copy can be filled to take its place.
+// Members that say nothing, that are being stopped, or whose disk hangs: they leave the set, as far as the failure mode
+// allows; where it does not, one is given up so that another copy can be filled to take its place.
 
 import { canDrop, dropMembers } from '../config.ts';
 import type { Seat } from './seat.ts';
@@ -50,7 +50,7 @@ export class Silence {
     if (hasFailed && !hub.broken.failedDropsNobody) return;
     const silent: string[] = [];
     for (const seat of seats) {
-      if (seat.role !== 'member' || !this.isSilent(seat)) continue;
+      if (seat.role !== 'member' || !(seat.isLeaving || this.isSilent(seat))) continue;
       if (canDrop(config, [...silent, seat.replicaId])) silent.push(seat.replicaId);
     }
     if (silent.length === 0) return;

@@ -48,7 +48,7 @@ const SUITES: readonly Suite[] = [
       `--jobs=${availableParallelism()}`,
     ],
   },
-  { name: 'cluster', limitMinutes: 7, vitest: ['--project', 'cluster', '--reporter', 'verbose'] },
+  { name: 'cluster', limitMinutes: 10, vitest: ['--project', 'cluster', '--reporter', 'verbose'] },
   { name: 'lab', limitMinutes: 22, vitest: ['--project', 'lab', '--reporter', 'verbose'] },
   { name: 'csi-sanity', limitMinutes: 5, vitest: ['--project', 'csi-sanity', '--reporter', 'verbose'] },
 ];

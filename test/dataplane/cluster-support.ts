@@ -16,7 +16,8 @@ import type { ReplicaEvent } from '../../src/replication/ports.ts';
 
 const MIB = 2 ** 20;
 export const VOLUME_BYTES = 64 * MIB;
-const POOL = 'p';
+/** Each is served by a thread of its own. */
+const POOLS = ['p', 'q'];
 
 export interface ClusterNode {
   readonly name: string;
@@ -49,17 +50,17 @@ export class DataPlanes {
   }
 
   async #startNode(name: string, ioMode: 'direct' | 'buffered'): Promise<void> {
-    const pool = join(this.#directory, name);
+    const pools = POOLS.map((pool) => ({ name: pool, directory: join(this.#directory, name, pool) }));
     const runDirectory = join(this.#directory, `${name}-run`);
-    await mkdir(pool, { recursive: true });
+    for (const { directory } of pools) await mkdir(directory, { recursive: true });
     await mkdir(runDirectory, { recursive: true });
     const storage = await createNodeStorage({
       nodeName: name,
       runDirectory,
-      threadCount: 1,
+      threadCount: POOLS.length,
       busyPollMicros: 0,
       testFaults: new Set(),
-      pools: [{ name: POOL, directory: pool, ioMode, reserveBytes: 0, overcommitRatio: 1000 }],
+      pools: pools.map((pool) => ({ ...pool, ioMode, reserveBytes: 0, overcommitRatio: 1000 })),
       onEvent: () => undefined,
       onDeath: (error) => {
         throw error;
@@ -87,7 +88,7 @@ export class DataPlanes {
       onLink: (fd, received) => storage.cluster.adoptPeer(fd, received),
       refusals: new RefusalLog(createLogger({ level: 'error', node: name })),
     });
-    const dataFile = (volumeId: string): string => join(pool, volumeId, 'data');
+    const dataFile = (volumeId: string): string => join(this.#directory, name, 'p', volumeId, 'data');
     this.nodes.push({ name, storage, listener, dataFile });
   }
 
@@ -106,8 +107,8 @@ export class DataPlanes {
     return `${index}`.repeat(32);
   }
 
-  /** With a copy on each of these nodes, the first being the primary, attached to `user`; every copy is open. */
-  async createVolume(
+  /** With a copy on each of these nodes, the first being the primary, attached to `user`; nothing is open. */
+  async createClosed(
     on: readonly number[],
     user: number,
     change: Partial<VolumeRecord> = {},
@@ -129,7 +130,7 @@ export class DataPlanes {
       replicas: on.map((index) => ({
         id: this.replicaId(index),
         node: this.node(index).name,
-        pool: POOL,
+        pool: 'p',
         outSince: null,
         needsFullCopy: false,
         bootId: null,
@@ -144,7 +145,17 @@ export class DataPlanes {
     };
     await this.records.insert(record);
     for (const index of on) await this.makeCopy(record, index);
-    for (const index of on) await this.node(index).storage.cluster.openReplica(id);
+    return record;
+  }
+
+  /** The same, and every copy is open. */
+  async createVolume(
+    on: readonly number[],
+    user: number,
+    change: Partial<VolumeRecord> = {},
+  ): Promise<VolumeRecord> {
+    const record = await this.createClosed(on, user, change);
+    for (const index of on) await this.node(index).storage.cluster.openReplica(record.id);
     return record;
   }
 
@@ -154,7 +165,7 @@ export class DataPlanes {
       volumeId: id,
       volumeName: name,
       replicaId: this.replicaId(index),
-      pool: POOL,
+      pool: record.replicas.find((replica) => replica.id === this.replicaId(index))?.pool ?? 'p',
       sizeBytes,
       lineage,
       epoch,
@@ -164,10 +175,10 @@ export class DataPlanes {
   }
 
   /** The path of the socket. */
-  async export({ id, name, sizeBytes, attachment }: VolumeRecord, user: number): Promise<string> {
+  async export({ id, name, sizeBytes, attachment }: VolumeRecord, user: number, part = 0): Promise<string> {
     const { storage } = this.node(user);
     await storage.cluster.openFrontend({ volumeId: id, attachmentNumber: attachment.number, sizeBytes });
-    const path = join(this.#directory, `${id}-${user}.sock`);
+    const path = join(this.#directory, `${id}-${user}-${part}.sock`);
     await storage.exportUnix(id, name, path);
     return path;
   }

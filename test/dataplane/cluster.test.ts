@@ -40,8 +40,8 @@ describe.each(['direct', 'buffered'] as const)('replicas of a volume in %s pools
     await rm(directory, { recursive: true, force: true });
   });
 
-  async function client(record: VolumeRecord, user: number, history = new VolumeHistory()) {
-    const socketPath = await planes.export(record, user);
+  async function client(record: VolumeRecord, user: number, history = new VolumeHistory(), part = 0) {
+    const socketPath = await planes.export(record, user, part);
     return { history, client: await HistoryClient.connect(history, { socketPath, exportName: record.name }) };
   }
 
@@ -185,6 +185,67 @@ describe.each(['direct', 'buffered'] as const)('replicas of a volume in %s pools
     await user.disconnect();
     const [first, second] = await planes.contents(record.id, [0, 1]);
     expect(second !== undefined && first?.equals(second)).toBe(true);
+  });
+
+  test('a frontend that is there before the copy meets it, whichever pool and thread has it', async () => {
+    const other = await planes.createClosed([0], 0, {
+      replicas: [
+        {
+          id: planes.replicaId(0),
+          node: 'n0',
+          pool: 'q',
+          outSince: null,
+          needsFullCopy: false,
+          bootId: null,
+          report: null,
+        },
+      ],
+    });
+    const first = await planes.createClosed([0], 0);
+    for (const record of [first, other]) {
+      const { history, client: user } = await client(record, 0);
+      const load = user.load({ depth: 4, sectors: SECTORS });
+      await planes.node(0).storage.cluster.openReplica(record.id);
+      await sleep(500);
+      const report = await load.stop();
+      expect(report.errors).toEqual(new Map());
+      expect(report.requests).toBeGreaterThan(5);
+      expect(history.complaints).toEqual([]);
+      await user.disconnect();
+    }
+  });
+
+  test('more requests than there are slots are answered, beside those of other volumes', async () => {
+    const records = await Promise.all([0, 1, 2].map(() => planes.createVolume([0, 1], 0)));
+    const users = await Promise.all(
+      records.flatMap((record) => {
+        const history = new VolumeHistory();
+        return [0, 1].map((part) => client(record, 0, history, part));
+      }),
+    );
+    const loads = users.map(({ client: user }) => user.load({ depth: 400, sectors: SECTORS }));
+    await sleep(1500);
+    for (const load of loads) expect((await load.stop()).errors).toEqual(new Map());
+    for (const { history } of users) expect(history.complaints).toEqual([]);
+    for (const { client: user } of users) await user.disconnect();
+  });
+
+  test('a volume that waits for its copies holds up neither the end of its use nor a stop', async () => {
+    const record = await planes.createVolume([0, 1], 0, { failureMode: 'hard' });
+    const { client: user } = await client(record, 0);
+    const load = user.load({
+      depth: 8,
+      sectors: SECTORS,
+      mix: { read: 0, write: 1, fua: 0, flush: 0, zeroes: 0 },
+    });
+    await sleep(300);
+    const before = performance.now();
+    await planes.node(1).storage.cluster.closeReplica(record.id);
+    await sleep(1000);
+    await planes.node(0).storage.cluster.closeFrontend(record.id);
+    await planes.node(0).storage.close();
+    expect(performance.now() - before).toBeLessThan(15_000);
+    await load.stop();
   });
 
   test('who is attached elsewhere gets errors, and the next user sees all that was acknowledged', async () => {

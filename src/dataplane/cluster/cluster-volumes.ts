@@ -216,16 +216,18 @@ export class ClusterVolumes implements ClusterStorage {
   // ---- frontends
 
   async openFrontend({ volumeId, attachmentNumber, sizeBytes, giveUpAfterMs }: OpenFrontend): Promise<void> {
-    const standing = this.#frontends.get(volumeId);
-    if (standing?.attachmentNumber === attachmentNumber) return;
-    if (standing !== undefined && standing.attachmentNumber > attachmentNumber) {
-      throw new HoldfastError(
-        'CONFLICT',
-        `attachment ${attachmentNumber} of volume ${volumeId} is over (now ${standing.attachmentNumber}): publish the volume again`,
-      );
-    }
-    await this.closeFrontend(volumeId);
     const thread = this.#replicas.get(volumeId)?.thread ?? (await this.#threadOfFrontend(volumeId));
+    for (let standing = this.#frontends.get(volumeId); standing !== undefined; ) {
+      if (standing.attachmentNumber === attachmentNumber) return;
+      if (standing.attachmentNumber > attachmentNumber) {
+        throw new HoldfastError(
+          'CONFLICT',
+          `attachment ${attachmentNumber} of volume ${volumeId} is over (now ${standing.attachmentNumber}): publish the volume again`,
+        );
+      }
+      await this.closeFrontend(volumeId);
+      standing = this.#frontends.get(volumeId);
+    }
     this.#frontends.set(volumeId, { thread, attachmentNumber });
     try {
       const firstSession = this.#firstSession();

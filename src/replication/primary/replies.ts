@@ -105,7 +105,7 @@ export class Replies {
 
   /** What is done, and heard by nobody, waits for nothing. */
   discardUnheard(): void {
-    for (const queue of [this.#unreplied, this.#unreadable])
+    for (const queue of [this.#unreplied, this.#failed])
       queue.takeOut(
         (request) => this.isUnheard(request),
         (request) => this.giveBack(request),

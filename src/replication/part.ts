@@ -270,7 +270,6 @@ export class Part implements PrimaryHost {
 
   tick(): void {
     this.#primary?.tick();
-    this.#sessions.tick();
     this.#secondary?.tick();
     if (this.#leadsSoon && this.#state === 'following') {
       this.#leadsSoon = false;

@@ -3,7 +3,8 @@
 //
 // Invariants: no request is sent that overlaps an unanswered one, unless both are reads; after a change of the
 // primary everything unanswered is sent again, in the order it came; a reply of an older session counts for
-// nothing; it never goes back to a primary of a lower epoch; every request gets exactly one reply.
+// nothing; it never goes back to a primary of a lower epoch; every request gets exactly one reply. A primary that is
+// heard of is not asked again: however long the answers take, the requests stand there once.
 
 import { replicaOf, type StoredConfig } from './config.ts';
 import {
@@ -27,12 +28,10 @@ import { type BrokenRules, NOTHING_BROKEN } from './rules.ts';
 import { RECONNECT_MS, STORE_RETRY_MS } from './timing.ts';
 
 const EIO = 5;
-/** With requests unanswered and nothing heard: the store is asked whether the primary is another one by now. */
+/** With requests unanswered: the store is asked whether the primary is another one by now. */
 const ASK_AFTER_MS = 700;
-/** The same, and the primary is the same one: the connection may be dead. */
+/** The same, and not a sign of life, of which there are several a second: the connection is dead. */
 const RECONNECT_AFTER_MS = 3000;
-/** Longer each time without an answer, up to more than the slowest copy may take: else a slow answer never arrives. */
-const RECONNECT_LIMIT_MS = 12_000;
 
 export interface FrontendPorts {
   nowMs(): number;
@@ -74,10 +73,12 @@ export class Frontend {
   #epoch = 0;
   /** Of the configuration that the link was opened by. */
   #linkEpoch = 0;
+  #linkOpening: string | null = null;
   #isRevoked = false;
   #isReading = false;
   #heardMs = 0;
-  #reconnectAfterMs = RECONNECT_AFTER_MS;
+  /** An answer, that is: the welcome, or a reply. */
+  #answeredMs = 0;
   #nextAttemptMs = 0;
   #readAtMs = 0;
   /** Unanswered, from the oldest on. */
@@ -182,6 +183,7 @@ export class Frontend {
     }
     this.#epoch = epoch;
     this.#isOpen = true;
+    this.#answeredMs = this.#ports.nowMs();
     if (this.#broken.frontendReplays) {
       for (let request = this.#first; request !== NONE; request = this.#first) this.#answer(request, 0);
       return;
@@ -210,7 +212,7 @@ export class Frontend {
       if (payload !== request) ports.release(payload);
     }
     if (!isKnown) return;
-    this.#reconnectAfterMs = RECONNECT_AFTER_MS;
+    this.#answeredMs = this.#heardMs;
     this.#answer(request, fields.errno);
   }
 
@@ -265,14 +267,16 @@ export class Frontend {
     }
     const nowMs = this.#ports.nowMs();
     if (this.#link !== NONE) {
-      // Another primary by now: this link leads to one that will not answer.
-      const isOld = config.epoch > this.#linkEpoch && nowMs - this.#heardMs >= ASK_AFTER_MS;
-      if (!isOld) return;
+      // Another primary by now: this link leads to one that will not answer, alive as it may be.
+      const isOld = config.epoch > this.#linkEpoch && config.primary.opening !== this.#linkOpening;
+      if (!isOld || nowMs - this.#answeredMs < ASK_AFTER_MS) return;
       this.#drop();
     } else if (nowMs < this.#nextAttemptMs) return;
     this.#nextAttemptMs = nowMs + RECONNECT_MS;
     this.#linkEpoch = config.epoch;
+    this.#linkOpening = config.primary.opening;
     this.#heardMs = nowMs;
+    this.#answeredMs = nowMs;
     this.#session += 1;
     const { replicaId } = config.primary;
     this.#link = this.#ports.connect(replicaOf(config, replicaId).node, replicaId);
@@ -299,23 +303,26 @@ export class Frontend {
     if (this.#link === NONE) {
       if (nowMs >= this.#nextAttemptMs) this.#read();
     } else if (this.#first !== NONE || !this.#isOpen) {
-      const silentMs = nowMs - Math.max(this.#heardMs, this.#first === NONE ? 0 : this.#newestSentMs());
-      if (silentMs >= this.#reconnectAfterMs) {
-        if (this.#isOpen) this.#reconnectAfterMs = Math.min(this.#reconnectAfterMs * 2, RECONNECT_LIMIT_MS);
-        this.#drop();
-      } else if (silentMs >= ASK_AFTER_MS && nowMs >= this.#readAtMs) this.#read();
+      const askedMs = this.oldestAdmittedMs ?? 0;
+      if (nowMs - Math.max(this.#heardMs, askedMs) >= RECONNECT_AFTER_MS) this.#drop();
+      else if (nowMs - Math.max(this.#answeredMs, askedMs) >= ASK_AFTER_MS && nowMs >= this.#readAtMs)
+        this.#read();
     }
+    this.#giveUp(nowMs);
+  }
+
+  /** Requests that have waited for too long fail. */
+  #giveUp(nowMs: number): void {
     const { giveUpAfterMs } = this.#options;
     if (giveUpAfterMs === undefined) return;
-    while (this.#first !== NONE && nowMs - (this.#table.sentMs[this.#first] as number) >= giveUpAfterMs) {
+    const isOver = (): boolean => nowMs - (this.oldestAdmittedMs ?? nowMs) >= giveUpAfterMs;
+    // Their replies may yet come in this session, when another request has the slot, and its name.
+    if (isOver() && this.#isOpen) this.#drop();
+    while (isOver()) {
       const request = this.#first;
       if (this.#isReady[request] === 0 && this.#needsLock(request)) this.#locks.forget(request);
       this.#answer(request, EIO);
     }
-  }
-
-  #newestSentMs(): number {
-    return this.#table.sentMs[this.#first] as number;
   }
 
   // ---- the list

@@ -166,6 +166,11 @@ export class Primary implements StreamsHost {
     this.#admission.admit(request);
   }
 
+  /** A session is over: what it asked for and has not begun is dropped. */
+  discardUnheard(): void {
+    if (!this.hasEnded) this.#admission.discardUnheard();
+  }
+
   /** Its extents are hot. */
   prepared(request: number): void {
     this.#admission.prepared(request);

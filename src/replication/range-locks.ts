@@ -63,6 +63,15 @@ export class RangeLocks {
     if (this.#waitingCount > 0) this.#grantWaiting();
   }
 
+  /** A request that waits, and for which this holds, or NONE. */
+  findWaiting(holds: (request: number) => boolean): number {
+    for (let i = 0; i < this.#waitingCount; i++) {
+      const request = this.#waiting[i] as number;
+      if (holds(request)) return request;
+    }
+    return NONE;
+  }
+
   release(request: number): void {
     const position = this.#position[request] as number;
     this.#heldCount -= 1;

@@ -107,11 +107,13 @@ export class RequestTable {
 
 /** A first-in first-out list of requests, linked through the table. */
 export class RequestQueue {
+  readonly #table: RequestTable;
   readonly #next: Int32Array;
   #head = NONE;
   #tail = NONE;
 
   constructor(table: RequestTable) {
+    this.#table = table;
     this.#next = table.next;
   }
 
@@ -143,6 +145,16 @@ export class RequestQueue {
   /** From the oldest on. The queue must not change meanwhile. */
   *requests(): Generator<number> {
     for (let request = this.#head; request !== NONE; request = this.#next[request] as number) yield request;
+  }
+
+  /** Takes those out for which this holds; the others keep their order. */
+  takeOut(isOut: (request: number) => boolean, then: (request: number) => void): void {
+    const all = new RequestQueue(this.#table);
+    const out = new RequestQueue(this.#table);
+    this.moveTo(all);
+    for (let request = all.shift(); request !== NONE; request = all.shift())
+      (isOut(request) ? out : this).push(request);
+    for (let request = out.shift(); request !== NONE; request = out.shift()) then(request);
   }
 
   /** Moves everything to the end of another queue of the same table. */

@@ -2,13 +2,15 @@
 //
 // Invariants: only the newest session of the current attachment is read; a session of the next attachment is
 // welcomed only when everything admitted of older ones is settled (I10); every request of a session gets one
-// reply or none, and none only when the session ends.
+// reply or none, and none only when the session ends; of sessions that are over at most two have requests under
+// way: a further one of the same attachment is welcomed when one of them has none any more.
 
 import {
   FRAME_MOVED,
   FRAME_REFUSED,
   FRAME_REPLY,
   FRAME_REVOKED,
+  FRAME_WAITING,
   FRAME_WELCOME,
   type FrameFields,
   OFFSET,
@@ -19,6 +21,10 @@ import {
 import type { Hub } from './hub.ts';
 import type { Primary } from './primary.ts';
 import { NONE, READ } from './requests.ts';
+import { BEAT_MS } from './timing.ts';
+
+/** Sessions that are over and have requests under way, and still another one of their attachment is welcomed. */
+const OLD_SESSIONS = 2;
 
 interface Session {
   readonly link: number;
@@ -36,6 +42,7 @@ export class Sessions {
   readonly #numbers = new Map<number, number>();
 
   #hasWaiting = false;
+  #beatAtMs = 0;
 
   constructor(hub: Hub, primary: () => Primary | undefined) {
     this.#hub = hub;
@@ -52,6 +59,7 @@ export class Sessions {
     }
     this.#numbers.set(hello.attachment, hello.session);
     for (const older of this.#sessions.values()) this.#close(older);
+    this.#primary()?.discardUnheard();
     this.#sessions.set(link, { link, hello, isWelcome: false, isClosed: false, unansweredCount: 0 });
     this.#hasWaiting = true;
     this.progress();
@@ -84,10 +92,8 @@ export class Sessions {
     this.#hasWaiting = false;
     for (const session of this.#sessions.values()) {
       if (session.isWelcome || session.isClosed) continue;
-      const isWaiting = [...this.#sessions.values()].some(
-        (older) => older.hello.attachment < session.hello.attachment && older.unansweredCount > 0,
-      );
-      if (isWaiting && !hub.broken.oldAttachmentSettledFirst) {
+      const isEarly = this.#isUnsettled(session) && !hub.broken.oldAttachmentSettledFirst;
+      if (isEarly || this.#hasTooMany(session)) {
         this.#hasWaiting = true;
         continue;
       }
@@ -97,6 +103,38 @@ export class Sessions {
         epoch: hub.known.config.epoch,
         sizeBytes: hub.known.config.sizeBytes,
       });
+    }
+  }
+
+  /** Something of an older attachment is under way. */
+  #isUnsettled({ hello }: Session): boolean {
+    return [...this.#sessions.values()].some(
+      (older) => older.hello.attachment < hello.attachment && older.unansweredCount > 0,
+    );
+  }
+
+  /** What earlier sessions of the same attachment began holds as many slots as it may. */
+  #hasTooMany({ hello }: Session): boolean {
+    const older = [...this.#sessions.values()].filter(
+      (other) => other.isClosed && other.hello.attachment === hello.attachment && other.unansweredCount > 0,
+    );
+    return older.length >= OLD_SESSIONS;
+  }
+
+  /** Whoever waits for an answer hears that this primary is alive. */
+  tick(): void {
+    if (this.#sessions.size === 0) return;
+    const { ports, out, known } = this.#hub;
+    if (ports.nowMs() < this.#beatAtMs) return;
+    this.#beatAtMs = ports.nowMs() + BEAT_MS;
+    for (const session of this.#sessions.values()) {
+      if (!session.isWelcome || session.isClosed || session.unansweredCount === 0) continue;
+      out.type = FRAME_WAITING;
+      out.flags = 0;
+      out.errno = 0;
+      out.epoch = known.config.epoch;
+      out.lengthBytes = 0;
+      ports.sendFrame(session.link, out, NONE);
     }
   }
 
@@ -140,6 +178,12 @@ export class Sessions {
       session.hello.attachment < attachment.number &&
       !this.#hub.broken.revokedAttachmentRefused
     );
+  }
+
+  /** Its session is over. */
+  isUnheard(request: number): boolean {
+    const session = this.#sessions.get(this.#hub.table.origin[request] as number);
+    return session?.isClosed === true && !this.#hub.broken.oldSessionIsVoid;
   }
 
   answer(request: number, errno: number): void {
@@ -206,6 +250,7 @@ export class Sessions {
     if (session === undefined || session.isClosed) return;
     session.isClosed = true;
     if (session.unansweredCount === 0) this.#sessions.delete(link);
+    else this.#primary()?.discardUnheard();
   }
 
   #close(session: Session): void {

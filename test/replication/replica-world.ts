@@ -86,6 +86,8 @@ export class ReplicaWorld implements ReplicaPorts {
   /** The other copy's errno of each write; undefined: it answers nothing of that kind. */
   otherWrites: number | undefined = 0;
   #ids = 0;
+  /** Writes that the other copy has taken in silence. */
+  readonly #unanswered: { readonly link: number; readonly sequence: number }[] = [];
 
   constructor(options: WorldOptions = {}) {
     const config: VolumeConfig = {
@@ -243,6 +245,23 @@ export class ReplicaWorld implements ReplicaPorts {
     this.replica.frame(link, fields, this.table.take());
   }
 
+  /** As a network does. */
+  breakLink(link: number): void {
+    this.closeLink(link);
+    this.replica.linkClosed(link);
+  }
+
+  /** The other copy answers again, and what it has not answered first. */
+  answerWrites(): void {
+    this.otherWrites = 0;
+    const unanswered = this.#unanswered.splice(0);
+    for (const { link, sequence } of unanswered) {
+      const write = new FrameFields();
+      write.numbers[SEQUENCE] = sequence;
+      this.#answer(link, FRAME_WRITE, write);
+    }
+  }
+
   /** False: no slot is left for it. */
   request(link: number, tag: number, kind: number, offsetBytes: number, lengthBytes: number): boolean {
     const request = this.table.take();
@@ -268,7 +287,10 @@ export class ReplicaWorld implements ReplicaPorts {
     answer.numbers.set(fields.numbers);
     answer.epoch = this.stored.config.epoch;
     if (type === FRAME_WRITE || type === FRAME_ZERO) {
-      if (this.otherWrites === undefined) return;
+      if (this.otherWrites === undefined) {
+        this.#unanswered.push({ link, sequence: fields.numbers[SEQUENCE] as number });
+        return;
+      }
       answer.type = FRAME_DONE;
       answer.errno = this.otherWrites;
     } else if (type === FRAME_FLUSH) answer.type = FRAME_FLUSHED;

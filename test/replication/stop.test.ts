@@ -167,7 +167,7 @@ describe('a copy whose superblock cannot be written', () => {
     expect(world.request(link, 4, READ, 0, 4096)).toBe(true);
     world.pass(500);
     const replies = world.sentOn(link, FRAME_REPLY).map(({ sequence, errno }) => [sequence, errno]);
-    expect(replies.sort()).toEqual([1, 2, 3, 4].map((tag) => [tag, EIO]));
+    expect(replies.toSorted(([a = 0], [b = 0]) => a - b)).toEqual([1, 2, 3, 4].map((tag) => [tag, EIO]));
     expect(world.table.freeCount).toBe(world.table.capacity);
   });
 });

@@ -147,10 +147,19 @@ export class Admission {
       this.#dropUnsent(request);
       return true;
     }
+    if (this.#isUnheard(request)) {
+      this.#dropUnsent(request);
+      return true;
+    }
     if (!this.#replies.isRevoked(request)) return false;
     this.unlock(request);
     this.#replies.fail(request, EIO);
     return true;
+  }
+
+  /** A client's, of a session that is over. */
+  #isUnheard(request: number): boolean {
+    return (this.#hub.table.kind[request] as number) <= FLUSH && this.#replies.isUnheard(request);
   }
 
   #dropUnsent(request: number): void {
@@ -192,6 +201,29 @@ export class Admission {
     table.error[request] = 0;
     copy.start(request, this.#state.config.epoch);
     this.#streams.forwardToAll(request);
+  }
+
+  // ---- sessions that are over
+
+  /**
+   * What has not begun of them gives its slot and its range up, for the same requests of the next session; what has begun
+   * runs to its end unheard.
+   */
+  discardUnheard(): void {
+    const isUnheard = (request: number): boolean => this.#isUnheard(request);
+    const giveBack = (request: number): void => this.#replies.giveBack(request);
+    this.#held.takeOut(isUnheard, (request) => {
+      this.#heldCount -= 1;
+      giveBack(request);
+    });
+    this.#waitingForReconcile.takeOut(isUnheard, giveBack);
+    this.#waitingForRoom.takeOut(isUnheard, (request) => this.#dropUnsent(request));
+    for (let r = this.#locks.findWaiting(isUnheard); r !== NONE; r = this.#locks.findWaiting(isUnheard)) {
+      this.#locks.forget(r);
+      giveBack(r);
+    }
+    this.#flushes.discardUnheard();
+    this.#replies.discardUnheard();
   }
 
   // ---- the end

@@ -90,6 +90,14 @@ export class Flushes {
       this.#replies.replyOrWait(request);
   }
 
+  /** What no round has begun for, and nobody hears. */
+  discardUnheard(): void {
+    this.#next.takeOut(
+      (request) => this.#replies.isUnheard(request),
+      (request) => this.#replies.giveBack(request),
+    );
+  }
+
   /** The opening is over. */
   end(): void {
     for (const queue of [this.#flushing, this.#next])

@@ -270,6 +270,7 @@ export class Part implements PrimaryHost {
 
   tick(): void {
     this.#primary?.tick();
+    this.#sessions.tick();
     this.#secondary?.tick();
     if (this.#leadsSoon && this.#state === 'following') {
       this.#leadsSoon = false;
@@ -302,7 +303,8 @@ export class Part implements PrimaryHost {
     const { broken, known, replicaId, bootId } = this.#hub;
     if (broken.bootRecordedBeforeAck) return true;
     if (replicaOf(known.config, replicaId).bootId === bootId) return true;
-    if (replicaOf(config, replicaId).bootId === bootId) return true;
+    // The sender may mean another copy, one that this node had before: that is refused, and not believed.
+    if (config.replicas.find(({ id }) => id === replicaId)?.bootId === bootId) return true;
     this.#hub.look();
     return false;
   }
@@ -372,7 +374,7 @@ export class Part implements PrimaryHost {
     return this.#sessions.isRevoked(request);
   }
 
-  isUnheard(): boolean {
-    return false;
+  isUnheard(request: number): boolean {
+    return this.#sessions.isUnheard(request);
   }
 }

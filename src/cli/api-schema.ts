@@ -139,6 +139,32 @@ export const UNARY = {
   DrainNode: { request: byNode, response: nodeSchema },
   GetClusterStatus: { request: z.object({}), response: clusterStatusSchema },
   SetMaintenance: { request: z.object({ on: z.boolean() }), response: clusterStatusSchema },
+  RebuildCatalog: {
+    request: z.object({
+      dryRun: z.boolean(),
+      nodes: z.number().int().min(0),
+      force: z.boolean(),
+    }),
+    response: z.object({
+      nodes: z.array(z.string()),
+      problems: z.array(z.object({ node: z.string(), problem: z.string() })),
+      volumes: z.array(
+        z.object({
+          id: z.string(),
+          name: z.string(),
+          sizeBytes,
+          verdict: z.string(),
+          epoch: z.number().int(),
+          attachmentNumber: z.number().int(),
+          primary: z.string(),
+          inSync: z.array(z.string()),
+          toFill: z.array(z.string()),
+          reason: z.string(),
+          notes: z.array(z.string()),
+        }),
+      ),
+    }),
+  },
   ListPools: { request: z.object({ pool: z.string() }), response: z.object({ pools: z.array(poolSchema) }) },
   ForgetPool: {
     request: z.object({ pool: z.string().min(1), force: z.boolean() }),

@@ -6,7 +6,8 @@ import { HoldfastError } from '../core/errors.ts';
 import type { Response } from './api-schema.ts';
 import { type ClientOptions, clientOptions, withApi } from './client-command.ts';
 import { createKeyFile, newKeyText } from '../control/cluster-key.ts';
-import { printJson, printLine } from './output.ts';
+import { printJson, printLine, printTable } from './output.ts';
+import { formatSize } from './values.ts';
 
 async function keygen(file: string | undefined, options: { json?: boolean }): Promise<void> {
   if (file === undefined) {
@@ -48,6 +49,52 @@ async function maintenance(state: string, options: ClientOptions): Promise<void>
   else printStatus(found);
 }
 
+interface RebuildOptions extends ClientOptions {
+  readonly dryRun?: boolean;
+  readonly nodes?: string;
+  readonly force?: boolean;
+}
+
+const VERDICTS: Readonly<Record<string, string>> = {
+  inSync: 'serves',
+  waitsForNode: 'waits for a node',
+  waitsForPerson: 'waits for a person',
+};
+
+async function rebuild(options: RebuildOptions): Promise<void> {
+  const { dryRun = false, force = false, nodes = '0' } = options;
+  if (!/^\d+$/.test(nodes)) throw new HoldfastError('INVALID', `--nodes ${nodes}: give a number of nodes`);
+  const request = { dryRun, force, nodes: Number(nodes) };
+  const found = await withApi(options, (api) => api.call('RebuildCatalog', request));
+  if (options.json) printJson(found);
+  else printRebuild(found, dryRun);
+}
+
+function printRebuild({ nodes, problems, volumes }: Response<'RebuildCatalog'>, dryRun: boolean): void {
+  printTable(
+    ['VOLUME', 'SIZE', 'STATE', 'EPOCH', 'PRIMARY', 'IN SYNC', 'TO FILL'],
+    volumes.map((volume) => [
+      volume.name,
+      formatSize(volume.sizeBytes),
+      VERDICTS[volume.verdict] ?? volume.verdict,
+      String(volume.epoch),
+      volume.primary,
+      volume.inSync.join(', '),
+      volume.toFill.join(', '),
+    ]),
+  );
+  for (const { name, verdict, reason, notes } of volumes) {
+    if (verdict !== 'inSync') printLine(`${name}: ${reason}`);
+    for (const note of notes) printLine(`${name}: ${note}`);
+  }
+  for (const { node, problem } of problems) printLine(`not read, node "${node}": ${problem}`);
+  printLine(`${nodes.length} nodes have answered: ${nodes.join(', ')}`);
+  if (dryRun)
+    printLine(
+      `nothing was changed; if these are all nodes that had volumes: "holdfast cluster rebuild-catalog --nodes ${nodes.length}"`,
+    );
+}
+
 export function clusterCommand(): Command {
   const cluster = new Command('cluster').description('the cluster: its state and its key');
   clientOptions(cluster.command('status').description('how many nodes are alive, and who leads')).action(
@@ -59,6 +106,17 @@ export function clusterCommand(): Command {
       .description('on: no node is taken for lost and no copy replaced for that, until it is off')
       .argument('<state>', 'on or off'),
   ).action(maintenance);
+  clientOptions(
+    cluster
+      .command('rebuild-catalog')
+      .description('write the volumes of a lost store anew, from the disks of all nodes, into an empty one')
+      .option('--dry-run', 'only say what would be written')
+      .option('--nodes <count>', 'refuse unless so many nodes have answered')
+      .option(
+        '--force',
+        'also where a node, a pool or a copy cannot be read; what may be there waits for it',
+      ),
+  ).action(rebuild);
   cluster
     .command('keygen')
     .description('make a key for a new cluster; without a file it is printed')

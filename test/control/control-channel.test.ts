@@ -299,6 +299,7 @@ describe('the channel', () => {
     createReplica: nothing,
     deleteReplica: nothing,
     describeReplica: nothing,
+    listReplicas: nothing,
     hasData: nothing,
     growReplica: nothing,
     replicaState: nothing,

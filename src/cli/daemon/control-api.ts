@@ -1,17 +1,20 @@
 // The control API's handlers: each translates one request into calls of the services, and the answer back.
 
 import { readSettings, setMaintenance } from '../../control/cluster-settings.ts';
+import type { PeerCalls } from '../../control/channel/peer-calls.ts';
 import type { Nodes } from '../../control/nodes.ts';
+import { rebuildCatalog } from '../../control/rebuild-catalog.ts';
 import type { VolumeRecord } from '../../control/records.ts';
 import { failureModeSchema } from '../../control/records.ts';
 import type { Store } from '../../control/store.ts';
+import { invariant } from '../../core/invariant.ts';
 import type { NodeStorage } from '../../dataplane/node-storage.ts';
 import type { ApiHandlers, NodeView, Response, VolumeView } from '../api-schema.ts';
 import { type AttachContext, attachVolume, detachVolume } from './attach.ts';
 import { explainVolume } from './explain.ts';
 import type { Exports } from './exports.ts';
 import type { Peers } from './peers.ts';
-import { type Here, nodeView, poolView, volumeView } from './views.ts';
+import { type Here, nodeView, poolView, rebuildView, volumeView } from './views.ts';
 
 export interface ControlApiContext extends AttachContext {
   readonly storage: NodeStorage;
@@ -21,6 +24,8 @@ export interface ControlApiContext extends AttachContext {
   /** Whose daemon does the housekeeping. */
   readonly leader: () => Promise<string | undefined>;
   readonly exports: Exports;
+  /** To the daemons of other nodes; undefined: there is no cluster. */
+  readonly calls: PeerCalls | undefined;
   readonly store: Store;
   readonly version: string;
   readonly startedAt: Date;
@@ -106,6 +111,17 @@ export function controlApi(context: ControlApiContext): ApiHandlers {
       volumes.requireCluster('maintenance');
       await setMaintenance(context.store, on);
       return await clusterStatus();
+    },
+
+    async RebuildCatalog({ dryRun, nodes: nodeCount, force }) {
+      volumes.requireCluster('a rebuild of the catalog');
+      const { calls } = context;
+      invariant(calls !== undefined, 'a daemon of a cluster can call the others');
+      const report = await rebuildCatalog(
+        { node: context.node, store: context.store, nodes, calls },
+        { isDryRun: dryRun, nodeCount: nodeCount === 0 ? undefined : nodeCount, isForced: force },
+      );
+      return rebuildView(report);
     },
 
     async ListPools({ pool }) {

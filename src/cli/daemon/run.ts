@@ -358,6 +358,7 @@ async function start(options: {
       leader: () => leaderOf(store),
       devices,
       exports: new Exports(volumes, opened),
+      calls: joined?.calls,
     }),
   });
   resources.defer(() => api.close(SERVER_GRACE_MS));

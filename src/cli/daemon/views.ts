@@ -2,12 +2,14 @@
 
 import type { CopyLook } from '../../control/look-at-copies.ts';
 import type { NodeView as StoredNode } from '../../control/nodes.ts';
+import type { RebuildReport } from '../../control/rebuild-catalog.ts';
 import { type ReplicaRecord, replicaState, type VolumeRecord } from '../../control/records.ts';
 import { provisionedIn } from '../../control/sizes.ts';
+import { primaryReplica } from '../../control/volume-context.ts';
 import type { PoolCapacity } from '../../control/volume-service.ts';
 import type { ClosedPool, PoolStatus, ReplicaStatus } from '../../dataplane/node-storage.ts';
 import type { DeviceService } from '../../host/device-service.ts';
-import type { NodeView, PoolView, VolumeView } from '../api-schema.ts';
+import type { NodeView, PoolView, Response, VolumeView } from '../api-schema.ts';
 
 /** The daemon that shows it. */
 export interface Here {
@@ -135,5 +137,29 @@ export function nodeView(node: StoredNode, volumes: readonly VolumeRecord[], pro
     problem,
     copies: copies.length,
     primaries: copies.filter(isPrimary).length,
+  };
+}
+
+export function rebuildView({ nodes, problems, volumes }: RebuildReport): Response<'RebuildCatalog'> {
+  return {
+    nodes: [...nodes],
+    problems: problems.map((one) => ({ ...one })),
+    volumes: volumes.map(({ record, verdict, reason, notes }) => {
+      const isIn = ({ id }: VolumeRecord['replicas'][number]): boolean =>
+        record.inSync.some(({ replicaId }) => replicaId === id);
+      return {
+        id: record.id,
+        name: record.name,
+        sizeBytes: record.sizeBytes,
+        verdict,
+        epoch: record.epoch,
+        attachmentNumber: record.attachment.number,
+        primary: primaryReplica(record).node,
+        inSync: verdict === 'waitsForPerson' ? [] : record.replicas.filter(isIn).map(({ node }) => node),
+        toFill: record.replicas.filter((replica) => !isIn(replica)).map(({ node }) => node),
+        reason,
+        notes: [...notes],
+      };
+    }),
   };
 }

@@ -50,6 +50,32 @@ const replica = z.object({
   problem: z.string().nullable(),
 });
 
+const inSyncMember = z.object({
+  replicaId: z.string(),
+  incarnation: z.string().nullable(),
+  node: z.string(),
+});
+
+/** All of it but the wrapped key. */
+const superblock = z.object({
+  volumeId: id,
+  volumeName: text,
+  replicaId: z.string(),
+  sizeBytes,
+  lineage: z.string(),
+  promisedEpoch: z.number().int(),
+  incarnation: z.string(),
+  lastInSyncIncarnation: z.string().nullable(),
+  bootId: z.string().nullable(),
+  storedBootId: z.string().nullable(),
+  cleanMark: z.object({ epoch: z.number().int() }).nullable(),
+  inSync: z.object({ epoch: z.number().int(), members: z.array(inSyncMember) }),
+  attachmentNumber: z.number().int(),
+  durability: durabilitySchema,
+  failureMode: z.string(),
+  fileSystemMade: z.string().nullable(),
+});
+
 const replicaState = z.object({
   replicaId: z.string(),
   state: z.string(),
@@ -112,6 +138,22 @@ export const METHODS = {
   describeReplica: {
     request: z.object({ volumeId: id }),
     response: z.object({ replica: replica.nullable() }),
+  },
+  /** Every copy of the node's open pools, some at a time: `next` is the `after` of the next call; null: that was all. */
+  listReplicas: {
+    request: z.object({ after: z.string() }),
+    response: z.object({
+      copies: z.array(
+        z.object({
+          pool: z.string(),
+          volumeId: z.string(),
+          /** null: it cannot be read. */
+          superblock: superblock.nullable(),
+          problem: z.string().nullable(),
+        }),
+      ),
+      next: z.string().nullable(),
+    }),
   },
   /** Whether anything was written to the volume and not trimmed since, by a copy that is in sync. */
   hasData: {

@@ -13,6 +13,9 @@ import type { Timelines } from '../timeline.ts';
 import type { VolumeRecords } from '../volume-records.ts';
 import { CONTROL_VERSIONS, type ControlHandlers, type ControlResponse } from './protocol.ts';
 
+/** They fit a message, with the longest names. */
+const COPIES_A_PAGE = 50;
+
 export interface ReplicaCallsContext {
   readonly self: Pick<NodeSelf, 'name' | 'id' | 'process' | 'bootId' | 'softwareVersion'>;
   readonly storage: NodeStorage;
@@ -89,6 +92,16 @@ export function replicaCalls(context: ReplicaCallsContext): ControlHandlers {
     async describeReplica({ volumeId }) {
       const local = await storage.replica(volumeId);
       return { replica: local === undefined ? null : describe(local, context.problemWith?.(volumeId)) };
+    },
+
+    async listReplicas({ after }) {
+      const place = ({ volumeId, pool }: ReplicaStatus): string => `${volumeId}/${pool}`;
+      const sorted = (await storage.replicas()).sort((a, b) => (place(a) < place(b) ? -1 : 1));
+      const left = sorted.filter((one) => place(one) > after);
+      const copies = left.slice(0, COPIES_A_PAGE);
+      const last = copies.at(-1);
+      const next = last === undefined || left.length === copies.length ? null : place(last);
+      return { copies: copies.map(describeWhole), next };
     },
 
     async hasData({ volumeId, replicaId }) {
@@ -184,6 +197,14 @@ function requireSame(
     'CONFLICT',
     `node "${wanted.node}" has another copy of volume ${wanted.volumeId} (${hereId} in pool "${local.pool}"): it was left as it is`,
   );
+}
+
+function describeWhole(local: ReplicaStatus): ControlResponse<'listReplicas'>['copies'][number] {
+  const { pool, volumeId, superblock = null, problem = null } = local;
+  if (superblock === null) return { pool, volumeId, superblock, problem };
+  const { wrappedKey: _, inSync, ...rest } = superblock;
+  const members = inSync.members.map((member) => ({ ...member }));
+  return { pool, volumeId, superblock: { ...rest, inSync: { ...inSync, members } }, problem };
 }
 
 function describe(

@@ -4,7 +4,7 @@
 // page cache, in turns. Both acknowledge a write when both disks have taken it; fdatasync reaches both disks' platters.
 //
 //   npm run bench -- drbd [--quick] [--rounds N] [--seconds N] [--size 256MiB] [--jobs REGEXP] [--directory DIR]
-//                         [--json FILE]
+//                         [--daemon-flags='--busy-poll 0ms'] [--json FILE]
 //
 // A guest has one processor, and a system call costs several times what it costs on a real machine, and
 // DRBD, in the kernel, makes none: figures compare within a run, not with those of other machines.
@@ -70,6 +70,7 @@ const { values } = parseArgs({
     size: { type: 'string' },
     jobs: { type: 'string', default: '' },
     directory: { type: 'string', default: '/var/tmp' },
+    'daemon-flags': { type: 'string', default: '' },
     json: { type: 'string' },
   },
 });
@@ -146,6 +147,7 @@ async function startDaemon(guest: Guest, store: Guest, key: string): Promise<Sid
     flags: [
       ['--store', `etcd://${store.address}:${ETCD_PORT}`, '--cluster-key', '/run/key'],
       ['--listen', `${guest.address}:${LINK_PORT}`],
+      values['daemon-flags'].split(' ').filter((word) => word !== ''),
     ].flat(),
     env: { HOLDFAST_LOG_LEVEL: 'error' },
   });

@@ -7,6 +7,7 @@ import { VolumeUnderLoad } from './volume-under-load.ts';
 
 /** A node's lease, and room. */
 const LOST_MS = 60_000;
+const READS = { read: 1, write: 0, fua: 0, flush: 0, zeroes: 0 };
 
 describe.skipIf(process.geteuid?.() !== 0)('a volume of two copies (needs root)', () => {
   let world: VolumeUnderLoad;
@@ -33,6 +34,8 @@ describe.skipIf(process.geteuid?.() !== 0)('a volume of two copies (needs root)'
       const former = world.user;
       const [formerClient, formerLoad] = [world.client, world.load];
       await world.cluster.network.isolate(former.name);
+      // Those that only read, since the others soon wait for writes.
+      const readers = formerClient.load({ depth: 2, thinkMs: 5, mix: READS });
       const next = withPrimary ? others[0] : primary;
       if (next === undefined) throw new Error('there are two copies');
       // A person says that it is gone; the store has to find it silent, too.
@@ -46,7 +49,7 @@ describe.skipIf(process.geteuid?.() !== 0)('a volume of two copies (needs root)'
       await world.goesOn();
       // Its requests fail or never end. What it is answered all the same is judged with the rest.
       formerClient.abandon();
-      await formerLoad.stop();
+      await Promise.all([formerLoad, readers].map((load) => load.stop()));
       await world.inSync(2);
       await world.expectNothingLost();
     },

@@ -24,6 +24,7 @@ import type { ClusterConnection } from '../../dataplane/cluster-storage.ts';
 import type { Storage } from '../../dataplane/storage.ts';
 import type { Logger } from '../../observe/log.ts';
 import type { ClusterOptions } from './cluster-options.ts';
+import { numericAddresses } from './numeric-addresses.ts';
 import { listenForPeers, type Peers } from './peers.ts';
 
 const ADDRESSES_RETRY_MS = 1000;
@@ -131,7 +132,7 @@ async function followAddresses(
     try {
       for await (const addresses of nodes.addresses(signal)) {
         hadTrouble = false;
-        storage.cluster.setNodeAddresses(new Map(addresses));
+        storage.cluster.setNodeAddresses(await numericAddresses(addresses, log));
       }
     } catch (error) {
       // Once a trouble, not once a second.

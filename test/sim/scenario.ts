@@ -343,18 +343,24 @@ export class Scenario {
     world.store.change((config) => growVolume(config, sizeBytes));
   }
 
-  /** kill|start|pause|resume NODE, power off|on NODE..., hand over to NODE, image|put back NODE */
+  #kill(node: SimNode): void {
+    const old = this.#world.stop(node);
+    if (old !== undefined) this.#stopped.set(node, old);
+  }
+
+  /** kill|stop|start|pause|resume NODE, power off|on NODE..., hand over to NODE, image|put back NODE */
   #machine(verb: string, words: readonly string[]): void {
     const world = this.#world;
     const names = words.filter((word) => /^node\d$/.test(word));
     for (const name of names) {
       const node = this.#named(name);
       switch (verb) {
-        case 'kill': {
-          const old = world.stop(node);
-          if (old !== undefined) this.#stopped.set(node, old);
+        case 'kill':
+          this.#kill(node);
           break;
-        }
+        case 'stop':
+          node.process?.stop(() => world.schedule.after(0, () => this.#kill(node)));
+          break;
         case 'start':
           world.restart(node, this.#stopped.get(node), 0);
           break;

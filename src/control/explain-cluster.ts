@@ -5,7 +5,7 @@ import { minimumInSync } from '../replication/config.ts';
 import type { ControlResponse } from './channel/protocol.ts';
 import type { ClusterContext } from './cluster-context.ts';
 import type { Problem } from './problems.ts';
-import { type ReplicaRecord, replicaState, type VolumeRecord } from './records.ts';
+import { type ReplicaRecord, replicaState, UNDECIDED, type VolumeRecord } from './records.ts';
 import { configOf } from './volume-config.ts';
 import type { VolumeRecords } from './volume-records.ts';
 
@@ -57,6 +57,15 @@ function problemsOfSet(record: VolumeRecord): Problem[] {
   const { id, sizeBytes, targetSizeBytes, inSync, replicas, failureMode } = record;
   const problems: Problem[] = [];
   const least = minimumInSync(configOf(record));
+  if (inSync.some(({ incarnation }) => incarnation === UNDECIDED)) {
+    problems.push({
+      problem:
+        'The store was rebuilt from the disks, and they do not tell which copy holds everything: nobody serves it.',
+      nextStep:
+        'Bring back the nodes that are missing and repeat "holdfast cluster rebuild-catalog"; or go on with one copy, ' +
+        `whose missing writes are lost: "holdfast volume promote ${id} NODE --lose-writes".`,
+    });
+  }
   if (inSync.length < least) {
     problems.push({
       problem: `${inSync.length} of ${replicas.length} copies are in sync, and its failure mode (${failureMode}) wants ${least}: requests wait.`,

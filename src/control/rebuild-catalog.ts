@@ -12,7 +12,6 @@ import { errorText, HoldfastError, isHoldfastError } from '../core/errors.ts';
 import { LEASE_MS } from '../replication/timing.ts';
 import type { PeerCalls } from './channel/peer-calls.ts';
 import type { ControlResponse } from './channel/protocol.ts';
-import { drawId } from './names.ts';
 import type { Nodes } from './nodes.ts';
 import { type FoundCopy, type PlannedVolume, planCatalog } from './rebuild-plan.ts';
 import type { VolumeRecord } from './records.ts';
@@ -70,7 +69,7 @@ export async function rebuildCatalog(
   const { nodes, problems, copies } = await readNodes(context);
   const isWanted = ({ record }: PlannedVolume): boolean =>
     !note.isWritten || note.waiting.some(({ id }) => id === record.id);
-  const report = { nodes, problems, volumes: planCatalog(copies, drawId).filter(isWanted) };
+  const report = { nodes, problems, volumes: planCatalog(copies).filter(isWanted) };
   if (isDryRun) return report;
   requireAll(report, nodeCount, isForced);
   await sleep(LEASE_MS);

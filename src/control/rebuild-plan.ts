@@ -17,6 +17,7 @@ import {
   fileSystemTypeSchema,
   newReplica,
   type ReplicaRecord,
+  UNDECIDED,
   type VolumeRecord,
 } from './records.ts';
 
@@ -49,17 +50,14 @@ interface NewestSet {
   readonly doubt: string | undefined;
 }
 
-/**
- * `found`: all copies of all nodes. `drawId`: 32 hex digits that were never drawn before; one a volume is used where
- * an incarnation must be named that no copy has.
- */
-export function planCatalog(found: readonly FoundCopy[], drawId: () => string): PlannedVolume[] {
+/** `found`: all copies of all nodes. */
+export function planCatalog(found: readonly FoundCopy[]): PlannedVolume[] {
   const byVolume = Map.groupBy(found, ({ superblock }) => superblock.volumeId);
-  const planned = [...byVolume.keys()].sort().map((id) => planVolume(byVolume.get(id) ?? [], drawId()));
+  const planned = [...byVolume.keys()].sort().map((id) => planVolume(byVolume.get(id) ?? []));
   return withOwnNames(planned);
 }
 
-function planVolume(found: readonly FoundCopy[], nobody: string): PlannedVolume {
+function planVolume(found: readonly FoundCopy[]): PlannedVolume {
   const ordered = found.toSorted(byWorth);
   const { copies, notes } = onePerNode(ordered);
   const [best] = copies;
@@ -72,7 +70,7 @@ function planVolume(found: readonly FoundCopy[], nobody: string): PlannedVolume 
   const missing = members.filter(({ copy }) => copy === undefined).map(({ member }) => member);
   const [first] = missing;
   if (set.doubt !== undefined || missing.length > 1)
-    return waitsForPerson(ordered, copies, set, nobody, notes, missing);
+    return waitsForPerson(ordered, copies, set, notes, missing);
   if (first !== undefined) return waitsForNode(ordered, copies, set, first, notes);
   return proven(ordered, copies, set, notes);
 }
@@ -199,13 +197,11 @@ function waitsForPerson(
   all: readonly FoundCopy[],
   copies: readonly FoundCopy[],
   set: NewestSet,
-  nobody: string,
   notes: readonly string[],
   missing: readonly Member[],
 ): PlannedVolume {
   const primary = copies[0]?.superblock.replicaId ?? '';
-  // No copy is of this incarnation: none serves.
-  const inSync = [{ replicaId: primary, incarnation: nobody }];
+  const inSync = [{ replicaId: primary, incarnation: UNDECIDED }];
   const nodes = missing.map(({ node }) => `"${node}"`).sort();
   const why =
     set.doubt ??
@@ -222,7 +218,12 @@ function waitsForPerson(
 
 function decide(copies: readonly FoundCopy[]): string {
   const nodes = copies.map(({ node, superblock }) => `"${node}" (epoch ${superblock.promisedEpoch})`);
-  return `decide which copy the volume is to go on with, knowing that writes may be lost, and force its promotion: ${nodes.join(', ') || 'none was found'}`;
+  const [first] = copies;
+  if (first === undefined) return 'delete the volume';
+  return (
+    'decide which copy the volume is to go on with, knowing that writes may be lost: "holdfast volume promote ' +
+    `${first.superblock.volumeId} NODE --lose-writes", NODE being one of ${nodes.join(', ')}`
+  );
 }
 
 function memberOf({ members }: NewestSet, replicaId: string): Member | undefined {

@@ -95,6 +95,12 @@ export function newReplica(id: string, node: string, pool: string): ReplicaRecor
   return { id, node, pool, outSince: null, needsFullCopy: false, bootId: null, report: null };
 }
 
+/**
+ * Named as the incarnation of the only copy in sync when a rebuild of the store could not tell which copy holds
+ * everything: no copy is of it, so nobody serves before a person has decided.
+ */
+export const UNDECIDED = 'undecided';
+
 export type ReplicaState = 'inSync' | 'syncing' | 'outOfSync' | 'failed';
 
 /** As people are shown it. `isSyncing`: its primary copies to it now; only that daemon knows. */
@@ -103,7 +109,8 @@ export function replicaState(
   replica: Pick<ReplicaRecord, 'id' | 'outSince' | 'needsFullCopy'>,
   isSyncing = false,
 ): ReplicaState {
-  if (record.inSync.some(({ replicaId }) => replicaId === replica.id)) return 'inSync';
+  const member = record.inSync.find(({ replicaId }) => replicaId === replica.id);
+  if (member !== undefined && member.incarnation !== UNDECIDED) return 'inSync';
   if (isSyncing) return 'syncing';
   // It was in sync once, and what it holds is no base for catching up.
   return replica.needsFullCopy && replica.outSince !== null ? 'failed' : 'outOfSync';

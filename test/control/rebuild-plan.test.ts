@@ -57,7 +57,7 @@ function copy(index: number, set: Set, changes: Partial<FoundCopy['superblock']>
 }
 
 const plan = (...found: readonly FoundCopy[]): PlannedVolume => {
-  const [planned] = planCatalog(found, () => hex('e'));
+  const [planned] = planCatalog(found);
   if (planned === undefined) throw new Error('nothing was planned');
   return planned;
 };
@@ -152,7 +152,7 @@ test.each([
 test('two volumes of one name: the one that serves keeps it', () => {
   const other = { volumeId: hex('b') };
   const found = [copy(0, [7, 0, 1]), copy(2, [3, 2], other)];
-  const names = planCatalog(found, () => hex('e')).map(({ record, notes }) => [record.name, notes.length]);
+  const names = planCatalog(found).map(({ record, notes }) => [record.name, notes.length]);
   expect(names).toEqual([
     [`data-${VOLUME}`, 1],
     ['data', 0],

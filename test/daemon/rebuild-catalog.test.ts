@@ -1,7 +1,9 @@
 // The store is lost for good, and the disks are there: real daemons, a real etcd that goes, and another one.
 
 import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
 import { afterEach, beforeEach, expect, test } from 'vitest';
+import { LEASE_MS } from '../../src/replication/timing.ts';
 import { EtcdServer } from '../control/etcd-server.ts';
 import { NbdClient } from '../support/nbd-client.ts';
 import { type Child, type Daemon, holdfast, until, Workplace } from './daemon.fixture.ts';
@@ -176,4 +178,24 @@ test('a volume whose newest copy is on a node that is away waits for it, and is 
   await untilInSync(other, 'two', 2);
   const again = await other.run('cluster', 'rebuild-catalog');
   expect(again).toMatchObject({ exitCode: 76, stderr: expect.stringContaining('has 1 volumes') });
+}, 300_000);
+
+test('where the disks cannot tell which copy holds everything nobody serves before a person has decided', async () => {
+  const before = await startAll(NODES);
+  const [a] = before as [Daemon];
+  await a.json('volume', 'create', 'three', '--size', '8MiB', '--replicas', '2');
+  await fill(a, 'three', 1);
+  await untilInSync(a, 'three', 3);
+  await loseTheStore(before, 'SIGKILL');
+
+  const left = await start('n0', '--accept-store', 'any');
+  const { volumes } = await left.json<Rebuilt>('cluster', 'rebuild-catalog');
+  expect(volumes).toMatchObject([{ name: 'three', verdict: 'waitsForPerson', inSync: [] }]);
+  expect(volumes[0]?.reason).toContain('2 copies of the newest in-sync set were not found');
+  await delay(LEASE_MS + 1000);
+  const { stdout } = await left.run('volume', 'explain', 'three');
+  expect(stdout).toContain('do not tell which copy holds everything');
+
+  await left.json('volume', 'promote', 'three', 'n0', '--lose-writes');
+  await expectFilled(left, 'three', 1);
 }, 300_000);

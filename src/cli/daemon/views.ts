@@ -3,7 +3,7 @@
 import type { CopyLook } from '../../control/look-at-copies.ts';
 import type { NodeView as StoredNode } from '../../control/nodes.ts';
 import type { RebuildReport } from '../../control/rebuild-catalog.ts';
-import { type ReplicaRecord, replicaState, type VolumeRecord } from '../../control/records.ts';
+import { type ReplicaRecord, replicaState, UNDECIDED, type VolumeRecord } from '../../control/records.ts';
 import { provisionedIn } from '../../control/sizes.ts';
 import { primaryReplica } from '../../control/volume-context.ts';
 import type { PoolCapacity } from '../../control/volume-service.ts';
@@ -42,7 +42,10 @@ export function volumeView(
     fileSystem: record.fileSystem,
     attachment: { number: attachment.number, node: attachment.node ?? '', readOnly: attachment.readOnly },
     primary: nodeOf(primary.replicaId),
-    inSync: inSync.map(({ replicaId }) => nodeOf(replicaId)).sort(),
+    inSync: inSync
+      .filter(({ incarnation }) => incarnation !== UNDECIDED)
+      .map(({ replicaId }) => nodeOf(replicaId))
+      .sort(),
     replicas: replicas.map((replica) => {
       const look = looks.find(({ replicaId }) => replicaId === replica.id);
       return replicaView(record, replica, look ?? lookFromHere(record, replica, local, here));

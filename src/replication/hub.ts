@@ -1,5 +1,6 @@
 // What a role (primary, secondary) needs of the replica it belongs to.
 
+import type { Backoff } from './backoff.ts';
 import type { Opener, StoredConfig, VolumeConfig } from './config.ts';
 import type { Copy } from './copy.ts';
 import type { FrameFields } from './frames.ts';
@@ -25,6 +26,8 @@ export interface Hub {
   readonly isDeltaBase: boolean;
   /** A proposal of this process whose outcome is not known. */
   readonly pending: VolumeConfig | undefined;
+  /** Between handovers because of its own disk: the next primary's may be no better, and give the place back. */
+  readonly leaving: Backoff;
   /** Named in a handover to this process. */
   readonly offeredOpening: string;
   opener(opening: string): Opener;

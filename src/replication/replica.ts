@@ -6,6 +6,7 @@
 // that is known only moves forward; one proposal at a time.
 
 import { invariant } from '../core/invariant.ts';
+import { Backoff } from './backoff.ts';
 import { CleanStop } from './clean-stop.ts';
 import type { Opener, StoredConfig, VolumeConfig } from './config.ts';
 import { Copy, type CopyHost } from './copy.ts';
@@ -49,6 +50,7 @@ export class Replica implements Hub, CopyHost {
   readonly replicaId: string;
   readonly bootId: string;
   readonly out = new FrameFields();
+  readonly leaving = new Backoff();
   readonly #store: StoreView;
   readonly #keeper: SuperblockKeeper;
   readonly #proposals: Proposals;

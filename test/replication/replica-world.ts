@@ -27,7 +27,7 @@ import type { Superblock } from '../../src/replication/layout/superblock.ts';
 import { encodeWindow, type WindowEntry, WindowFile } from '../../src/replication/layout/window.ts';
 import type { ReplicaEvent, ReplicaPorts } from '../../src/replication/ports.ts';
 import { Replica } from '../../src/replication/replica.ts';
-import { NONE, RequestTable } from '../../src/replication/requests.ts';
+import { NONE, READ, RequestTable } from '../../src/replication/requests.ts';
 
 export const OWN = 'own';
 export const OTHER = 'other';
@@ -85,6 +85,10 @@ export class ReplicaWorld implements ReplicaPorts {
   swapCount = 0;
   /** The other copy's errno of each write; undefined: it answers nothing of that kind. */
   otherWrites: number | undefined = 0;
+  /** How the own disk's writes end that settle. */
+  ownWrites = 0;
+  /** Its disk has nothing but zeroes. */
+  isEmpty = false;
   #ids = 0;
   /** Writes that the other copy has taken in silence. */
   readonly #unanswered: { readonly link: number; readonly sequence: number }[] = [];
@@ -153,7 +157,7 @@ export class ReplicaWorld implements ReplicaPorts {
       const next = this.operations.find(({ what }) => !held.includes(what));
       if (next === undefined) return;
       this.operations.splice(this.operations.indexOf(next), 1);
-      next.end(0);
+      next.end(next.what === 'write' ? this.ownWrites : 0);
     }
     throw new Error('the core starts one thing after the other');
   }
@@ -292,7 +296,8 @@ export class ReplicaWorld implements ReplicaPorts {
         return;
       }
       answer.type = FRAME_DONE;
-      answer.errno = this.otherWrites;
+      // Zeroes need no room.
+      answer.errno = type === FRAME_ZERO ? 0 : this.otherWrites;
     } else if (type === FRAME_FLUSH) answer.type = FRAME_FLUSHED;
     else if (type === FRAME_BEAT) answer.type = FRAME_GRANT;
     else return;
@@ -377,7 +382,10 @@ export class ReplicaWorld implements ReplicaPorts {
       offsetBytes: this.table.offsetBytes[request] as number,
       lengthBytes: this.table.lengthBytes[request] as number,
     });
-    this.#later('read', request, (errno) => this.replica.dataDone(request, errno));
+    this.#later('read', request, (errno) => {
+      this.table.isHole[request] = this.isEmpty && this.table.kind[request] !== READ ? 1 : 0;
+      this.replica.dataDone(request, errno);
+    });
   }
 
   startWrite(request: number): void {

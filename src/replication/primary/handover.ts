@@ -72,11 +72,12 @@ export class Handover {
     this.#admission.beginHeld();
   }
 
-  /** Its own copy failed: a member that has everything takes over, and this one leaves. */
+  /** Its own copy failed: a member that has everything takes over, and this one leaves. Not now: it is asked again. */
   leave(): void {
     const state = this.#state;
     const { hub, config } = state;
-    if (hub.pending !== undefined || state.phase === 'ended') return;
+    const nowMs = hub.ports.nowMs();
+    if (hub.pending !== undefined || state.phase === 'ended' || !hub.leaving.isOver(nowMs)) return;
     for (const seat of state.seats) {
       if (seat.role !== 'member' || !seat.isOpen || seat.welcome === undefined) continue;
       if (this.#silence.isSilent(seat)) continue;
@@ -84,6 +85,7 @@ export class Handover {
       const leaves = config.inSync.length - 1 >= minimumInSync(config);
       state.phase = 'draining';
       state.isRenounced = true;
+      hub.leaving.done(nowMs);
       hub.submit(handOver(config, seat.replicaId, seat.welcome.opening, leaves));
       return;
     }

@@ -31,7 +31,7 @@ async function start(name: string): Promise<Daemon> {
 /** The value of the only series of that name with these labels; undefined: there is none. */
 async function metric(daemon: Daemon, name: string, labels = 'volume="data"'): Promise<number | undefined> {
   const port = daemon.log.find(({ msg }) => msg === 'serving metrics')?.port;
-  const text = await (await fetch(`http://127.0.0.1:${port}/metrics`)).text();
+  const text = await (await fetch(`http://127.0.0.1:${String(port)}/metrics`)).text();
   const found = text.split('\n').filter((line) => line.startsWith(`${name}{`) && line.includes(labels));
   expect(found.length).toBeLessThanOrEqual(1);
   return found[0] === undefined ? undefined : Number(found[0].split(' ').at(-1));

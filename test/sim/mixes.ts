@@ -201,16 +201,21 @@ export const MIXES = {
     fuaShare: 0.2,
     killMs: random.pick([0, 3000]),
   }),
-  /** Copies are added while others are cut off. */
+  /** Copies are added while others are cut off, streams begin anew, and members leave late. */
   newcomers: (random) => ({
     copies: random.pick([2, 3]),
     extraNodes: 3,
     failureMode: 'alwayson',
     readShare: 0.2,
-    addReplicaMs: random.between(300, 1500),
+    // Seldom the same block: a later write would stamp it anew.
+    blocks: Array.from({ length: 64 }, () => random.below(1024)),
+    depth: 4,
+    thinkMs: random.pick([40, 100]),
+    addReplicaMs: random.between(500, 1000),
     removeReplicaMs: random.pick([0, 2000]),
-    partitionMs: random.between(800, 2500),
-    killMs: random.pick([0, 3000]),
+    partitionMs: random.between(700, 1200),
+    linkBreakMs: random.between(300, 600),
+    storeDelayMs: random.between(50, 150),
   }),
   /** People force promotions, and take old copies up again. */
   forced: (random) => ({

@@ -227,10 +227,9 @@ export const MUTANTS: Readonly<Record<Rule, Mutant>> = {
     ['held'],
   ),
   flushBeforeCooling: fault('clears a mark before the data is flushed', INCOMPLETE, ['cooling']),
-  generationsBeforeCooling: uncaught(
-    'clears a mark before the generations are durable',
-    'found before, too rare in the mixes so far',
-  ),
+  generationsBeforeCooling: fault('clears a mark before the generations are durable', INCOMPLETE, [
+    'cooling',
+  ]),
   failedFlushIsFinal: fault(
     'believes the flush after one that failed',
     ['acknowledged', ...UNEQUAL],

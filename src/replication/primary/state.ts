@@ -16,8 +16,10 @@ export class PrimaryState {
   readonly opening: string;
   readonly seats: Seat[] = [];
   phase: Phase = 'adopting';
-  /** What it goes by: the newest one in which it is the primary. */
-  config: VolumeConfig;
+  #config: VolumeConfig;
+  /** Of that configuration, worked out once: both are asked for at every reply. */
+  #named: ReadonlySet<string>;
+  #minimum: number;
   /** The promise of that configuration's epoch is durable here. */
   isPromised = false;
   /** It has offered its place: it answers nothing more in this opening. */
@@ -28,8 +30,21 @@ export class PrimaryState {
   constructor(hub: Hub, opening: string) {
     this.hub = hub;
     this.opening = opening;
-    this.config = hub.known.config;
+    this.#config = hub.known.config;
+    this.#named = namesOf(this.#config);
+    this.#minimum = minimumInSync(this.#config);
     this.hasFailed = hub.copy.hasFailed;
+  }
+
+  /** What it goes by: the newest one in which it is the primary. */
+  get config(): VolumeConfig {
+    return this.#config;
+  }
+
+  set config(config: VolumeConfig) {
+    this.#config = config;
+    this.#named = namesOf(config);
+    this.#minimum = minimumInSync(config);
   }
 
   seatOf(replicaId: string): Seat | undefined {
@@ -57,7 +72,7 @@ export class PrimaryState {
   counts(seat: Seat): boolean {
     if (seat.isGating && !this.hub.broken.gateFromSubmission) return true;
     if (seat.isLost) return false;
-    const isCommitted = memberOf(this.config, seat.replicaId) !== undefined;
+    const isCommitted = this.#named.has(seat.replicaId);
     const { pending } = this.hub;
     if (pending === undefined) return isCommitted;
     const isPending = memberOf(pending, seat.replicaId) !== undefined;
@@ -103,7 +118,7 @@ export class PrimaryState {
   isEpochKept(isInternal = false): boolean {
     if (!this.isPromised && !this.isUnfit) return false;
     for (const seat of this.seats) {
-      if (memberOf(this.config, seat.replicaId) === undefined) continue;
+      if (!this.#named.has(seat.replicaId)) continue;
       if (seat.isLost) {
         if (isInternal) continue;
         return false;
@@ -120,10 +135,10 @@ export class PrimaryState {
   mayReply(): boolean {
     const { broken, ports, known } = this.hub;
     if (this.phase === 'adopting' || this.phase === 'ended' || this.isRenounced) return false;
-    if (this.config.inSync.length < minimumInSync(this.config) && !broken.minimumHoldsRequests) return false;
+    if (this.config.inSync.length < this.#minimum && !broken.minimumHoldsRequests) return false;
     if (known.config.primary.opening !== this.opening) return false;
     if (!this.isEpochKept() && !broken.epochKeptBeforeAck) return false;
-    if (broken.leaseCheckedAtReply) return true;
+    if (broken.leaseCheckedAtReply || this.seats.length === 0) return true;
     const nowMs = ports.nowMs();
     let hasOne = false;
     let isAnyMissing = false;
@@ -134,4 +149,8 @@ export class PrimaryState {
     }
     return !isAnyMissing || (broken.leaseFromEveryMember && hasOne);
   }
+}
+
+function namesOf(config: VolumeConfig): ReadonlySet<string> {
+  return new Set(config.inSync.map(({ replicaId }) => replicaId));
 }

@@ -53,6 +53,7 @@ export async function createNodeStorage(options: NodeStorageOptions): Promise<St
     const faults = {
       noDataFlush: options.testFaults.has('no-data-flush'),
       noIntentFlush: options.testFaults.has('no-intent-flush'),
+      noZeroing: options.testFaults.has('no-zeroing'),
       stuckThread: options.testFaults.has('stuck-thread'),
     };
     for (let i = 0; i < options.threadCount; i++) {

@@ -2,8 +2,9 @@
 //
 // Rules: it is touched by ring entries and by the addon's batch calls of a turn, never by Node's own file functions;
 // a short read or write goes on where it stopped; in direct mode whole blocks only, so an unaligned write first reads
-// the blocks at its edges (under the core's lock of those blocks). Space is decided before a write: a pool that is
-// down to its reserve takes writes only where blocks are allocated already.
+// the blocks at its edges (under the core's lock of those blocks); where the file system cannot zero, zeroes are
+// written. Space is decided before a write: a pool that is down to its reserve takes writes only where blocks are
+// allocated already.
 
 import { invariant } from '../core/invariant.ts';
 import { BLOCK_BYTES } from '../core/units.ts';
@@ -15,6 +16,7 @@ import { SpaceReport } from './space-report.ts';
 import { TAG_DATA, TAG_FLUSH, TAG_MERGE_READ, TAG_ZERO } from './tags.ts';
 import type { Thread } from './thread.ts';
 import type { WriteBatch } from './write-batch.ts';
+import { ZeroWrites } from './zero-writes.ts';
 
 const EIO = 5;
 const ENOSPC = 28;
@@ -22,6 +24,10 @@ const EOPNOTSUPP = 95;
 const FALLOC_KEEP_SIZE = 1;
 const FALLOC_PUNCH_HOLE = 2;
 const FALLOC_ZERO_RANGE = 16;
+/** No kernel knows this one: as a file system that can none of the others. */
+const FALLOC_UNKNOWN = 1 << 30;
+/** In the `error` of a request: a read at its edges was interrupted. */
+const INTERRUPTED = -1;
 /** After this much written without a look, the pool's free space is looked up again. */
 const SPACE_CHECK_BYTES = 64 * 1024 * 1024;
 
@@ -53,6 +59,7 @@ export class DataFile {
   readonly #host: DataFileHost;
   readonly #options: DataFileOptions;
   readonly #writes: WriteBatch;
+  readonly #zeroWrites: ZeroWrites;
   /** [0]: bytes that may still be written before the free space is looked up. */
   readonly #spaceBudget = new Float64Array(1);
   readonly #spaceReport: SpaceReport;
@@ -67,6 +74,12 @@ export class DataFile {
     this.counts = new LayerCounts(thread);
     this.#writes = thread.writesTo(options.pool);
     this.#spaceReport = new SpaceReport(options.reserveBytes);
+    this.#zeroWrites = new ZeroWrites(thread, {
+      fd: options.dataFd,
+      wholeBlocks: options.ioMode === 'direct',
+      writes: this.#writes,
+      ended: (request, errno) => host.requestDone(request, errno),
+    });
   }
 
   /** The host was told of the end of this operation. */
@@ -122,10 +135,8 @@ export class DataFile {
       this.#host.requestDone(request, ENOSPC);
       return;
     }
-    this.#zero(
-      request,
-      keepsBlocks ? FALLOC_ZERO_RANGE | FALLOC_KEEP_SIZE : FALLOC_PUNCH_HOLE | FALLOC_KEEP_SIZE,
-    );
+    slots.pending[request] = ZERO_FIRST;
+    this.#zero(request);
   }
 
   startFlush(): void {
@@ -192,12 +203,17 @@ export class DataFile {
 
   edgeRead(request: number, result: number): void {
     const slots = this.#thread.slots;
-    if (result !== BLOCK_BYTES && (slots.error[request] as number) === 0) {
-      slots.error[request] = result < 0 ? -result : EIO;
-    }
+    const known = slots.error[request] as number;
+    if (isInterruption(result)) slots.error[request] = known === 0 ? INTERRUPTED : known;
+    else if (result !== BLOCK_BYTES && known <= 0) slots.error[request] = result < 0 ? -result : EIO;
     slots.pending[request] = (slots.pending[request] as number) - 1;
     if ((slots.pending[request] as number) > 0) return;
     const errno = slots.error[request] as number;
+    if (errno === INTERRUPTED) {
+      slots.error[request] = 0;
+      this.#readEdges(request);
+      return;
+    }
     if (errno !== 0) {
       this.#host.requestDone(request, errno);
       return;
@@ -209,25 +225,26 @@ export class DataFile {
   zeroDone(request: number, result: number): void {
     const slots = this.#thread.slots;
     this.#writes.ringWrites.ended(this.#thread.clockMs);
-    if (result !== -EOPNOTSUPP) {
-      // The second step of the fallback below keeps the blocks; its first has zeroed them.
-      if (result === 0 && slots.pending[request] === ZERO_PUNCHED) {
-        slots.pending[request] = ZERO_ALLOCATING;
-        this.#zero(request, FALLOC_KEEP_SIZE);
-        return;
-      }
-      this.#host.requestDone(request, -result);
-      return;
-    }
+    if (this.#zeroWrites.isUnderWay(request)) this.#zeroWrites.done(request, result);
+    else if (isInterruption(result)) this.#zero(request);
+    else if (result === -EOPNOTSUPP) this.#zeroOtherwise(request);
+    else if (result === 0 && slots.pending[request] === ZERO_PUNCHED) {
+      // It has zeroed the blocks; they are to be kept.
+      slots.pending[request] = ZERO_ALLOCATING;
+      this.#zero(request);
+    } else this.#host.requestDone(request, -result);
+  }
+
+  /** No zeroing in place here: the range is punched out, and allocated again where it is to keep its blocks; or written. */
+  #zeroOtherwise(request: number): void {
+    const slots = this.#thread.slots;
     const flags = slots.flags[request] as number;
-    const isFirstTry = slots.pending[request] === ZERO_FIRST && (flags & FLAG_NO_HOLE) !== 0;
-    if (!isFirstTry || (flags & FLAG_FAST_ZERO) !== 0) {
-      this.#host.requestDone(request, EOPNOTSUPP);
-      return;
-    }
-    // No zeroing in place here: punch the range out, then allocate it again.
-    slots.pending[request] = ZERO_PUNCHED;
-    this.#zero(request, FALLOC_PUNCH_HOLE | FALLOC_KEEP_SIZE);
+    if ((flags & FLAG_FAST_ZERO) !== 0) this.#host.requestDone(request, EOPNOTSUPP);
+    else if (slots.pending[request] === ZERO_FIRST && (flags & FLAG_NO_HOLE) !== 0) {
+      slots.pending[request] = ZERO_PUNCHED;
+      this.#zero(request);
+    } else if (this.#hasSpace(request)) this.#zeroWrites.start(request);
+    else this.#host.requestDone(request, ENOSPC);
   }
 
   // ---- steps of data operations
@@ -312,12 +329,18 @@ export class DataFile {
     if (tail > 0) bytes.copyWithin(end, spare + 2 * BLOCK_BYTES - tail, spare + 2 * BLOCK_BYTES);
   }
 
-  #zero(request: number, mode: number): void {
+  /** The step that its `pending` says. */
+  #zero(request: number): void {
     const slots = this.#thread.slots;
+    const step = slots.pending[request];
+    const keepsBlocks = ((slots.flags[request] as number) & FLAG_NO_HOLE) !== 0;
+    const isPunch = step === ZERO_PUNCHED || !keepsBlocks;
+    const zeroes = isPunch ? FALLOC_PUNCH_HOLE : FALLOC_ZERO_RANGE;
+    const mode = this.#thread.faults.noZeroing ? FALLOC_UNKNOWN : step === ZERO_ALLOCATING ? 0 : zeroes;
     this.#writes.ringWrites.began(this.#thread.clockMs);
     this.#thread.ring.fallocate(
       this.fd,
-      mode,
+      mode | FALLOC_KEEP_SIZE,
       slots.offsetBytes,
       slots.lengthBytes,
       request,

@@ -34,7 +34,11 @@ const TIMESPEC_AT = 64;
 const PROTOCOL_TIMESPEC_AT = 128;
 const HEADERS_AT = 4096;
 const SESSIONS_AT = HEADERS_AT + REQUEST_CAPACITY * REPLY_HEADER_BYTES;
-const ARENA_AT = Math.ceil((SESSIONS_AT + SESSION_CAPACITY * SESSION_BYTES) / ARENA_BYTES) * ARENA_BYTES;
+/** Nobody writes there. */
+export const ZEROES_BYTES = 1024 * 1024;
+const FIXED_BYTES = SESSIONS_AT + SESSION_CAPACITY * SESSION_BYTES + ZEROES_BYTES;
+const ARENA_AT = Math.ceil(FIXED_BYTES / ARENA_BYTES) * ARENA_BYTES;
+const ZEROES_AT = ARENA_AT - ZEROES_BYTES;
 const LARGE_ARENA_AT = ARENA_AT + ARENA_BYTES;
 
 /** Links to other daemons; how a link divides its part: peers/link-memory.ts. */
@@ -52,6 +56,8 @@ export class ThreadMemory {
   readonly timespecOffset = TIMESPEC_AT;
   /** The same, of one tick of the replication protocol. */
   readonly protocolTimespecOffset = PROTOCOL_TIMESPEC_AT;
+  /** ZEROES_BYTES to write from. */
+  readonly zeroesOffset = ZEROES_AT;
   readonly #ordinary = new Arena(ARENA_AT, ARENA_BYTES, ORDINARY_BUFFER_BYTES);
   readonly #large = new Arena(LARGE_ARENA_AT, LARGE_ARENA_BYTES, LARGE_BUFFER_BYTES);
 

@@ -95,6 +95,8 @@ export type ThreadEvent =
 export interface ThreadFaults {
   readonly noDataFlush: boolean;
   readonly noIntentFlush: boolean;
+  /** File systems can neither punch holes nor zero ranges. */
+  readonly noZeroing: boolean;
   /** The thread never comes back from opening a volume. */
   readonly stuckThread: boolean;
 }

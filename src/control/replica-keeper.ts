@@ -157,8 +157,9 @@ export class ReplicaKeeper {
     const volume = this.#volumes.get(volumeId);
     if (stored !== undefined && stored.revision === volume?.revision) return;
     const own = stored?.value.replicas.find((replica) => replica.node === node);
-    if (own === undefined && volume === undefined) return;
+    // A frontend of a volume whose copies are elsewhere hears of it, too.
     replication.configChanged(volumeId);
+    if (own === undefined && volume === undefined) return;
     if (volume !== undefined) volume.failureCount = 0;
     this.#look(volumeId, own?.pool);
   }

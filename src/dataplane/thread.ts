@@ -101,8 +101,6 @@ export class Thread {
   /** Links to other daemons, where there are any. */
   #peers: Peers | undefined;
   #cluster: ClusterLinks | undefined;
-  /** [0]: see readClock(). */
-  readonly #nowMs = new Float64Array(1);
   #isTickArmed = false;
   /** Listeners whose accept failed (no descriptors left, say): tried again at the next tick. */
   readonly #acceptLater: number[] = [];
@@ -141,10 +139,9 @@ export class Thread {
     return free === -1 ? this.volumes.length : free;
   }
 
-  /** The time of now, not of the turn's beginning. */
-  readClock(): number {
-    native.readClock(this.#nowMs);
-    return this.#nowMs[0] as number;
+  /** The time of now, not of the turn's beginning, into [0]. */
+  readClock(into: Float64Array): void {
+    native.readClock(into);
   }
 
   tell(event: ThreadEvent | ClusterEvent): void {

@@ -224,6 +224,11 @@ export class Frontend {
     this.#ports.reply(request, errno);
   }
 
+  /** The store may name another primary: whoever waits looks at once. */
+  storeChanged(): void {
+    if (!this.#isOpen || this.#first !== NONE) this.#read();
+  }
+
   /** Everything fails, now and from now on. */
   end(): void {
     this.#drop();

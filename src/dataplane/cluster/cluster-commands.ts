@@ -96,6 +96,7 @@ export class ClusterCommands {
       }
       case 'storeChanged':
         this.#replica(command.volumeId)?.replica.storeChanged();
+        this.#cluster.frontends.get(command.volumeId)?.storeChanged();
         break;
       // What was asked for a replica or frontend that is gone, perhaps with another in its place, concerns nobody.
       case 'superblockDone':
@@ -134,7 +135,9 @@ export class ClusterCommands {
   }
 
   #replica(volumeId: string): ReplicaHost | undefined {
-    return this.#cluster.replicas.get(volumeId);
+    const host = this.#cluster.replicas.get(volumeId);
+    host?.begin();
+    return host;
   }
 
   #asker({ volumeId, instance }: { volumeId: string; instance: number }): ReplicaHost | undefined {

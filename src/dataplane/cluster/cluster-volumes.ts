@@ -209,8 +209,8 @@ export class ClusterVolumes implements ClusterStorage {
   }
 
   configChanged(volumeId: string): void {
-    const opened = this.#replicas.get(volumeId);
-    if (opened !== undefined) void opened.thread.ask({ type: 'storeChanged', volumeId }).catch(ignoreDeath);
+    const threads = new Set([this.#replicas.get(volumeId)?.thread, this.#frontends.get(volumeId)?.thread]);
+    for (const thread of threads) void thread?.ask({ type: 'storeChanged', volumeId }).catch(ignoreDeath);
   }
 
   // ---- frontends

@@ -99,6 +99,10 @@ export class FrontendHost implements FrontendPorts, LinkHost, ServedVolume {
     this.#lookedMs = nowMs;
   }
 
+  storeChanged(): void {
+    this.#frontend.storeChanged();
+  }
+
   configRead(stored: StoredConfig | undefined): void {
     this.#frontend.configRead(stored);
   }

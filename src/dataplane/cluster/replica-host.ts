@@ -58,6 +58,9 @@ export class ReplicaHost implements ReplicaPorts, GreetedHost, DataFileHost, Fil
   /** The superblock that is on its way to the disk. */
   #keeping: Superblock | undefined;
   #isMarkedClean = false;
+  /** [0]: of the event that is being handled. */
+  readonly #timeMs = new Float64Array(1);
+  #isTimeKnown = false;
   /** A call that starts a data operation is under way: an end of it is told after the call. */
   #isStarting = false;
   /** Extents whose saved stamps are to be read, and for which link; the first one is under way. */
@@ -117,6 +120,7 @@ export class ReplicaHost implements ReplicaPorts, GreetedHost, DataFileHost, Fil
 
   /** The main thread has, or could not. */
   superblockDone(errno: number): void {
+    this.begin();
     this.#isMarkedClean = errno === 0 && (this.#keeping?.cleanMark ?? null) !== null;
     this.replica.superblockDone(errno);
   }
@@ -128,6 +132,7 @@ export class ReplicaHost implements ReplicaPorts, GreetedHost, DataFileHost, Fil
   }
 
   protocolTick(): void {
+    this.begin();
     this.replica.tick();
     const nowMs = this.#thread.nowMs();
     if (this.#isDegraded) this.#degradedMs += nowMs - this.#tickedMs;
@@ -143,6 +148,7 @@ export class ReplicaHost implements ReplicaPorts, GreetedHost, DataFileHost, Fil
   }
 
   view(): ReplicaView {
+    this.begin();
     const { replica } = this;
     const { primary, secondary } = replica;
     return {
@@ -197,30 +203,36 @@ export class ReplicaHost implements ReplicaPorts, GreetedHost, DataFileHost, Fil
   }
 
   intentRoundDone(errno: number): void {
+    this.begin();
     this.replica.intentRoundDone(errno);
   }
 
   generationsMerged(errno: number): void {
+    this.begin();
     this.replica.generationsMerged(errno);
   }
 
   // ---- GreetedHost
 
   greeted(link: number, hello: Hello): void {
+    this.begin();
     this.replica.greeted(link, hello);
   }
 
   control(link: number, type: number, message: ControlMessage): void {
+    this.begin();
     this.replica.control(link, type, message);
   }
 
   frame(link: number, fields: FrameFields, request: number): void {
+    this.begin();
     if (fields.type === FRAME_DONE) this.#streamOf(link)?.answered(fields);
     if (request !== NONE) this.#thread.slots.volume[request] = this.index;
     this.replica.frame(link, fields, request);
   }
 
   linkClosed(link: number): void {
+    this.begin();
     this.#streamEnded(link);
     this.replica.linkClosed(link);
   }
@@ -228,9 +240,13 @@ export class ReplicaHost implements ReplicaPorts, GreetedHost, DataFileHost, Fil
   // ---- DataFileHost
 
   requestDone(request: number, errno: number): void {
+    this.begin();
     this.file.counted(request, errno);
     if (this.#isStarting) {
-      this.#cluster.endSoon(() => this.replica.dataDone(request, errno));
+      this.#cluster.endSoon(() => {
+        this.begin();
+        this.replica.dataDone(request, errno);
+      });
       return;
     }
     const slots = this.#thread.slots;
@@ -253,6 +269,7 @@ export class ReplicaHost implements ReplicaPorts, GreetedHost, DataFileHost, Fil
   }
 
   flushDone(errno: number): void {
+    this.begin();
     this.replica.flushDone(errno);
   }
 
@@ -315,6 +332,7 @@ export class ReplicaHost implements ReplicaPorts, GreetedHost, DataFileHost, Fil
   }
 
   stampsRead(result: number): void {
+    this.begin();
     const read = this.#stampReads.shift();
     invariant(read !== undefined, 'a read of stamps was asked for');
     const { state } = this.replica;
@@ -347,9 +365,22 @@ export class ReplicaHost implements ReplicaPorts, GreetedHost, DataFileHost, Fil
 
   // ---- ReplicaPorts
 
-  /** Not the turn's time: a lease may have run out since, if the process stood still. */
+  /**
+   * Read anew for every event that the core hears of, not for every turn: a lease may have run out since, if the
+   * process stood still. What an event completes was asked for and read before it, so the time of its beginning
+   * decides about its reply.
+   */
   nowMs(): number {
-    return this.#thread.readClock();
+    if (!this.#isTimeKnown) {
+      this.#isTimeKnown = true;
+      this.#thread.readClock(this.#timeMs);
+    }
+    return this.#timeMs[0] as number;
+  }
+
+  /** Before anything that the core hears of. */
+  begin(): void {
+    this.#isTimeKnown = false;
   }
 
   drawId(): string {

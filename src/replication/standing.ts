@@ -124,18 +124,28 @@ export class Standing {
     const isNamed = memberOf(config, hub.replicaId) !== undefined;
     const isLost = isNamed && !isMember(config, hub.replicaId, this.#incarnation);
     if (isLost && hub.broken.incarnationCheckedAtPromotion) return true;
-    if (own.bootId === hub.bootId && (!isLost || own.report?.incarnation === this.#incarnation)) {
+    const report = isLost ? { incarnation: this.#incarnation, descendsFrom: this.#ancestor } : null;
+    const isKnown =
+      own.report?.incarnation === report?.incarnation && own.report?.descendsFrom === report?.descendsFrom;
+    if (own.bootId === hub.bootId && (!isLost || isKnown)) {
       if (isLost) this.#considerRevival();
       return true;
     }
     // The primary's own opening carries the boot with it.
     if (!isLost && config.primary.replicaId === hub.replicaId) return true;
-    const { lastInSyncIncarnation } = hub.superblock;
-    const report = isLost
-      ? { incarnation: this.#incarnation, descendsFrom: this.#descends ? lastInSyncIncarnation : null }
-      : null;
     if (hub.pending === undefined) hub.submit(reportBoot(config, hub.replicaId, hub.bootId, report));
     return false;
+  }
+
+  /**
+   * The incarnation that was last in sync, if nothing but reboots lies between. A swap of the process before may have named
+   * the one that this process found, after it was gone.
+   */
+  get #ancestor(): string | null {
+    const { known, replicaId, superblock } = this.#hub;
+    if (!this.#descends) return null;
+    const named = memberOf(known.config, replicaId)?.incarnation;
+    return named === this.#found.incarnation ? named : superblock.lastInSyncIncarnation;
   }
 
   #considerRevival(): void {

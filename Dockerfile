@@ -25,7 +25,7 @@ COPY --from=build /opt/holdfast/package.json ./
 COPY --from=build /opt/holdfast/bin ./bin
 COPY --from=build /opt/holdfast/dist ./dist
 COPY --from=build /opt/holdfast/proto ./proto
-COPY --from=build /opt/holdfast/native/build/holdfast.node ./native/build/
+COPY --from=build /opt/holdfast/native/build/holdfast.node /opt/holdfast/native/build/launch ./native/build/
 COPY --from=build /opt/holdfast/node_modules ./node_modules
 RUN ln -s /opt/holdfast/bin/holdfast /usr/local/bin/holdfast
 ENTRYPOINT ["holdfast"]

@@ -1,15 +1,18 @@
 // Filling a copy: two daemons and etcd on this machine's loopback.
 //
 //   npm run bench -- resync [--quick] [--rounds N] [--size 1GiB] [--absence SECONDS] [--mode buffered|direct]
-//                           [--only full,holes,sequential,random] [--directory DIR] [--json FILE]
+//                           [--only full,holes,sequential,random,foreground,neighbour] [--load SECONDS] [--directory DIR] [--json FILE]
 //
 //   full        a volume that is full gets a second copy (holdfast volume set-replicas), beside nbdcopy of the same
 //               bytes over the same loopback into a new file behind nbdkit and qemu-nbd, in turns; both flush
 //   holes       the same with 4 KiB of data and 4 KiB of nothing in turns, as a file system under load leaves it
 //   sequential  a copy's daemon is killed, an eighth of the volume is written from end to end within --absence, the
 //               daemon comes back: data sent over data missed
-//   random      the same with as many 4 KiB blocks at random as make a 64th of the volume. What is missing is known by
-//               64 KiB, so that sixteen times as much is the most that may be sent.
+//   random      the same with as many 4 KiB blocks at random as make a 64th of the volume
+//   foreground  a copy that lacks the whole volume comes back while a client reads and writes 4 KiB at random, 70 and 30 of
+//               100, depth 4, for --load: its latency before the copy's return, during the resync, and with both in sync; the
+//               volume has 4 GiB, with --quick 2, unless --size says otherwise, so that the resync outlasts the client
+//   neighbour   the same with a client of another volume, which has one copy, beside the primary
 //
 // After each copying both files are compared.
 
@@ -22,7 +25,7 @@ import Table from 'cli-table3';
 import type { VolumeView } from '../src/cli/api-schema.ts';
 import { parseSize } from '../src/cli/values.ts';
 import { MIB } from '../src/core/units.ts';
-import { fill, type Writing, writePart } from './support/fio.ts';
+import { type Figures, fill, type Job, runJob, type Writing, writePart } from './support/fio.ts';
 import { LoopbackCluster, takePort, untilListening } from './support/loopback-cluster.ts';
 import { describeMachine, printMachine } from './support/machine.ts';
 import { end, start } from './support/processes.ts';
@@ -39,6 +42,7 @@ const QUIET_MS = 12_000;
 const COPY_OF_NBDCOPY = 0.7;
 const HOLES_MEGABYTES_PER_SECOND = 100;
 const SENT_OVER_MISSED = 1.2;
+const SLOWED_BY = 1.3;
 const OURS = 'holdfast';
 
 const { values } = parseArgs({
@@ -48,19 +52,24 @@ const { values } = parseArgs({
     size: { type: 'string' },
     absence: { type: 'string' },
     mode: { type: 'string', default: 'buffered' },
-    only: { type: 'string', default: 'full,holes,sequential,random' },
+    only: { type: 'string', default: 'full,holes,sequential,random,foreground,neighbour' },
+    load: { type: 'string' },
     directory: { type: 'string', default: '/var/tmp' },
     json: { type: 'string' },
   },
 });
 const rounds = Number(values.rounds ?? (values.quick ? 1 : 5));
 const sizeBytes = parseSize(values.size ?? (values.quick ? '256MiB' : '1GiB')) ?? 0;
+const foregroundBytes = parseSize(values.size ?? (values.quick ? '2GiB' : '4GiB')) ?? 0;
 const absenceSeconds = Number(values.absence ?? (values.quick ? 5 : 60));
+const loadSeconds = Number(values.load ?? (values.quick ? 4 : 10));
 const mode = values.mode === 'direct' ? 'direct' : 'buffered';
 const cases = values.only.split(',');
-if (!(rounds >= 1 && absenceSeconds >= 1 && sizeBytes >= 64 * MIB && sizeBytes % MIB === 0))
+if (
+  !(rounds >= 1 && absenceSeconds >= 1 && loadSeconds >= 1 && sizeBytes >= 64 * MIB && sizeBytes % MIB === 0)
+)
   throw new Error(
-    '--rounds and --absence are numbers from 1, --size is whole MiB from 64MiB; see the head of bench/resync.ts',
+    '--rounds, --absence and --load are numbers from 1, --size is whole MiB from 64MiB; see the head of bench/resync.ts',
   );
 
 interface Copying {
@@ -79,6 +88,19 @@ interface Absence {
   readonly seconds: number;
 }
 
+interface Foreground {
+  readonly before: Figures;
+  readonly during: Figures;
+  readonly after: Figures;
+  /** Of the resync while the client worked. */
+  readonly resyncBytes: number;
+  readonly resyncSeconds: number;
+  /** From the client's end to the copy in sync. */
+  readonly restSeconds: number;
+}
+
+const CLIENT: Job = { name: 'mixed', pattern: 'randrw', blockBytes: BLOCK_BYTES, depth: 4 };
+
 class ResyncBench {
   readonly #cluster: LoopbackCluster;
   readonly #directory: string;
@@ -89,11 +111,11 @@ class ResyncBench {
   }
 
   /** One copy, on this node; returns its id and the URI under which it is exported. */
-  async createVolume(name: string): Promise<{ id: string; uri: string }> {
+  async createVolume(name: string, ofBytes = sizeBytes): Promise<{ id: string; uri: string }> {
     const { api } = this.#cluster.daemon('a');
     const { id, primary } = await api.call('CreateVolume', {
       name,
-      sizeBytes,
+      sizeBytes: ofBytes,
       pool: '',
       replicas: 0,
       durability: '',
@@ -166,6 +188,41 @@ class ResyncBench {
     await api.call('SetReplicas', { volume, replicas: 0 });
     const sentBytes = secondaryOf(shown).resyncBytesSent - before;
     return { missedBytes: writing.totalBytes, sentBytes, seconds };
+  }
+
+  /** A client, of this volume or of another one, beside nobody, beside a resync of this one, and with two copies in sync. */
+  async foreground(volume: string, id: string, uri: string, clientUri: string): Promise<Foreground> {
+    const { api } = this.#cluster.daemon('a');
+    const work = (): Promise<Figures> => runJob(CLIENT, [clientUri], foregroundBytes, loadSeconds, undefined);
+    await api.call('SetReplicas', { volume, replicas: 1 });
+    await this.#untilInSync(volume, 2);
+    await this.#cluster.killNode('b');
+    await this.#untilInSync(volume, 1);
+    await fill(uri, foregroundBytes, MIB);
+    await work();
+    const before = await work();
+    const sent = async (): Promise<number> =>
+      secondaryOf(await api.call('GetVolume', { volume })).resyncBytesSent;
+    const sentBefore = await sent();
+    await this.#cluster.startNode('b');
+    const deadlineMs = performance.now() + IN_SYNC_MS;
+    while ((await sent()) === sentBefore) {
+      if (performance.now() > deadlineMs) throw new Error('no resync begins');
+      await sleep(LOOK_EVERY_MS);
+    }
+    const [startBytes, startMs] = [await sent(), performance.now()];
+    const during = await work();
+    const [endBytes, endMs] = [await sent(), performance.now()];
+    const shown = await api.call('GetVolume', { volume });
+    if (shown.inSync.length === 2)
+      throw new Error('the resync was over before the client: use a larger --size');
+    await this.#untilInSync(volume, 2);
+    const restSeconds = (performance.now() - endMs) / 1000;
+    const after = await work();
+    this.#compare(this.#cluster.dataFile('a', id), this.#cluster.dataFile('b', id));
+    await api.call('SetReplicas', { volume, replicas: 0 });
+    const resyncSeconds = (endMs - startMs) / 1000;
+    return { before, during, after, resyncBytes: endBytes - startBytes, resyncSeconds, restSeconds };
   }
 
   async #untilInSync(
@@ -326,6 +383,42 @@ async function runAbsence(bench: ResyncBench, name: 'sequential' | 'random'): Pr
   return { case: name, ...absence, ratio };
 }
 
+async function runForeground(bench: ResyncBench, name: 'foreground' | 'neighbour'): Promise<unknown> {
+  const { id, uri } = await bench.createVolume(name, foregroundBytes);
+  await fill(uri, foregroundBytes, MIB);
+  let clientUri = uri;
+  if (name === 'neighbour') {
+    ({ uri: clientUri } = await bench.createVolume('client', foregroundBytes));
+    await fill(clientUri, foregroundBytes, MIB);
+  }
+  const found = await bench.foreground(name, id, uri, clientUri);
+  const table = new Table({
+    head: ['microseconds', 'read p50', 'p99', 'write p50', 'p99', 'reads / s'],
+    style: { head: [], border: [], compact: true },
+    colAligns: ['left', 'right', 'right', 'right', 'right', 'right'],
+  });
+  const row = (name: string, { p50Micros, p99Micros, writes, iops }: Figures): void => {
+    const figures = [p50Micros, p99Micros, writes.p50Micros, writes.p99Micros, iops];
+    table.push([name, ...figures.map((figure) => figure.toFixed(0))]);
+  };
+  row('copy away', found.before);
+  row('copy being filled', found.during);
+  row('both in sync', found.after);
+  const whose = name === 'foreground' ? 'of the volume' : 'of another volume';
+  console.log(`\n4k random reads and writes ${whose}, depth 4, for ${loadSeconds} s each`);
+  console.log(table.toString());
+  const slowed = (than: Figures): number =>
+    Math.max(found.during.p99Micros / than.p99Micros, found.during.writes.p99Micros / than.writes.p99Micros);
+  const ratio = slowed(found.before);
+  console.log(
+    `resync meanwhile ${(found.resyncBytes / found.resyncSeconds / 1e6).toFixed(1)} MB/s, in sync ` +
+      `${found.restSeconds.toFixed(1)} s after the client's end\n` +
+      `p99 / p99 with the copy away ${ratio.toFixed(2)} (with both in sync ${slowed(found.after).toFixed(2)}), ` +
+      `goal ${SLOWED_BY}: ${verdict(ratio <= SLOWED_BY)}`,
+  );
+  return { case: name, ...found, ratio, ratioOfInSync: slowed(found.after) };
+}
+
 await withScratch(async (directory) => {
   const machine = describeMachine(directory);
   printMachine(machine);
@@ -338,6 +431,8 @@ await withScratch(async (directory) => {
     if (cases.includes('holes')) results.push(await runHoles(bench));
     if (cases.includes('sequential')) results.push(await runAbsence(bench, 'sequential'));
     if (cases.includes('random')) results.push(await runAbsence(bench, 'random'));
+    if (cases.includes('foreground')) results.push(await runForeground(bench, 'foreground'));
+    if (cases.includes('neighbour')) results.push(await runForeground(bench, 'neighbour'));
   } finally {
     await cluster.stop();
   }

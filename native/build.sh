@@ -1,5 +1,6 @@
 #!/bin/sh
-# Builds the addon with plain g++: native/build/holdfast.node, or with --asan native/build/holdfast-asan.node.
+# Builds with plain g++ the addon and the program that starts the daemon: native/build/holdfast.node and native/build/launch,
+# or with --asan native/build/holdfast-asan.node alone.
 # Does nothing when neither sources nor flags nor compiler have changed. Needs no network: Node's headers come
 # with the pinned Node package. CXX chooses another compiler.
 set -eu
@@ -51,13 +52,19 @@ mkdir -p "$here/build"
 # One build at a time, whoever asks.
 exec 9>"$here/build/.lock"
 flock 9
+# The lock outlives a killed build in its compilers: now nobody works in what such a build has left.
+rm -rf "$here"/build/work.*
 
-wanted=$( { cat "$here"/*.cc "$here"/*.h "$here/build.sh" "$node/package.json" "$addon_api/package.json"
+wanted=$( { cat "$here"/*.cc "$here"/*.h "$here"/launch/*.cc "$here/build.sh" "$node/package.json" "$addon_api/package.json"
   echo "$flags"; "$compiler" --version; } | sha256sum)
-[ ! -f "$output" ] || [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ] || exit 0
+if [ -f "$output" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] &&
+  { [ "$name" != holdfast ] || [ -x "$here/build/launch" ]; }; then
+  exit 0
+fi
 
 work=$(mktemp -d "$here/build/work.XXXXXX")
 trap 'rm -rf "$work"' EXIT
+trap 'exit 1' HUP INT TERM
 # shellcheck disable=SC2086 # flags are words
 (cd "$here" && ls ./*.cc) | xargs -P "$(nproc)" -I{} sh -c '
   compiler=$1 source=$2 object=$3; shift 3
@@ -66,6 +73,11 @@ trap 'rm -rf "$work"' EXIT
 # shellcheck disable=SC2086
 "$compiler" $flags -shared -Wl,-z,relro,-z,now "$work"/*.o -o "$work/$name.node"
 rm -f "$stamp"
+if [ "$name" = holdfast ]; then
+  # shellcheck disable=SC2086
+  "$compiler" $flags -pie -Wl,-z,relro,-z,now "$here/launch/launch.cc" -o "$work/launch"
+  mv "$work/launch" "$here/build/launch"
+fi
 mv "$work/$name.node" "$output"
 echo "$wanted" >"$stamp"
 echo "built native/build/$name.node"

@@ -173,9 +173,10 @@ int IoRing::enter(const EnterRequest& request, bool (*isStopping)(void*), void* 
   if (toSubmit == 0 && readyCount() >= waitCount) return 0;
 
   const bool isTimed = request.timeoutMicros >= 0;
-  const int64_t startNs = isTimed || request.spinMicros > 0 ? nowNs() : 0;
-  int submitted = 0;
   const bool isLooking = request.spinMicros > 0 && waitsWithoutLooking_ == 0;
+  // Read only where it is needed: in a virtual machine that may be a system call.
+  const int64_t startNs = isTimed || isLooking ? nowNs() : 0;
+  int submitted = 0;
   if (waitsWithoutLooking_ > 0) waitsWithoutLooking_--;
   if (isLooking) {
     if (toSubmit > 0) {

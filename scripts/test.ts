@@ -1,7 +1,7 @@
 // `npm test`: every suite, one after the other, then the closing line 'N passed, N failed'. A suite that
 // runs out of its time, loads no test, skips one or ends oddly counts as a failure: nothing is retried,
-// nothing passes in silence.
-//   --only NAME   one suite: check, unit, sim, cluster, lab or csi-sanity
+// nothing passes in silence. What failed is told once more at the end, so that the tail of a log is enough.
+//   --only NAME   one suite: check, unit, sim, sim-mixes, cluster, lab or csi-sanity
 
 import { spawn } from 'node:child_process';
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
@@ -9,7 +9,7 @@ import { availableParallelism, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
-import { z } from 'zod';
+import { countReport, type Totals } from './test-report.ts';
 
 interface Suite {
   readonly name: string;
@@ -19,51 +19,50 @@ interface Suite {
   readonly script?: readonly [string, ...string[]];
 }
 
-interface Totals {
-  passed: number;
-  failed: number;
-}
-
 const SOAK_FACTOR = 12;
 const isSoak = process.env['HOLDFAST_SOAK'] === '1';
 /** Of fresh seeds, on every core, in a soak. */
 const SIM_MINUTES = 5 * SOAK_FACTOR;
 
-/** Of a whole ordinary run, from cold on 2 cores, its set-up included; a minute of the 45 is for the last clean-up. */
-const TOTAL_MINUTES = 44 * (isSoak ? SOAK_FACTOR : 1);
+/** Of a whole ordinary run, from cold on 2 cores, its set-up included. */
+const TOTAL_MINUTES = 56 * (isSoak ? SOAK_FACTOR : 1);
 /** Seconds since 1970; run.sh tells when the set-up began. */
 const startedAtMs = 1000 * Number(process.env['HOLDFAST_STARTED_AT'] ?? Date.now() / 1000);
 
 /** Each has its own limit, and all together what is left of the whole. */
 const SUITES: readonly Suite[] = [
   { name: 'check', limitMinutes: 3, script: ['scripts/check.ts'] },
-  { name: 'unit', limitMinutes: 12, vitest: ['--project', 'unit', '--reporter', 'default'] },
+  { name: 'unit', limitMinutes: 15, vitest: ['--project', 'unit', '--reporter', 'default'] },
   {
     name: 'sim',
-    limitMinutes: 7,
+    limitMinutes: isSoak ? SIM_MINUTES + 2 : 12,
     script: [
       'test/sim/main.ts',
-      // The same seeds in every ordinary run, so that a change is what makes a difference; a soak draws fresh ones.
-      ...(isSoak ? ['--seed=fresh', `--minutes=${SIM_MINUTES}`] : ['--seed=1', '--seeds=1500']),
+      // The same seeds in every ordinary run, about five minutes of two cores, so that a change is what makes a difference;
+      // a soak draws fresh ones.
+      ...(isSoak ? ['--seed=fresh', `--minutes=${SIM_MINUTES}`] : ['--seed=1', '--seeds=12000']),
       `--jobs=${availableParallelism()}`,
     ],
   },
-  { name: 'cluster', limitMinutes: 10, vitest: ['--project', 'cluster', '--reporter', 'verbose'] },
-  { name: 'lab', limitMinutes: 22, vitest: ['--project', 'lab', '--reporter', 'verbose'] },
+  {
+    name: 'sim-mixes',
+    limitMinutes: isSoak ? SIM_MINUTES + 2 : 6,
+    // The mixes that planted faults are hunted in, with the intact core: a hundred seeds each.
+    script: [
+      'test/sim/main.ts',
+      '--mix=each',
+      ...(isSoak ? ['--seed=fresh', `--minutes=${SIM_MINUTES}`] : ['--seed=1', '--seeds=3800']),
+      `--jobs=${availableParallelism()}`,
+    ],
+  },
+  { name: 'cluster', limitMinutes: 14, vitest: ['--project', 'cluster', '--reporter', 'verbose'] },
+  { name: 'lab', limitMinutes: 25, vitest: ['--project', 'lab', '--reporter', 'verbose'] },
   { name: 'csi-sanity', limitMinutes: 5, vitest: ['--project', 'csi-sanity', '--reporter', 'verbose'] },
 ];
 /** How long a suite that was told to stop may take to clean up its guests and daemons. */
 const STOP_GRACE_MS = 20_000;
 
 const root = fileURLToPath(new URL('..', import.meta.url));
-
-const vitestReportSchema = z.object({
-  numPassedTests: z.number(),
-  numTotalTests: z.number(),
-  testResults: z.array(
-    z.object({ name: z.string(), status: z.string(), assertionResults: z.array(z.unknown()) }),
-  ),
-});
 
 /** Runs a command in a process group of its own, so that a suite out of time ends with all its children. */
 function run(
@@ -105,18 +104,10 @@ function run(
   });
 }
 
-/** What vitest counted. Tests that did not run, and files that did not load, count as failed. */
+/** Undefined: vitest left none, or none that can be read. */
 async function readReport(path: string): Promise<Totals | undefined> {
   try {
-    const report = vitestReportSchema.parse(JSON.parse(await readFile(path, 'utf8')));
-    const unloaded = report.testResults.filter(
-      (file) => file.status === 'failed' && file.assertionResults.length === 0,
-    );
-    for (const file of unloaded) console.log(`not loaded: ${file.name}`);
-    return {
-      passed: report.numPassedTests,
-      failed: report.numTotalTests - report.numPassedTests + unloaded.length,
-    };
+    return countReport(await readFile(path, 'utf8'), root);
   } catch {
     return undefined;
   }
@@ -127,7 +118,7 @@ async function runSuite(suite: Suite, scratch: string): Promise<Totals> {
   const limitMinutes = Math.floor(Math.min(suite.limitMinutes * (isSoak ? SOAK_FACTOR : 1), leftMinutes));
   if (limitMinutes < 1) {
     console.log(`\n=== ${suite.name}: not run, nothing is left of the ${TOTAL_MINUTES} min of the whole run`);
-    return { passed: 0, failed: 1 };
+    return { passed: 0, failed: 1, failures: [`${suite.name}: not run`] };
   }
   const started = performance.now();
   console.log(`\n=== ${suite.name} (at most ${limitMinutes} min)`);
@@ -135,11 +126,14 @@ async function runSuite(suite: Suite, scratch: string): Promise<Totals> {
   const vitest = ['node_modules/vitest/vitest.mjs', 'run', ...(suite.vitest ?? [])];
   const args = suite.script ?? [...vitest, '--reporter', 'json', '--outputFile.json', report];
   const { ok, timedOut } = await run(process.execPath, args, limitMinutes * 60_000);
-  const totals = suite.script !== undefined ? { passed: ok ? 1 : 0, failed: 0 } : await readReport(report);
-  const result = totals ?? { passed: 0, failed: 0 };
+  const counted = suite.script === undefined ? await readReport(report) : undefined;
+  const scriptPassed = suite.script !== undefined && ok;
+  const result = counted ?? { passed: scriptPassed ? 1 : 0, failed: 0, failures: [] };
   if (timedOut) console.log(`${suite.name}: not finished after ${limitMinutes} min`);
-  if (!ok && result.failed === 0) result.failed = 1;
-  if (ok && result.passed === 0) result.failed += 1;
+  if (result.failed === 0 && (!ok || result.passed === 0)) {
+    result.failed = 1;
+    result.failures.push(`${suite.name}: ${timedOut ? 'out of its time' : 'ended oddly, see above'}`);
+  }
   const seconds = Math.round((performance.now() - started) / 1000);
   console.log(`=== ${suite.name}: ${result.passed} passed, ${result.failed} failed, ${seconds} s`);
   return result;
@@ -153,18 +147,21 @@ async function main(): Promise<void> {
   let interrupted = false;
   process.on('SIGINT', () => (interrupted = true)).on('SIGTERM', () => (interrupted = true));
   const scratch = await mkdtemp(join(tmpdir(), 'holdfast-test-'));
-  const totals: Totals = { passed: 0, failed: 0 };
+  const totals: Totals = { passed: 0, failed: 0, failures: [] };
   try {
     for (const suite of suites) {
       if (interrupted) break;
-      const { passed, failed } = await runSuite(suite, scratch);
+      const { passed, failed, failures } = await runSuite(suite, scratch);
       totals.passed += passed;
       totals.failed += failed;
+      totals.failures.push(...failures);
     }
   } finally {
     await rm(scratch, { recursive: true, force: true });
   }
   if (interrupted) totals.failed += 1;
+  if (totals.failures.length > 0) console.log('\n=== failed');
+  for (const failure of totals.failures) console.log(failure);
   console.log(`\n${totals.passed} passed, ${totals.failed} failed`);
   process.exitCode = totals.failed === 0 ? 0 : 1;
 }

@@ -14,13 +14,15 @@ export interface Job {
   readonly depth: number;
 }
 
-/** Of a mixed job: the reads, except for `requests`, which are all. */
+/** Of a mixed job: the reads, except for `requests`, which are all, and `writes`. */
 export interface Figures {
   readonly iops: number;
   readonly megabytesPerSecond: number;
   readonly p50Micros: number;
   readonly p99Micros: number;
   readonly requests: number;
+  /** Not a number if there were none. */
+  readonly writes: { readonly p50Micros: number; readonly p99Micros: number };
 }
 
 const sideSchema = z.object({
@@ -33,11 +35,12 @@ const reportSchema = z.object({
   jobs: z.array(z.object({ error: z.number(), read: sideSchema, write: sideSchema })),
 });
 
-async function fio(args: readonly string[], processors: string | undefined): Promise<Figures> {
+/** `seconds`: how long it takes by what it is told. */
+async function fio(args: readonly string[], processors: string | undefined, seconds = 0): Promise<Figures> {
   const [file, ...first] = processors === undefined ? ['fio'] : ['taskset', '--cpu-list', processors, 'fio'];
   const { stdout } = await run(file as string, [...first, ...args, '--output-format=json'], {
     maxBuffer: 64 * 1024 * 1024,
-    timeout: 600_000,
+    timeout: 600_000 + seconds * 1000,
   });
   return readReport(stdout);
 }
@@ -48,13 +51,16 @@ function readReport(stdout: string): Figures {
   const [job] = report.jobs;
   if (job === undefined || job.error !== 0) throw new Error(`fio failed: ${stdout}`);
   const side = job.read.total_ios > 0 ? job.read : job.write;
-  const percentile = (name: string): number => (side.clat_ns.percentile?.[name] ?? Number.NaN) / 1000;
+  const percentiles = (of: typeof side): Figures['writes'] => {
+    const percentile = (name: string): number => (of.clat_ns.percentile?.[name] ?? Number.NaN) / 1000;
+    return { p50Micros: percentile('50.000000'), p99Micros: percentile('99.000000') };
+  };
   return {
     iops: side.iops,
     megabytesPerSecond: side.bw_bytes / 1e6,
-    p50Micros: percentile('50.000000'),
-    p99Micros: percentile('99.000000'),
+    ...percentiles(side),
     requests: job.read.total_ios + job.write.total_ios,
+    writes: percentiles(job.write),
   };
 }
 
@@ -155,7 +161,7 @@ export async function writePart(uri: string, sizeBytes: number, writing: Writing
     [`--size=${sizeBytes}`, `--io_size=${totalBytes}`, `--uri=${uri}`, '--randrepeat=0'],
     seconds === undefined ? [] : [`--rate=${Math.ceil(totalBytes / seconds)}`],
   ];
-  const { requests } = await fio(args.flat(), undefined);
+  const { requests } = await fio(args.flat(), undefined, seconds);
   if (requests * blockBytes !== totalBytes)
     throw new Error(`fio wrote ${requests * blockBytes} bytes, not ${totalBytes}`);
 }

@@ -85,7 +85,12 @@ const volumeSchema = z.object({
   durability: z.string(),
   failureMode: z.string(),
   fileSystem: optional(z.object({ type: z.string(), made: z.boolean() })),
-  attachment: z.object({ number: z.number().int(), node: z.string(), readOnly: z.boolean() }),
+  attachment: z.object({
+    number: z.number().int(),
+    node: z.string(),
+    readOnly: z.boolean(),
+    use: z.enum(['', 'device', 'export']),
+  }),
   primary: z.string(),
   inSync: z.array(z.string()),
   replicas: z.array(
@@ -197,6 +202,7 @@ export const UNARY = {
     response: volumeSchema,
   },
   MoveVolume: { request: byVolume.extend({ node: z.string().min(1) }), response: volumeSchema },
+  ReadmitCopy: { request: byVolume.extend({ node: z.string().min(1) }), response: volumeSchema },
   ForcePromotion: {
     request: byVolume.extend({ node: z.string().min(1), off: z.array(z.string().min(1)) }),
     response: volumeSchema,

@@ -208,7 +208,9 @@ export const OPTIONS = {
   busyPoll: option({
     argument: 'TIME',
     schema: duration(0, 1),
-    default: '50us',
+    // Who looks on the only processor keeps it from what it looks for.
+    default: () => (availableParallelism() > 1 ? '50us' : '0ms'),
+    defaultText: '50us; 0ms on one core',
     range: '0ms to 1ms',
     text: 'How long a data-plane thread with requests in flight looks for completions before it sleeps: latency against CPU.',
   }),
@@ -225,6 +227,13 @@ export const OPTIONS = {
     default: '10m',
     range: '1s to 30d',
     text: 'A node that has not been alive for this long is taken for lost: its copies are replaced by others elsewhere. Longer than a reboot; `holdfast cluster maintenance on` holds it up. Give all daemons of a cluster the same.',
+  }),
+  resyncLimit: option({
+    argument: 'COUNT',
+    schema: number(1, 64, 'integer'),
+    default: '4',
+    range: '1 to 64',
+    text: 'How many copies on other nodes this one brings up to date at a time, over all its volumes; of copies that need everything half as many. The others wait for their turn. A copy that requests wait for never does.',
   }),
   overcommit: option({
     argument: 'RATIO',

@@ -3,11 +3,10 @@
 // it is read, and never needed: without a writable directory there is none.
 
 import { enableCompileCache } from 'node:module';
-import { fileURLToPath } from 'node:url';
+import { packageFile } from '../dataplane/package-files.ts';
 
 const cache = enableCompileCache(
-  process.env['NODE_COMPILE_CACHE'] ??
-    fileURLToPath(new URL('../../node_modules/.cache/holdfast', import.meta.url)),
+  process.env['NODE_COMPILE_CACHE'] ?? packageFile('node_modules/.cache/holdfast'),
 );
 // Threads and helper processes look there for it.
 if (cache.directory !== undefined) process.env['NODE_COMPILE_CACHE'] ??= cache.directory;

@@ -4,6 +4,7 @@
 import { readFileSync } from 'node:fs';
 import { Command, CommanderError } from 'commander';
 import { HoldfastError } from '../core/errors.ts';
+import { packageFile } from '../dataplane/package-files.ts';
 import { EXIT_CODE } from './api-errors.ts';
 import { clientOptions } from './client-command.ts';
 import { clusterCommand } from './cluster.ts';
@@ -16,7 +17,7 @@ import { statusCommand } from './status.ts';
 import { volumeCommand } from './volume.ts';
 
 function version(): string {
-  const text = readFileSync(new URL('../../package.json', import.meta.url), 'utf8');
+  const text = readFileSync(packageFile('package.json'), 'utf8');
   return (JSON.parse(text) as { version: string }).version;
 }
 

@@ -56,6 +56,12 @@ async function move(name: string, node: string, options: ClientOptions): Promise
   else printLine(`volume ${volume.name} has its primary on ${volume.primary}, in epoch ${volume.epoch}`);
 }
 
+async function readmit(name: string, node: string, options: ClientOptions): Promise<void> {
+  const volume = await withApi(options, (api) => api.call('ReadmitCopy', { volume: name, node }));
+  if (options.json) printJson(volume);
+  else printLine(`the copy of volume ${volume.name} on node ${node} is taken up again`);
+}
+
 interface PromoteOptions extends ClientOptions {
   readonly loseWrites?: boolean;
   readonly off: readonly string[];
@@ -95,6 +101,9 @@ export function addCopyVerbs(verb: Verb): void {
   ).action(setFailureMode);
   verb('move <name> <node>', 'give the primary to the copy on that node; a pause of milliseconds').action(
     move,
+  );
+  verb('readmit <name> <node>', 'take up at once a copy that is held out for leaving again and again').action(
+    readmit,
   );
   verb(
     'promote <name> <node>',

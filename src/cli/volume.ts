@@ -46,8 +46,9 @@ function labelOption(labels: readonly string[]): Record<string, string> {
 
 /** Where the volume is consumed, in a word or two. */
 function placeOf(volume: VolumeView): string {
-  const { node, readOnly } = volume.attachment;
+  const { node, readOnly, use } = volume.attachment;
   if (node === '') return '-';
+  if (use === 'export') return `${node} (export)`;
   return `${volume.device === '' ? node : `${node}:${volume.device}`}${readOnly ? ' (read-only)' : ''}`;
 }
 

@@ -138,6 +138,10 @@ export interface PrimaryState {
     readonly isConnected: boolean;
     readonly resyncBytesLeft: number | null;
     readonly resyncBytesSent: number;
+    /** As in ReplicaView. */
+    readonly isWaitingForTurn: boolean;
+    readonly departureCount: number;
+    readonly heldOutMs: number;
   }[];
 }
 

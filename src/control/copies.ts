@@ -60,7 +60,7 @@ export async function growCopy(
 
 /** Gone is success. */
 export async function removeCopy(
-  { cluster, storage }: VolumeContext,
+  { cluster, storage, served }: VolumeContext,
   volumeId: string,
   { node, pool, id: replicaId }: ReplicaRecord,
 ): Promise<void> {
@@ -68,7 +68,7 @@ export async function removeCopy(
     await whileBusy(() => cluster.calls.call(node, 'deleteReplica', { volumeId, replicaId, pool }));
     return;
   }
-  await storage.closeVolume(volumeId);
+  await served.closeUnused(volumeId);
   await storage.deleteReplica(volumeId, pool);
 }
 

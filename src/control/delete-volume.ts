@@ -18,7 +18,7 @@ export async function deleteVolume(
   volumeId: string,
   name: string,
 ): Promise<CopyLeft[]> {
-  const users = context.openVolumes.userCount(volumeId);
+  const users = context.served.userCount(volumeId);
   if (users > 0) {
     throw new HoldfastError(
       'CONFLICT',

@@ -1,9 +1,9 @@
 // Exports by hand: a volume that is served to NBD clients outside of any attachment. Nothing keeps such a client
 // and a mounted file system apart, so a volume is exported or published, never both; each side asks about the
-// other under the volume's lock. Exports are users of the open volume and end with the daemon: nothing is stored.
+// other under the volume's lock. Exports are users of the open volume and end with the daemon.
 //
-// In a cluster the record says it to everybody: all exports of a volume on one node share an attachment, taken by the
-// first and given back by the last. What a daemon that died left of one is given back by the next one of that node.
+// The record says it to everybody: all exports of a volume on one node share an attachment, taken by the first and
+// given back by the last. What a daemon that died left of one is given back by the next one of that node.
 
 import { HoldfastError } from '../core/errors.ts';
 import { withAttachment } from './attachment.ts';
@@ -15,13 +15,12 @@ import { requireOwn, type VolumeContext } from './volume-context.ts';
 export async function acquireForExport(context: VolumeContext, volumeId: string): Promise<VolumeRecord> {
   const found = await context.records.ready(volumeId);
   requireOwn(context, found);
-  if (context.cluster === undefined) requireExportable(found);
   const count = context.exportCounts.get(volumeId) ?? 0;
   // Before the record says so: what it says of an export that is not counted is a leftover.
   context.exportCounts.set(volumeId, count + 1);
   try {
-    if (context.cluster !== undefined && count === 0) await attachForExport(context, volumeId);
-    return await context.openVolumes.acquire(volumeId);
+    if (count === 0) await attachForExport(context, volumeId);
+    return await context.served.acquire(volumeId);
   } catch (error) {
     countDown(context, volumeId);
     // The reason of the failure goes first; what stays attached is a leftover.
@@ -34,7 +33,7 @@ export async function acquireForExport(context: VolumeContext, volumeId: string)
 export async function releaseExport(context: VolumeContext, volumeId: string): Promise<void> {
   countDown(context, volumeId);
   try {
-    await context.openVolumes.release(volumeId);
+    await context.served.release(volumeId);
   } finally {
     await endUncounted(context, volumeId);
   }
@@ -47,7 +46,7 @@ export function isLeftoverExport(context: VolumeContext, record: VolumeRecord): 
 
 /** Gives the attachment of exports back, unless there are any. The caller holds the lock of the volume. */
 export async function endUncounted(context: VolumeContext, volumeId: string): Promise<void> {
-  if (context.cluster === undefined || context.exportCounts.has(volumeId)) return;
+  if (context.exportCounts.has(volumeId)) return;
   const record = await context.records.read(volumeId);
   if (record === undefined || !isExportedHere(context, record)) return;
   await context.records.update(volumeId, (current) =>

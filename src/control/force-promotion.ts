@@ -9,7 +9,7 @@ import { forcePromotion as forced } from '../replication/config.ts';
 import { askPrimary, requireCluster } from './change-copies.ts';
 import type { ClusterContext } from './cluster-context.ts';
 import { drawId } from './names.ts';
-import type { ReplicaRecord, VolumeRecord } from './records.ts';
+import { isUndecided, type ReplicaRecord, type VolumeRecord } from './records.ts';
 import { configOf, withConfig } from './volume-config.ts';
 import type { VolumeContext } from './volume-context.ts';
 
@@ -75,6 +75,8 @@ async function requireNobodyServes(
       if (!statedOff.includes(node)) unknown.push(node);
       continue;
     }
+    // By this store nobody serves it, whoever is the one that is named.
+    if (isUndecided(record)) continue;
     const { replica } = await calls.call(node, 'describeReplica', { volumeId: record.id });
     if (replica?.isOpen === true) {
       throw conflict(

@@ -42,7 +42,9 @@ export function problemsOf(
     return [
       {
         problem: `The superblock of its copy in ${place} cannot be read: ${replica.problem ?? 'no reason given'}.`,
-        nextStep: "Check the pool's disk, put the copy's directory back from a backup, and try again.",
+        nextStep:
+          'Check the pool\'s disk. If the copy stays unreadable, make a new volume and copy the file "data" of the copy\'s ' +
+          'directory into it.',
       },
     ];
   }
@@ -69,6 +71,18 @@ export function problemsOf(
       nextStep:
         'It is not served until a person decides: put back the newer store if there is one. Otherwise make sure that ' +
         'nothing else uses the volume, keep a copy of its directory in the pool, and take its data from there.',
+    });
+  }
+  const knownBoot = expected?.bootId ?? null;
+  const knownToCopy = [superblock.bootId, superblock.storedBootId, ...superblock.earlierBootIds];
+  if (knownBoot !== null && !knownToCopy.includes(knownBoot)) {
+    problems.push({
+      problem:
+        'Its copy is an older one than the store knows, probably restored from a backup: the copy was in use on this ' +
+        'machine after a later start than that copy has seen.',
+      nextStep:
+        'It is not served: put the newer copy back. If that is lost, make a new volume and copy the file "data" of ' +
+        "the copy's directory into it.",
     });
   }
   if (superblock.sizeBytes < record.sizeBytes) {

@@ -30,7 +30,7 @@ export async function publishVolume(
       return current.attachment.node === node ? current : withAttachment(current, node, { readOnly });
     });
   });
-  await context.openVolumes.tell(published);
+  await context.served.tell(published);
   return published;
 }
 
@@ -48,7 +48,7 @@ export async function unpublishVolume(
     // An export by hand is no publication: it ends with its command.
     return isMeant && attachment.use === 'device' ? withAttachment(current, null) : current;
   });
-  await context.openVolumes.tell(record);
+  await context.served.tell(record);
 }
 
 /**
@@ -97,7 +97,7 @@ export async function renewAttachment(
     requireUnexported(current);
     return withAttachment(current, node, current.attachment);
   });
-  await context.openVolumes.tell(renewed);
+  await context.served.tell(renewed);
   return renewed;
 }
 

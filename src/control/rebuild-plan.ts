@@ -4,7 +4,7 @@
 // In sync is what the newest in-sync set on any disk proves, and nothing else. A set is durable on each of its members
 // before anything is acknowledged under it: so where every member of the newest set was read, and none of them knows a
 // newer one, there is none, and its members hold every acknowledged write. Otherwise a copy that was not read may have
-// gone on alone: nobody serves the volume before that copy is back, or a person has decided.
+// gone on alone: nobody serves the volume before it was read by another plan, or a person has decided.
 //
 // No disk can tell of a copy that none of those read ever heard of: whoever calls this must have asked every node.
 //
@@ -163,8 +163,9 @@ function proven(
 }
 
 /**
- * One member was not found: it may have gone on alone, and holds everything. It is the only one in sync: when its node
- * is back it serves, and fills the others; if it has gone on, to an epoch above ours, after another plan only.
+ * One member was not found: it has gone on since if anybody has. Whether it still holds everything its own disk tells,
+ * and nothing else: others may have joined it and gone on without it. So nobody serves before another plan has read it.
+ * (Its epoch proves nothing later: every attachment raises that of the record.)
  */
 function waitsForNode(
   all: readonly FoundCopy[],
@@ -175,7 +176,7 @@ function waitsForNode(
 ): PlannedVolume {
   const pool = copies[0]?.pool ?? '';
   const replicas = [newReplica(missing.replicaId, missing.node, pool)];
-  const inSync = [{ replicaId: missing.replicaId, incarnation: missing.incarnation }];
+  const inSync = [{ replicaId: missing.replicaId, incarnation: UNDECIDED }];
   const sizeBytes = largestOf(copies);
   // In its place on that node there may be a copy of another time.
   const others = copies.filter(({ node }) => node !== missing.node);

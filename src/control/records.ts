@@ -97,9 +97,13 @@ export function newReplica(id: string, node: string, pool: string): ReplicaRecor
 
 /**
  * Named as the incarnation of the only copy in sync when a rebuild of the store could not tell which copy holds
- * everything: no copy is of it, so nobody serves before a person has decided.
+ * everything: no copy is of it, so nobody serves before another rebuild or a person has decided.
  */
 export const UNDECIDED = 'undecided';
+
+export function isUndecided({ inSync }: Pick<VolumeRecord, 'inSync'>): boolean {
+  return inSync.some(({ incarnation }) => incarnation === UNDECIDED);
+}
 
 export type ReplicaState = 'inSync' | 'syncing' | 'outOfSync' | 'failed';
 

@@ -8,6 +8,7 @@ import { errorText } from '../core/errors.ts';
 import { InvariantError } from '../core/invariant.ts';
 import type { ReplicaStatus } from '../dataplane/node-storage.ts';
 import { removeVolume } from './delete-volume.ts';
+import { endUncounted, isLeftoverExport } from './export-volume.ts';
 import { type Problem, problemsOf } from './problems.ts';
 import { resizeVolume } from './resize-volume.ts';
 import { primaryReplica, type VolumeContext } from './volume-context.ts';
@@ -16,6 +17,7 @@ export type RepairAction =
   | 'creationUndone'
   | 'deletionFinished'
   | 'resizeFinished'
+  | 'exportEnded'
   | 'nameFreed'
   | 'nameClaimed';
 
@@ -70,6 +72,8 @@ export async function repair(context: VolumeContext): Promise<RepairReport> {
         await attempt(id, name, 'deletionFinished', async () => await removeVolume(context, id, name));
         break;
       case 'ready':
+        if (isLeftoverExport(context, record))
+          await attempt(id, name, 'exportEnded', async () => await endUncounted(context, id));
         if (record.targetSizeBytes === record.sizeBytes) break;
         await attempt(id, name, 'resizeFinished', async () => {
           await resizeVolume(context, id, record.targetSizeBytes);
@@ -98,6 +102,7 @@ export async function repair(context: VolumeContext): Promise<RepairReport> {
 const UNFINISHED: Readonly<Record<RepairAction, string>> = {
   creationUndone: 'Its creation was interrupted and could not be undone',
   deletionFinished: 'Its deletion was interrupted and could not be finished',
+  exportEnded: 'It was exported by a daemon that is gone, and could not be freed of that',
   resizeFinished: 'Its resize was interrupted and could not be finished',
   nameFreed: 'The name that an interrupted creation took could not be freed',
   nameClaimed: 'Its name could not be claimed',

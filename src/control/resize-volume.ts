@@ -5,9 +5,9 @@
 
 import { errorText, HoldfastError, isHoldfastError } from '../core/errors.ts';
 import { findCopy, growCopy } from './copies.ts';
-import { requireSound } from './open-volumes.ts';
 import type { ReplicaRecord, VolumeRecord } from './records.ts';
 import { checkRoom, checkVolumeSize, provisionedIn, sizeText } from './sizes.ts';
+import { requireSound } from './sound-copy.ts';
 import {
   findPool,
   placementLock,
@@ -39,16 +39,19 @@ export async function resizeVolume(
   const targetSizeBytes = Math.max(sizeBytes, await largestCopy(context, record));
   await reserveGrowth(context, record, targetSizeBytes);
   await onEveryCopy(record, async (replica) => await growCopy(context, volumeId, replica, targetSizeBytes));
-  return await context.records.updateReady(volumeId, (current) => {
+  const grown = await context.records.updateReady(volumeId, (current) => {
     requireSameCopies(record, current);
     return { ...current, sizeBytes: targetSizeBytes };
   });
+  await context.served.tell(grown);
+  return grown;
 }
 
 /** In bytes. UNAVAILABLE while one cannot be seen; on one machine CORRUPT while it may not be served. */
 async function largestCopy(context: VolumeContext, record: VolumeRecord): Promise<number> {
   if (context.cluster === undefined) {
-    const { superblock } = await requireSound(context.storage, record);
+    const read = async (): Promise<VolumeRecord> => await context.records.ready(record.id);
+    const { superblock } = await requireSound(context.storage, read, record.id);
     return superblock.sizeBytes;
   }
   const sizes: number[] = [];

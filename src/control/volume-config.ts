@@ -53,11 +53,11 @@ function standingOf(record: VolumeRecord, replicaId: string): ReplicaRecord {
   return standing;
 }
 
-/** One of another number is another attachment: how the earlier one was used says nothing of it. */
+/** One on another node is used in another way: how the earlier one was used says nothing of it. */
 function withAttachment(
   standing: VolumeRecord['attachment'],
   { number, node }: VolumeConfig['attachment'],
 ): VolumeRecord['attachment'] {
-  if (standing.number === number && standing.node === node) return standing;
+  if (standing.node === node) return { ...standing, number };
   return { number, node, readOnly: false, use: 'device' };
 }

@@ -6,8 +6,8 @@ import { didYouMean } from '../core/nearest.ts';
 import type { NodeStorage, PoolStatus } from '../dataplane/node-storage.ts';
 import type { ClusterContext } from './cluster-context.ts';
 import type { KeyedLock } from './keyed-lock.ts';
-import type { ServedVolumes } from './open-volumes.ts';
 import type { VolumeRecord } from './records.ts';
+import type { ServedVolumes } from './served-volumes.ts';
 import type { VolumeRecords } from './volume-records.ts';
 
 export interface VolumeContext {
@@ -18,7 +18,7 @@ export interface VolumeContext {
   readonly maxVolumesPerNode: number;
   readonly storage: NodeStorage;
   readonly records: VolumeRecords;
-  readonly openVolumes: ServedVolumes;
+  readonly served: ServedVolumes;
   readonly locks: KeyedLock;
   /** Exports of each volume that has any; each volume's under its lock. */
   readonly exportCounts: Map<string, number>;
@@ -26,7 +26,7 @@ export interface VolumeContext {
   readonly cluster: ClusterContext | undefined;
 }
 
-/** The first copy; until replication is there, the only one. */
+/** The copy that is the primary; where a daemon is alone with its store, the only one. */
 export function primaryReplica(record: VolumeRecord): VolumeRecord['replicas'][number] {
   const replica = record.replicas.find((candidate) => candidate.id === record.primary.replicaId);
   if (replica === undefined) {

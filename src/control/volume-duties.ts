@@ -6,6 +6,7 @@ import { errorText, isHoldfastError } from '../core/errors.ts';
 import { isNewcomer } from '../replication/config.ts';
 import type { Logger } from '../observe/log.ts';
 import { readSettings } from './cluster-settings.ts';
+import { FollowedRecords } from './followed-records.ts';
 import type { Duty } from './housekeeping.ts';
 import { type CopyFacts, type CopyStep, nextCopyStep } from './next-copy-step.ts';
 import type { Nodes, NodeView } from './nodes.ts';
@@ -27,7 +28,7 @@ const MAX_FILLING = 8;
 export interface VolumeDutiesOptions {
   readonly store: Store;
   readonly nodes: Pick<Nodes, 'list'>;
-  readonly records: VolumeRecords;
+  readonly records: Pick<VolumeRecords, 'revision' | 'listChanges' | 'watch'>;
   readonly volumes: Pick<Volumes, 'finishRemoval' | 'takeCopySteps' | 'makeNamedCopies'>;
   readonly replaceAfterMs: number;
   readonly log: Logger;
@@ -35,7 +36,8 @@ export interface VolumeDutiesOptions {
 }
 
 export function volumeDuties(options: VolumeDutiesOptions): Duty[] {
-  return [unfinishedVolumes(options), copiesElsewhere(options)];
+  const records = new FollowedRecords(options.records);
+  return [unfinishedVolumes(options, records), copiesElsewhere(options, records)];
 }
 
 /** Since when something has been so, as far as this leader has seen. */
@@ -61,14 +63,17 @@ class Patience {
   }
 }
 
-function unfinishedVolumes({ nodes, records, volumes, log, nowMs = Date.now }: VolumeDutiesOptions): Duty {
+function unfinishedVolumes(
+  { nodes, volumes, log, nowMs = Date.now }: VolumeDutiesOptions,
+  records: FollowedRecords,
+): Duty {
   const patience = new Patience(nowMs);
   return {
     name: 'unfinished volumes',
     async run(signal) {
       patience.begin();
       const alive = new Set((await nodes.list()).filter(({ isAlive }) => isAlive).map(({ name }) => name));
-      for (const record of (await records.listReadable()).records) {
+      for (const record of await records.list(signal)) {
         if (signal.aborted) return;
         const { id: volumeId, name, state } = record;
         if (state === 'ready' || !patience.hasLasted(`${volumeId} ${state}`, patienceWith(record, alive)))
@@ -86,8 +91,8 @@ function patienceWith({ state, coordinator }: VolumeRecord, alive: ReadonlySet<s
   return coordinator !== null && alive.has(coordinator) ? SLOW_CREATION_PATIENCE_MS : CREATION_PATIENCE_MS;
 }
 
-function copiesElsewhere(options: VolumeDutiesOptions): Duty {
-  const { store, nodes, records, volumes, log, nowMs = Date.now } = options;
+function copiesElsewhere(options: VolumeDutiesOptions, records: FollowedRecords): Duty {
+  const { store, nodes, volumes, log, nowMs = Date.now } = options;
   const patience = new Patience(nowMs);
   return {
     name: 'copies of lost and draining nodes',
@@ -95,7 +100,7 @@ function copiesElsewhere(options: VolumeDutiesOptions): Duty {
       patience.begin();
       const { maintenanceSince } = await readSettings(store);
       const known = new Map((await nodes.list()).map((node): [string, NodeView] => [node.name, node]));
-      const ready = (await records.listReadable()).records.filter(({ state }) => state === 'ready');
+      const ready = (await records.list(signal)).filter(({ state }) => state === 'ready');
       let fillingCount = ready.flatMap(({ replicas }) => replicas.filter(isNewcomer)).length;
       for (const record of ready) {
         if (signal.aborted) return;

@@ -6,7 +6,6 @@ import type { AttachmentVerdict } from '../core/attachment-verdict.ts';
 import { HoldfastError } from '../core/errors.ts';
 import { didYouMean } from '../core/nearest.ts';
 import type { NodeStorage } from '../dataplane/node-storage.ts';
-import { type FrontendStorage, AttachedVolumes } from './attached-volumes.ts';
 import { attachmentVerdict } from './attachment-verdict.ts';
 import { makeNamedCopies, requireCluster } from './change-copies.ts';
 import type { ClusterContext } from './cluster-context.ts';
@@ -23,14 +22,15 @@ import { type CopyLook, lookAtCopies } from './look-at-copies.ts';
 import { movePrimary } from './move-primary.ts';
 import type { CopyFacts, CopyStep } from './next-copy-step.ts';
 import { isVolumeId } from './names.ts';
-import { OpenVolumes } from './open-volumes.ts';
 import { capacityOf, forgetPool, largestVolumeBytes } from './pools.ts';
 import { type Problem, problemsOf, unfinishedOf } from './problems.ts';
 import { publishVolume, renewAttachment, unpublishByHand, unpublishVolume } from './publish-volume.ts';
 import type { FileSystemType, VolumeRecord } from './records.ts';
+import { readmitCopy } from './readmit-copy.ts';
 import { type RepairReport, repair } from './repair.ts';
 import { findUnfinished, type Unfinished } from './repair-cluster.ts';
 import { resizeVolume } from './resize-volume.ts';
+import { ServedVolumes, type ServingStorage } from './served-volumes.ts';
 import { type ReplicasSet, setFailureMode, setReplicas } from './set-replicas.ts';
 import type { Store } from './store.ts';
 import { takeCopySteps } from './take-copy-steps.ts';
@@ -43,26 +43,25 @@ export interface VolumesOptions {
   /** undefined: the first of the node's pools. */
   readonly defaultPool?: string | undefined;
   readonly maxVolumesPerNode: number;
+  /** The storage's. */
+  readonly replication: ServingStorage;
   /** undefined: this daemon is alone with its store. */
-  readonly cluster?: (ClusterContext & { readonly frontends: FrontendStorage }) | undefined;
+  readonly cluster?: ClusterContext | undefined;
 }
 
 export class Volumes implements VolumeService {
   readonly #context: VolumeContext;
-  /** In a cluster. */
-  readonly #attached: AttachedVolumes | undefined;
 
   constructor(store: Store, storage: NodeStorage, options: VolumesOptions) {
     const records = new VolumeRecords(store);
-    const { cluster } = options;
-    this.#attached = cluster && new AttachedVolumes(options.node, records, cluster.frontends);
+    const { node, replication, cluster } = options;
     this.#context = {
-      node: options.node,
+      node,
       defaultPool: options.defaultPool,
       maxVolumesPerNode: options.maxVolumesPerNode,
       storage,
       records,
-      openVolumes: this.#attached ?? new OpenVolumes(records, storage),
+      served: new ServedVolumes({ node, records, storage, replication, isAlone: cluster === undefined }),
       locks: new KeyedLock(),
       exportCounts: new Map(),
       cluster,
@@ -126,6 +125,11 @@ export class Volumes implements VolumeService {
       volumeId,
       async () => await forcePromotion(this.#context, volumeId, node, statedOff),
     );
+  }
+
+  /** A copy that is held out is taken up at once. CONFLICT when it is not held out. */
+  async readmit(record: VolumeRecord, node: string): Promise<void> {
+    await readmitCopy(this.#context, record, node);
   }
 
   /** What all daemons saw of its replication. */
@@ -242,46 +246,42 @@ export class Volumes implements VolumeService {
     return await repair(this.#context);
   }
 
-  /** In a cluster: a record as it stands now. What is used here follows it; what is left of exports is given back. */
+  /** A record as it stands now. What is used here follows it; what is left of exports is given back. */
   async recordChanged(record: VolumeRecord): Promise<void> {
-    const attached = this.#attached;
-    if (attached === undefined) return;
+    const { served } = this.#context;
     // The lock only where there is something to do: an edge that comes meanwhile would be told BUSY.
-    if (!attached.isBehind(record) && !isLeftoverExport(this.#context, record)) return;
+    if (!served.isBehind(record) && !isLeftoverExport(this.#context, record)) return;
     await this.#context.locks.run(record.id, async () => {
-      await attached.tell(record);
+      await served.tell(record);
       await endUncounted(this.#context, record.id);
     });
   }
 
   /**
    * One more user (a device): the volume is open when it resolves. CORRUPT when a person must decide
-   * first; BUSY while a dead daemon's requests may still land. In a cluster CONFLICT unless it is published here.
+   * first; BUSY while a dead daemon's requests may still land; CONFLICT unless it is published here.
    */
   async acquire(volumeId: string): Promise<VolumeRecord> {
     return await this.#context.locks.run(volumeId, async () => {
       requireOwn(this.#context, await this.#context.records.ready(volumeId));
-      return await this.#context.openVolumes.acquire(volumeId);
+      return await this.#context.served.acquire(volumeId);
     });
   }
 
   /** One user fewer, also when it fails; the last one closes the volume. Once for every acquire. */
   async release(volumeId: string): Promise<void> {
-    await this.#context.locks.run(volumeId, async () => await this.#context.openVolumes.release(volumeId));
+    await this.#context.locks.run(volumeId, async () => await this.#context.served.release(volumeId));
   }
 
   /** After a release that failed: closes the volume unless somebody uses it. Any number of times. */
   async closeUnused(volumeId: string): Promise<void> {
-    await this.#context.locks.run(
-      volumeId,
-      async () => await this.#context.openVolumes.closeUnused(volumeId),
-    );
+    await this.#context.locks.run(volumeId, async () => await this.#context.served.closeUnused(volumeId));
   }
 
   /** What is open here is served as the record says now: its attachment, its size. */
   async follow(volumeId: string): Promise<void> {
-    const { locks, records, openVolumes } = this.#context;
-    await locks.run(volumeId, async () => await openVolumes.tell(await records.ready(volumeId)));
+    const { locks, records, served } = this.#context;
+    await locks.run(volumeId, async () => await served.tell(await records.ready(volumeId)));
   }
 
   /** Like acquire, for an export: CONFLICT while the volume is published, which it then cannot be. */
@@ -305,10 +305,13 @@ export class Volumes implements VolumeService {
   /** What is wrong with a volume, in any state, and what to do about it; empty when nothing is. */
   async explain(volumeId: string): Promise<Problem[]> {
     const { node, records, storage, cluster } = this.#context;
+    const closed = storage.closedPools();
+    // The copy before the record: what an open copy has promised by then a sound store knows.
+    const replica = cluster === undefined ? await storage.replica(volumeId) : undefined;
     const record = await records.read(volumeId);
     if (record === undefined) throw volumeNotFound(volumeId);
     if (cluster !== undefined) {
-      const found = await explainInCluster(cluster, records, record);
+      const found = await explainInCluster(this.#context, cluster, record);
       return [...found, ...(await explainPlaces(this.#context, cluster, record))];
     }
     const home = primaryReplica(record).node;
@@ -317,8 +320,7 @@ export class Volumes implements VolumeService {
       return [{ problem, nextStep: 'Ask the daemon of that node.' }, ...unfinishedOf(record)];
     }
     if (record.state !== 'ready') return unfinishedOf(record);
-    const closed = storage.closedPools();
-    return [...unfinishedOf(record), ...problemsOf(record, await storage.replica(volumeId), closed)];
+    return [...unfinishedOf(record), ...problemsOf(record, replica, closed)];
   }
 
   /** Nothing is left of the volume: nothing is done. */

@@ -9,8 +9,3 @@ export class InvariantError extends Error {
 export function invariant(condition: unknown, saidPositively: string): asserts condition {
   if (!condition) throw new InvariantError(`broken invariant: ${saidPositively}`);
 }
-
-/** For the default branch of a switch over a union: fails to compile when a case is missing. */
-export function unreachable(value: never): never {
-  throw new InvariantError(`unexpected value: ${String(value)}`);
-}

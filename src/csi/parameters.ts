@@ -2,6 +2,7 @@
 // StorageOS and Ondat have in their manifests; a value that asks for something which is not there yet is
 // refused with a clear text, never ignored. Keys below csi.storage.k8s.io/ belong to the sidecars and pass.
 
+import { FAILURE_MODE_NAMES, REPLICAS_NAMES } from '../control/volume-labels.ts';
 import { didYouMean } from '../core/nearest.ts';
 import type { FileSystemType } from '../host/filesystems.ts';
 import { parseFileSystemType } from './capabilities.ts';
@@ -77,7 +78,7 @@ export const PARAMETERS = {
     },
   },
   replicas: {
-    names: ['holdfast.dev/replicas', 'storageos.com/replicas'],
+    names: REPLICAS_NAMES,
     values: '`0` (default); in a cluster to `5`',
     text: 'Copies beside the primary. More than 0 need a store that nodes share (`--store etcd://…`).',
     parse: (text, inCluster) => {
@@ -93,12 +94,7 @@ export const PARAMETERS = {
     parse: (text) => parseWord(text, ['writeback', 'writethrough'] as const),
   },
   failureMode: {
-    names: [
-      'holdfast.dev/failure-mode',
-      'storageos.com/failure-mode',
-      'storageos.com/failure.mode',
-      'failure.mode',
-    ],
+    names: FAILURE_MODE_NAMES,
     values: '`soft` (default), `hard`, `alwayson`, `0`; in a cluster to `5`',
     text: 'How many replicas may be missing before writes wait. A number is the least count of replicas.',
     parse: (text, inCluster) => {

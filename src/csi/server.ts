@@ -6,7 +6,6 @@
 // socket's path, which Node's HTTP/2 refuses: hence the floor stated in docs/csi.md.
 
 import { setTimeout } from 'node:timers/promises';
-import { fileURLToPath } from 'node:url';
 import {
   Server,
   ServerCredentials,
@@ -17,6 +16,7 @@ import {
 } from '@grpc/grpc-js';
 import { loadSync } from '@grpc/proto-loader';
 import { errorText, HoldfastError } from '../core/errors.ts';
+import { packageFile } from '../dataplane/package-files.ts';
 import type { InvariantError } from '../core/invariant.ts';
 import type { VolumeService } from '../control/volume-service.ts';
 import type { DeviceService } from '../host/device-service.ts';
@@ -61,10 +61,7 @@ const LOAD_OPTIONS = { keepCase: true, longs: Number, enums: String, defaults: t
 export async function startCsiServer(options: CsiServerOptions): Promise<CsiServer> {
   const { socketPath, log, node, volumes, devices, maxVolumesPerNode, answerTimeoutMs } = options;
   const calls = new Calls({ log, answerTimeoutMs, onBroken: options.onBroken ?? throwOutside });
-  const definitions = loadSync(
-    fileURLToPath(new URL('../../proto/csi.proto', import.meta.url)),
-    LOAD_OPTIONS,
-  );
+  const definitions = loadSync(packageFile('proto/csi.proto'), LOAD_OPTIONS);
   const server = new Server(GRPC_OPTIONS);
   const add = (service: string, methods: object): void =>
     server.addService(definitions[`csi.v1.${service}`] as ServiceDefinition, handlersOf(methods, calls));

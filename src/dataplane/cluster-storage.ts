@@ -1,8 +1,6 @@
-// What a daemon of a cluster may ask of this node's storage beside NodeStorage: copies that follow the replication
-// protocol (src/replication), and frontends, through which a volume is used on this node wherever its copies are.
-//
-// A volume is either opened here as a replica and a frontend (stores that several daemons share), or by
-// NodeStorage.openVolume (the embedded store), never both.
+// What may be asked of this node's storage beside NodeStorage: copies that follow the replication protocol
+// (src/replication), and frontends, through which a volume is used on this node wherever its copies are. A daemon that is
+// alone with its store is a cluster of one.
 
 import type { StoredConfig, VolumeConfig } from '../replication/config.ts';
 import type { ProposalOutcome, ReplicaEvent } from '../replication/ports.ts';
@@ -25,6 +23,8 @@ export interface ClusterConnection {
   readonly clusterId: string;
   /** Higher than any number given to an earlier process of this daemon: session numbers rise with it. */
   readonly startNumber: number;
+  /** Copies on other nodes that this one brings up to date at a time; of those that need everything half as many. */
+  readonly resyncLimit?: number | undefined;
   readonly onReplicaEvent: (event: ReplicaEvent & { readonly volumeId: string }) => void;
   /** Of the links to other data planes. */
   readonly onPeerEvent?: ((event: PeerEvent) => void) | undefined;
@@ -60,6 +60,12 @@ export interface ReplicaView {
     readonly resyncBytesLeft: number | undefined;
     /** Of data, by all resyncs since this primary has known the copy. */
     readonly resyncBytesSent: number;
+    /** It could be filled, and others of this node are before it. */
+    readonly isWaitingForTurn: boolean;
+    /** In a row, each soon after it had joined. */
+    readonly departureCount: number;
+    /** It is flapping: not taken up for so long yet. 0: it is not held out. */
+    readonly heldOutMs: number;
   }[];
 }
 
@@ -81,8 +87,8 @@ export interface ClusterStorage {
   adoptPeer(fd: number, received: Uint8Array): void;
 
   /**
-   * Opens this node's copy (as NodeStorage.openVolume: BUSY, NOT_FOUND, CORRUPT, IO, UNAVAILABLE) and has it play its
-   * part from then on: the primary, or a secondary. Open already: nothing.
+   * Opens this node's copy (BUSY while a dead daemon's requests may still land; NOT_FOUND, CORRUPT, IO, UNAVAILABLE) and
+   * has it play its part from then on: the primary, or a secondary. Open already: nothing.
    */
   openReplica(volumeId: string): Promise<OpeningReport>;
   /** A clean stop: flushed and marked. Not open: nothing. */
@@ -92,6 +98,8 @@ export interface ClusterStorage {
   replicaView(volumeId: string): Promise<ReplicaView | undefined>;
   /** The primary here drains and gives its place to this one. False: not now. */
   handOver(volumeId: string, toReplicaId: string): Promise<boolean>;
+  /** The primary here takes this copy up, which it holds out. False: it does not, or is none. */
+  readmit(volumeId: string, replicaId: string): Promise<boolean>;
   /** The volume's record has changed, or may have. */
   configChanged(volumeId: string): void;
 

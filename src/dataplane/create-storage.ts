@@ -45,8 +45,6 @@ export async function createNodeStorage(options: NodeStorageOptions): Promise<St
       storage?.cluster.handle(event, thread);
       return;
     }
-    if (event.type === 'volumeFailed')
-      storage?.replicaFailed(event.volumeId, `its ${event.what} failed (errno ${event.errno})`);
     options.onEvent(event);
   };
   try {
@@ -54,6 +52,7 @@ export async function createNodeStorage(options: NodeStorageOptions): Promise<St
       noDataFlush: options.testFaults.has('no-data-flush'),
       noIntentFlush: options.testFaults.has('no-intent-flush'),
       noZeroing: options.testFaults.has('no-zeroing'),
+      cancelledEntries: options.testFaults.has('cancelled-entries'),
       stuckThread: options.testFaults.has('stuck-thread'),
     };
     for (let i = 0; i < options.threadCount; i++) {

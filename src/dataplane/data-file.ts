@@ -8,10 +8,10 @@
 
 import { invariant } from '../core/invariant.ts';
 import { BLOCK_BYTES } from '../core/units.ts';
-import { FLAG_FAST_ZERO, FLAG_NO_HOLE, readsData } from '../replication/requests.ts';
+import { FLAG_NO_HOLE, readsData, UNTOUCHED } from '../replication/requests.ts';
 import { LayerCounts } from './layer-counts.ts';
 import { native } from './native.ts';
-import { isInterruption } from './ring.ts';
+import { isNotBegun, isToRepeat } from './ring.ts';
 import { SpaceReport } from './space-report.ts';
 import { TAG_DATA, TAG_FLUSH, TAG_MERGE_READ, TAG_ZERO } from './tags.ts';
 import type { Thread } from './thread.ts';
@@ -38,7 +38,7 @@ const ZERO_ALLOCATING = 2;
 
 /** Who orders the operations. None of these is called from within the call that starts one, unless it fails at once. */
 export interface DataFileHost {
-  /** A read, write or zeroing has ended; a positive errno, or 0. */
+  /** A read, write or zeroing has ended; a positive errno, perhaps UNTOUCHED (requests.ts), or 0. */
   requestDone(request: number, errno: number): void;
   flushDone(errno: number): void;
 }
@@ -110,7 +110,7 @@ export class DataFile {
     this.counts.beganWrite(length);
     slots.diskMs[request] = this.#thread.clockMs[0] as number;
     if (!this.#hasSpace(request)) {
-      this.#host.requestDone(request, ENOSPC);
+      this.#host.requestDone(request, ENOSPC | UNTOUCHED);
       return;
     }
     if (this.#options.ioMode === 'buffered') {
@@ -132,7 +132,7 @@ export class DataFile {
     slots.diskMs[request] = this.#thread.clockMs[0] as number;
     const keepsBlocks = ((slots.flags[request] as number) & FLAG_NO_HOLE) !== 0;
     if (keepsBlocks && !this.#hasSpace(request)) {
-      this.#host.requestDone(request, ENOSPC);
+      this.#host.requestDone(request, ENOSPC | UNTOUCHED);
       return;
     }
     slots.pending[request] = ZERO_FIRST;
@@ -141,6 +141,10 @@ export class DataFile {
 
   startFlush(): void {
     this.counts.beganFlush();
+    this.#flush();
+  }
+
+  #flush(): void {
     this.#writes.flushes.began(this.#thread.clockMs);
     if (this.#thread.faults.noDataFlush) this.#thread.ring.nop(this.#index, TAG_FLUSH);
     else this.#thread.ring.fdatasync(this.fd, this.#index, TAG_FLUSH);
@@ -156,6 +160,10 @@ export class DataFile {
 
   flushDone(result: number): void {
     this.#writes.flushes.ended(this.#thread.clockMs);
+    if (isNotBegun(result)) {
+      this.#flush();
+      return;
+    }
     if (result < 0) this.counts.failed();
     this.#host.flushDone(result < 0 ? -result : 0);
   }
@@ -164,7 +172,7 @@ export class DataFile {
   dataDone(request: number, result: number): void {
     const slots = this.#thread.slots;
     const isRead = readsData(slots.kind[request] as number);
-    if (isInterruption(result)) {
+    if (isToRepeat(result)) {
       if (isRead) this.#continueRead(request);
       else this.#continueWrite(request);
       return;
@@ -204,7 +212,7 @@ export class DataFile {
   edgeRead(request: number, result: number): void {
     const slots = this.#thread.slots;
     const known = slots.error[request] as number;
-    if (isInterruption(result)) slots.error[request] = known === 0 ? INTERRUPTED : known;
+    if (isToRepeat(result)) slots.error[request] = known === 0 ? INTERRUPTED : known;
     else if (result !== BLOCK_BYTES && known <= 0) slots.error[request] = result < 0 ? -result : EIO;
     slots.pending[request] = (slots.pending[request] as number) - 1;
     if ((slots.pending[request] as number) > 0) return;
@@ -226,7 +234,7 @@ export class DataFile {
     const slots = this.#thread.slots;
     this.#writes.ringWrites.ended(this.#thread.clockMs);
     if (this.#zeroWrites.isUnderWay(request)) this.#zeroWrites.done(request, result);
-    else if (isInterruption(result)) this.#zero(request);
+    else if (isToRepeat(result)) this.#zero(request);
     else if (result === -EOPNOTSUPP) this.#zeroOtherwise(request);
     else if (result === 0 && slots.pending[request] === ZERO_PUNCHED) {
       // It has zeroed the blocks; they are to be kept.
@@ -239,8 +247,7 @@ export class DataFile {
   #zeroOtherwise(request: number): void {
     const slots = this.#thread.slots;
     const flags = slots.flags[request] as number;
-    if ((flags & FLAG_FAST_ZERO) !== 0) this.#host.requestDone(request, EOPNOTSUPP);
-    else if (slots.pending[request] === ZERO_FIRST && (flags & FLAG_NO_HOLE) !== 0) {
+    if (slots.pending[request] === ZERO_FIRST && (flags & FLAG_NO_HOLE) !== 0) {
       slots.pending[request] = ZERO_PUNCHED;
       this.#zero(request);
     } else if (this.#hasSpace(request)) this.#zeroWrites.start(request);

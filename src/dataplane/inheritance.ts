@@ -1,6 +1,6 @@
-// What a replica is worth after its last end, made durable before anything is served (DESIGN: incarnation, a
-// clean stop): the clean mark is erased, the boot id is this boot's, inherited hot marks are on stable storage
-// again. What cannot be read counts as suspect, never as clean.
+// What a replica's last process left: inherited hot marks are on stable storage again before anything is served. What
+// cannot be read counts as suspect, never as clean. What the copy is worth by that is the replication core's to judge
+// (replication/recovery.ts).
 //
 // An unreadable intent log or table costs work, not the incarnation: acknowledged writes are in the
 // data file. An unreadable superblock is refused.
@@ -18,51 +18,26 @@ import {
   NEWEST_STAMP,
 } from '../replication/layout/generations.ts';
 import { decodeIntent, encodeIntent, intentFileBytes } from '../replication/layout/intent.ts';
-import type { Durability, Superblock } from '../replication/layout/superblock.ts';
+import type { Superblock } from '../replication/layout/superblock.ts';
 import { readFully, syncDirectory, synced, writeFully } from './durable-files.ts';
 import { DATA_FILE_NAME, type ReplicaFiles } from './replica-lock.ts';
-import type { SuperblockFile } from './superblock-file.ts';
 
 /** How the last process that had this replica open ended, as far as its disk tells. */
 export type LastEnd = 'never opened' | 'clean' | 'killed' | 'rebooted';
 
-export interface Inheritance {
-  readonly lastEnd: LastEnd;
-  /** The copy may have lost acknowledged writes: it is no longer the member that the store may name. */
-  readonly isIncarnationRedrawn: boolean;
+export interface InheritedLogs {
   /** Extents that were hot: bit n is byte n >> 3, bit n & 7. Marked durably; the caller may take the array over. */
   readonly hotBits: Uint8Array;
   /** Sectors of the intent log that could not be read: their extents are among the hot ones. */
   readonly suspectIntentSectorCount: number;
 }
 
-export async function inherit(
-  files: ReplicaFiles,
-  directory: string,
-  superblock: SuperblockFile,
-  bootId: string,
-  storeDurability: Durability,
-): Promise<Inheritance> {
-  const found = superblock.current;
-  const { hotBits, suspectIntentSectorCount } = await inheritLogs(files, directory, found);
-  const lastEnd = judgeLastEnd(found, bootId);
-  const isWritethrough = found.durability === 'writethrough' && storeDurability === 'writethrough';
-  const isIncarnationRedrawn = lastEnd === 'rebooted' && !isWritethrough;
-  // Written even when nothing changes: what was read may be a predecessor's write that never reached the disk.
-  await superblock.update({
-    bootId,
-    cleanMark: null,
-    ...(isIncarnationRedrawn ? { incarnation: drawIncarnation() } : {}),
-  });
-  return { lastEnd, isIncarnationRedrawn, hotBits, suspectIntentSectorCount };
-}
-
-/** What needs no judgement: the data is there, marks are durable again, and the tables are whole. */
+/** The data is there, marks are durable again, and the tables are whole. */
 export async function inheritLogs(
   files: ReplicaFiles,
   directory: string,
   found: Superblock,
-): Promise<Pick<Inheritance, 'hotBits' | 'suspectIntentSectorCount'>> {
+): Promise<InheritedLogs> {
   await checkData(files.data, found, directory);
   const extentCount = Math.ceil(found.sizeBytes / EXTENT_BYTES);
   const { bits, suspectSectorCount } = await inheritMarks(files.intent, extentCount);

@@ -1,8 +1,11 @@
-// Large buffered reads of one turn, sent from the page cache itself: header and mapped bytes leave by one call,
-// without a copy into a buffer of ours, while the range lock is held. What cannot go that way goes on as every
-// other read (read-batch.ts): bytes that are not cached, a connection with something else to send, a read across
-// the edge of a window. What a full socket left over is read into the request's buffer at once, so that the
-// client never sees what is written later. See docs/adr/0009-mapped-reads.md.
+// Large buffered reads of one turn for clients in this thread, sent from the page cache itself: header and mapped bytes
+// leave by one call, without a copy into a buffer of ours, while the range lock is held. What cannot go that way goes on
+// as every other read (read-batch.ts): bytes that are not cached, a connection with something else to send, a read across
+// the edge of a window, one that may not be answered now. What a full socket left over is read into the request's buffer
+// at once, so that the client never sees what is written later. See docs/adr/0009-mapped-reads.md.
+//
+// A read has two slots: the primary's, which is gathered here, and that of the client's session, whose header and
+// connection are used.
 
 import { NONE } from '../replication/requests.ts';
 import { FileWindows, WINDOW_BYTES } from './file-windows.ts';
@@ -31,8 +34,9 @@ export class MappedReads {
   /** False: this one is not for here. */
   add(request: number): boolean {
     const { slots } = this.#thread;
-    // Another daemon's read goes to no session.
-    if (slots.session[request] === NONE) return false;
+    const asked = this.#thread.peers.slots.trackedSourceOf(request);
+    // Another thread's or node's; or its reply has begun, by a primary that could not end it.
+    if (asked === NONE || (slots.sentBytes[asked] as number) > 0) return false;
     const length = slots.lengthBytes[request] as number;
     if (length < SMALLEST_MAPPED_BYTES || length > LARGEST_BYTES) return false;
     const inWindow = (slots.offsetBytes[request] as number) % WINDOW_BYTES;
@@ -67,12 +71,18 @@ export class MappedReads {
     this.#count = 0;
     for (let i = 0; i < this.#gatheredCount; i++) {
       const request = this.#gathered[i] as number;
-      const session = this.#thread.sessionOf(request);
+      const asked = this.#thread.peers.slots.trackedSourceOf(request);
       const volume = this.#volumeOf(request);
+      if (asked === NONE) {
+        // Its session ended in this turn.
+        this.#thread.reads.add(request, volume.file.fd);
+        continue;
+      }
+      const session = this.#thread.sessionOf(asked);
       const offset = slots.offsetBytes[request] as number;
       // An integer in the engine's eyes too: it is passed on without being boxed.
       const piece = (offset / WINDOW_BYTES) | 0;
-      const isFree = session.isFreeToSend;
+      const isFree = session.isFreeToSend && volume.mayAnswer(request);
       const window = isFree ? this.#windows.find(volume.index, volume.file.fd, piece) : -1;
       if (window < 0) {
         if (isFree) session.readsAreCached = false;
@@ -81,8 +91,8 @@ export class MappedReads {
       }
       const at = this.#count * NUMBERS_PER_SEND;
       entries[at] = session.fd;
-      entries[at + 1] = memory.headerOffset(request);
-      entries[at + 2] = session.prepareReply(request);
+      entries[at + 1] = memory.headerOffset(asked);
+      entries[at + 2] = session.prepareReply(asked);
       entries[at + 3] = window;
       entries[at + 4] = offset % WINDOW_BYTES;
       entries[at + 5] = slots.lengthBytes[request] as number;
@@ -106,13 +116,14 @@ export class MappedReads {
   /** What did not work is left to the other way, which meets and tells the error that there may be. */
   #sent(request: number, sentBytes: number, replyBytes: number): void {
     const volume = this.#volumeOf(request);
-    const session = this.#thread.sessionOf(request);
+    const asked = this.#thread.peers.slots.trackedSourceOf(request);
+    const session = this.#thread.sessionOf(asked);
     session.readsAreCached = sentBytes !== 0;
     if (sentBytes <= 0) {
       this.#thread.reads.add(request, volume.file.fd);
       return;
     }
-    session.replyBegun(request, sentBytes, sentBytes === replyBytes);
+    session.replyBegun(asked, sentBytes, sentBytes === replyBytes);
     volume.file.replyBegun(request, replyBytes - sentBytes);
   }
 

@@ -8,6 +8,7 @@
 // so that stale views have length 0 instead of pointing at freed memory.
 
 import { createRequire } from 'node:module';
+import { packageFile } from './package-files.ts';
 
 /** What io_uring offers here. `errno` is 0 when a ring could be set up. */
 export interface RingProbe {
@@ -246,5 +247,5 @@ export function isNativeError(error: unknown, code?: string): error is NativeErr
 
 /** Loaded once per thread. HOLDFAST_ADDON names another build (the ASan one in CI). */
 export const native: Native = createRequire(import.meta.url)(
-  process.env['HOLDFAST_ADDON'] ?? '../../native/build/holdfast.node',
+  process.env['HOLDFAST_ADDON'] ?? packageFile('native/build/holdfast.node'),
 ) as Native;

@@ -63,20 +63,6 @@ export interface VolumeCounters {
   readonly errors: number;
   readonly inFlight: number;
   readonly sessions: number;
-  readonly hotExtents: number;
-  /** A flush or a log write failed: writes are refused until the volume is opened again. */
-  readonly hasFailed: boolean;
-}
-
-export interface OpenVolume {
-  readonly volumeId: string;
-  readonly epoch: number;
-  /** 32 hex digits: drawn for this opening, recorded by the CAS that raised the epoch. */
-  readonly opening: string;
-  /** Sessions of a lower attachment number are refused. */
-  readonly attachmentNumber: number;
-  /** What the store says: after a reboot the weaker of it and the superblock's counts. undefined: the superblock's. */
-  readonly durability?: ReplicaSpec['durability'] | undefined;
 }
 
 /** What an opening found of the copy's last serving. */
@@ -109,15 +95,6 @@ export interface NodeStorage {
   replica(volumeId: string): Promise<ReplicaStatus | undefined>;
   /** Whether anything was written to the volume and not trimmed since: false only when all of it reads as zeroes. */
   hasData(volumeId: string): Promise<boolean>;
-  /**
-   * Starts serving: locks the files (BUSY while a dead daemon's requests may still land), makes the promise of
-   * `epoch` durable, then a data-plane thread takes it. Open already with a lower epoch: takes the new one. The
-   * report is that of the opening.
-   */
-  openVolume(open: OpenVolume): Promise<OpeningReport>;
-  /** Ends all sessions, drains, flushes, writes the clean mark. Not open: nothing. */
-  closeVolume(volumeId: string): Promise<void>;
-  isOpen(volumeId: string): boolean;
   /** Grows data, metadata, then the superblock; idempotent; never shrinks. Open or not. */
   resizeReplica(volumeId: string, sizeBytes: number): Promise<void>;
   /** Changes fields of the superblock durably. */
@@ -125,7 +102,7 @@ export interface NodeStorage {
     volumeId: string,
     change: Partial<Pick<Superblock, 'fileSystemMade' | 'attachmentNumber' | 'promisedEpoch'>>,
   ): Promise<void>;
-  /** Serves an open volume to any NBD client on a Unix socket, mode 0600. */
+  /** Serves a volume whose frontend is open (ClusterStorage) to any NBD client on a Unix socket, mode 0600. */
   exportUnix(volumeId: string, exportName: string, path: string): Promise<ExportHandle>;
   /**
    * A fresh socket for the kernel: the returned descriptor is the kernel's end (the caller closes its copy

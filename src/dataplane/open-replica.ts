@@ -1,9 +1,8 @@
 // A replica that is open for serving: its files, locked, and what its last process left behind.
 
 import { join } from 'node:path';
-import type { Durability } from '../replication/layout/superblock.ts';
 import { storageError } from './durable-files.ts';
-import { type Inheritance, inherit, inheritLogs, judgeLastEnd, type LastEnd } from './inheritance.ts';
+import { type InheritedLogs, inheritLogs, judgeLastEnd, type LastEnd } from './inheritance.ts';
 import type { Pool } from './pool.ts';
 import type { IoMode } from './pool-directory.ts';
 import { closeFiles, openFiles, type ReplicaFiles } from './replica-lock.ts';
@@ -18,7 +17,6 @@ export class OpenReplica {
   /** Durable state; the clean mark goes here, after the data was flushed and nothing is served any more. */
   readonly superblock: SuperblockFile;
   readonly lastEnd: LastEnd;
-  readonly isIncarnationRedrawn: boolean;
   readonly hotBits: Uint8Array;
   readonly suspectIntentSectorCount: number;
   /**
@@ -36,7 +34,8 @@ export class OpenReplica {
     files: ReplicaFiles,
     window: InheritedWindow,
     superblock: SuperblockFile,
-    inheritance: Inheritance,
+    lastEnd: LastEnd,
+    logs: InheritedLogs,
   ) {
     this.volumeId = superblock.current.volumeId;
     this.replicaId = superblock.current.replicaId;
@@ -45,10 +44,9 @@ export class OpenReplica {
     this.files = files;
     this.window = window;
     this.superblock = superblock;
-    this.lastEnd = inheritance.lastEnd;
-    this.isIncarnationRedrawn = inheritance.isIncarnationRedrawn;
-    this.hotBits = inheritance.hotBits;
-    this.suspectIntentSectorCount = inheritance.suspectIntentSectorCount;
+    this.lastEnd = lastEnd;
+    this.hotBits = logs.hotBits;
+    this.suspectIntentSectorCount = logs.suspectIntentSectorCount;
   }
 
   get sizeBytes(): number {
@@ -86,45 +84,15 @@ export class OpenReplica {
 }
 
 /**
- * Opens, locks and judges a replica. BUSY: another description holds a lock; a killed daemon's requests may
- * still be landing, so the caller tries again for a while. NOT_FOUND, CORRUPT, NO_SPACE (the run directory), IO.
- * `storeDurability`: what the store says; after a reboot the weaker of it and the superblock counts.
+ * Opens and locks a replica. BUSY: another description holds a lock; a killed daemon's requests may still be landing, so
+ * the caller tries again for a while. NOT_FOUND, CORRUPT, NO_SPACE (the run directory), IO. What the copy is worth the
+ * replication core judges by what the store says: its superblock stays as the last process left it.
  */
-export function openReplica(
+export async function openReplica(
   pool: Pool,
   windows: WindowFiles,
   volumeId: string,
   bootId: string,
-  storeDurability: Durability = 'writethrough',
-): Promise<OpenReplica> {
-  return openAnd(pool, windows, volumeId, bootId, (files, directory, superblock) =>
-    inherit(files, directory, superblock, bootId, storeDurability),
-  );
-}
-
-/**
- * The same for the replication core, which judges what the copy is worth by what the store says: its superblock
- * stays as the last process left it.
- */
-export function openUnjudged(
-  pool: Pool,
-  windows: WindowFiles,
-  volumeId: string,
-  bootId: string,
-): Promise<OpenReplica> {
-  return openAnd(pool, windows, volumeId, bootId, async (files, directory, superblock) => ({
-    lastEnd: judgeLastEnd(superblock.current, bootId),
-    isIncarnationRedrawn: false,
-    ...(await inheritLogs(files, directory, superblock.current)),
-  }));
-}
-
-async function openAnd(
-  pool: Pool,
-  windows: WindowFiles,
-  volumeId: string,
-  bootId: string,
-  inheritFrom: (files: ReplicaFiles, directory: string, superblock: SuperblockFile) => Promise<Inheritance>,
 ): Promise<OpenReplica> {
   const directory = pool.replicaDirectory(volumeId);
   try {
@@ -134,8 +102,9 @@ async function openAnd(
       const superblock = await SuperblockFile.load(files.superblock, join(directory, SUPERBLOCK_FILE_NAME));
       // Before anything changes: a full run directory leaves the copy as it was.
       window = await windows.open(pool.id, volumeId, directory, bootId);
-      const inheritance = await inheritFrom(files, directory, superblock);
-      return new OpenReplica(pool, directory, files, window, superblock, inheritance);
+      const logs = await inheritLogs(files, directory, superblock.current);
+      const lastEnd = judgeLastEnd(superblock.current, bootId);
+      return new OpenReplica(pool, directory, files, window, superblock, lastEnd, logs);
     } catch (error) {
       await window?.file.close();
       await closeFiles(files);

@@ -234,8 +234,10 @@ function newSuperblock(spec: ReplicaSpec): Superblock {
     incarnation: drawIncarnation(),
     // In sync is what the store says it is; its first opening records that here.
     lastInSyncIncarnation: null,
+    earlierIncarnations: [],
     inSync: { epoch: 0, members: [] },
     bootId: null,
+    earlierBootIds: [],
     storedBootId: null,
     cleanMark: null,
     attachmentNumber: 0,

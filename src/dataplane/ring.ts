@@ -35,11 +35,23 @@ const SOCK_CLOEXEC = 0o2000000;
 const ENTRY_WORDS = 16;
 const CQE_WORDS = 4;
 
+export const ECANCELED = 125;
+
 /** The operation did nothing and may simply be made again. */
 export function isInterruption(result: number): boolean {
   const EINTR = 4;
   const EAGAIN = 11;
   return result === -EINTR || result === -EAGAIN;
+}
+
+/** Of an entry of a file: the kernel never began it, and it is to be made again, a flush, too (not-begun.ts). */
+export function isNotBegun(result: number): boolean {
+  return result === -ECANCELED;
+}
+
+/** Of a read, a write or a zeroing of a file: it may be made again. */
+export function isToRepeat(result: number): boolean {
+  return isInterruption(result) || isNotBegun(result);
 }
 
 export class Ring {

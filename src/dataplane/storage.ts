@@ -1,22 +1,16 @@
-// NodeStorage: pools and replicas of this node, and the data-plane threads that serve them.
-// All file opening and closing happens here, on the main thread; the bytes move in the threads.
-//
-// Invariants: a volume is open in at most one thread; its files are released only after the thread has said
-// that nothing refers to them; epoch and attachment are durable in the superblock before the thread learns
-// of them.
+// NodeStorage: the pools and copies of this node, and what serves them: copies and frontends that are open in
+// data-plane threads (cluster/cluster-volumes.ts). Files are opened, grown and deleted on the main thread only.
 
 import { join } from 'node:path';
 import { errorText, HoldfastError, isHoldfastError } from '../core/errors.ts';
 import type { Superblock } from '../replication/layout/superblock.ts';
-import { ClusterVolumes, type OpenedReplica } from './cluster/cluster-volumes.ts';
+import { ClusterVolumes, type OpenedFrontend } from './cluster/cluster-volumes.ts';
 import { inTime } from './in-time.ts';
 import { native } from './native.ts';
 import type {
   ClosedPool,
   ExportHandle,
   NodeStorage,
-  OpeningReport,
-  OpenVolume,
   PoolStatus,
   ReplicaSpec,
   ReplicaStatus,
@@ -24,7 +18,6 @@ import type {
 } from './node-storage.ts';
 import { hasLostWrites } from './durable-files.ts';
 import { failureError, failureOf, markFailed } from './failure-mark.ts';
-import { type OpenReplica, openReplica } from './open-replica.ts';
 import { closeFiles, openFiles } from './replica-lock.ts';
 import type { NodePools } from './node-pools.ts';
 import { poolsOf, threadsFor } from './placement.ts';
@@ -38,20 +31,11 @@ import { UnixExports } from './unix-exports.ts';
 import { VolumeTurns } from './volume-turns.ts';
 import type { Watchdog } from './watchdog.ts';
 import type { WindowFiles } from './window-files.ts';
-import { whileBusy } from './while-busy.ts';
 
 const EIO = 5;
 /** For what only looks at a disk: the answer to a request that concerns other pools too waits for it. */
 const LOOK_DEADLINE_MS = 10_000;
 const KERNEL_SOCKET_BYTES = 4 * 1024 * 1024;
-
-interface OpenedVolume {
-  readonly pool: Pool;
-  readonly replica: OpenReplica;
-  readonly thread: ThreadHandle;
-  /** Sessions of any other attachment are refused. */
-  attachmentNumber: number;
-}
 
 /** What is undefined was not to be had in time: the disk does not answer. */
 export interface PoolSample {
@@ -64,18 +48,18 @@ export class Storage implements NodeStorage {
   /** Replicas and frontends of a cluster. */
   readonly cluster: ClusterVolumes;
   readonly #nodeName: string;
-  readonly #bootId: string;
   readonly #pools: NodePools;
   readonly #threads: readonly ThreadHandle[];
   readonly #windows: WindowFiles;
   readonly #watchdog: Watchdog;
-  readonly #open = new Map<string, OpenedVolume>();
   readonly #turns: VolumeTurns;
   readonly #deadlineMs: number;
   readonly #lookDeadlineMs: number;
   readonly #exports: UnixExports;
   /** Replicas that failed and whose mark is not on disk: the disk that failed may refuse it. */
   readonly #failures = new Map<string, string>();
+  /** Marks that are being written, by volume. */
+  readonly #marks = new Map<string, Promise<void>>();
   #closed: Promise<void> | undefined;
 
   constructor(
@@ -88,7 +72,6 @@ export class Storage implements NodeStorage {
     answerDeadlineMs: number,
   ) {
     this.#nodeName = nodeName;
-    this.#bootId = bootId;
     this.#pools = pools;
     this.#threads = threads;
     this.#windows = windows;
@@ -110,6 +93,7 @@ export class Storage implements NodeStorage {
       findPool: (volumeId) => this.#poolOf(volumeId),
       threadsOf: (pool) => this.#threadsOf(pool),
       replicaFailed: (volumeId, reason) => this.replicaFailed(volumeId, reason),
+      marked: async (volumeId) => this.#marks.get(volumeId),
     });
   }
 
@@ -140,7 +124,7 @@ export class Storage implements NodeStorage {
 
   async deleteReplica(volumeId: string, poolName: string): Promise<void> {
     await this.#turns.run(volumeId, `deleting volume ${volumeId}`, async () => {
-      if (this.#isInUse(volumeId)) {
+      if (this.cluster.isReplicaOpen(volumeId)) {
         throw new HoldfastError('CONFLICT', `volume ${volumeId} is in use: detach it first`);
       }
       const pool = this.#pools.unlessForgotten(poolName);
@@ -168,50 +152,17 @@ export class Storage implements NodeStorage {
     return await pool.gate.look(doing, this.#deadlineMs, () => holdsData(pool, volumeId));
   }
 
-  async openVolume(open: OpenVolume): Promise<OpeningReport> {
-    const { volumeId } = open;
-    return await this.#turns.run(volumeId, `opening volume ${volumeId}`, async (turn) => {
-      const opened = this.#open.get(volumeId);
-      if (opened !== undefined) {
-        await this.#marking(opened.pool, volumeId, () => this.#adopt(opened, open));
-      }
-      const { lastEnd, window } = opened?.replica ?? (await this.#openFresh(open));
-      if (opened === undefined && turn.isAbandoned) await this.#closeOpen(volumeId);
-      return { lastEnd, isWindowIntact: window.entries !== 'unknown' };
-    });
-  }
-
-  async closeVolume(volumeId: string): Promise<void> {
-    await this.#turns.run(volumeId, `closing volume ${volumeId}`, () => this.#closeOpen(volumeId));
-  }
-
-  isOpen(volumeId: string): boolean {
-    return this.#open.has(volumeId);
-  }
-
-  #isInUse(volumeId: string): boolean {
-    return this.#open.has(volumeId) || this.cluster.isReplicaOpen(volumeId);
-  }
-
-  /** Its files are locked by this process. */
-  #openedReplica(volumeId: string): OpenedReplica | undefined {
-    return this.#open.get(volumeId) ?? this.cluster.openedReplica(volumeId);
-  }
-
   async resizeReplica(volumeId: string, sizeBytes: number): Promise<void> {
     await this.#turns.run(volumeId, `growing volume ${volumeId}`, async () => {
       const pool = await this.#requirePoolOf(volumeId);
-      const opened = this.#openedReplica(volumeId);
+      const opened = this.cluster.openedReplica(volumeId);
       await this.#marking(pool, volumeId, () =>
         this.#hold(pool, async () => {
           await this.#requireUnfailed(pool, volumeId);
           await growReplica(pool, volumeId, sizeBytes, opened?.replica);
         }),
       );
-      if (opened === undefined) return;
-      if (this.cluster.isReplicaOpen(volumeId))
-        await this.cluster.replicaGrown(volumeId, opened.replica.sizeBytes);
-      else await opened.thread.ask({ type: 'grow', volumeId, sizeBytes: opened.replica.sizeBytes });
+      if (opened !== undefined) await this.cluster.replicaGrown(volumeId, opened.replica.sizeBytes);
     });
   }
 
@@ -220,7 +171,7 @@ export class Storage implements NodeStorage {
     change: Partial<Pick<Superblock, 'fileSystemMade' | 'attachmentNumber' | 'promisedEpoch'>>,
   ): Promise<void> {
     await this.#turns.run(volumeId, `recording a change of volume ${volumeId}`, async () => {
-      const opened = this.#openedReplica(volumeId);
+      const opened = this.cluster.openedReplica(volumeId);
       const pool = opened?.pool ?? (await this.#requirePoolOf(volumeId));
       await this.#marking(pool, volumeId, () =>
         this.#hold(pool, async () => {
@@ -256,7 +207,7 @@ export class Storage implements NodeStorage {
   }
 
   async disconnectKernel(volumeId: string): Promise<void> {
-    const opened = this.#open.get(volumeId) ?? this.cluster.openedFrontend(volumeId);
+    const opened = this.cluster.openedFrontend(volumeId);
     if (opened === undefined) return;
     const disconnected = opened.thread.ask({ type: 'disconnect', volumeId });
     await this.#turns.answer(volumeId, `ending the sessions of volume ${volumeId}`, disconnected);
@@ -297,8 +248,10 @@ export class Storage implements NodeStorage {
   replicaFailed(volumeId: string, reason: string): void {
     if (this.#failures.has(volumeId)) return;
     this.#failures.set(volumeId, reason);
-    const opened = this.#openedReplica(volumeId);
-    if (opened !== undefined) void this.#mark(opened.pool, volumeId, reason);
+    const opened = this.cluster.openedReplica(volumeId);
+    if (opened === undefined) return;
+    const marked = this.#mark(opened.pool, volumeId, reason).finally(() => this.#marks.delete(volumeId));
+    this.#marks.set(volumeId, marked);
   }
 
   close(): Promise<void> {
@@ -312,125 +265,13 @@ export class Storage implements NodeStorage {
       await step.catch((error: unknown) => failures.push(error));
     };
     await attempt(this.cluster.close());
-    await Promise.all([...this.#open.keys()].map((volumeId) => attempt(this.closeVolume(volumeId))));
     for (const thread of this.#threads) await attempt(thread.stop());
     this.#watchdog.stop();
     await attempt(this.#pools.close());
     if (failures.length > 0) throw failures[0];
   }
 
-  // ---- opening and closing
-
-  async #openFresh(open: OpenVolume): Promise<OpenReplica> {
-    const { volumeId } = open;
-    const pool = await this.#requirePoolOf(volumeId);
-    const { durability } = open;
-    // Waiting for another process holds up nobody else who wants this disk.
-    const replica = await this.#marking(pool, volumeId, () =>
-      whileBusy(() =>
-        this.#hold(pool, async () => {
-          await this.#requireUnfailed(pool, volumeId);
-          return await openReplica(pool, this.#windows, volumeId, this.#bootId, durability);
-        }),
-      ),
-    );
-    try {
-      await this.#marking(pool, volumeId, () => this.#promise(pool, replica, open));
-      const thread = this.#leastLoaded(pool);
-      const { superblock } = replica;
-      await thread.ask({
-        type: 'open',
-        open: {
-          volumeId,
-          pool: pool.name,
-          sizeBytes: replica.sizeBytes,
-          ioMode: replica.ioMode,
-          durability: superblock.current.durability,
-          epoch: open.epoch,
-          opening: open.opening,
-          attachmentNumber: open.attachmentNumber,
-          windowOwner: replica.window.owner,
-          dataFd: replica.dataFd,
-          intentFd: replica.intentFd,
-          generationsFd: replica.generationsFd,
-          windowFd: replica.windowFd,
-          hotBits: replica.hotBits,
-          reserveBytes: pool.reserveBytes,
-        },
-      });
-      thread.volumeCount += 1;
-      superblock.onFailure((error) => this.#superblockFailed(volumeId, thread, error));
-      this.#open.set(volumeId, { pool, replica, thread, attachmentNumber: open.attachmentNumber });
-      return replica;
-    } catch (error) {
-      await replica.release();
-      throw error;
-    }
-  }
-
-  async #adopt(opened: OpenedVolume, open: OpenVolume): Promise<void> {
-    // Fencing must not depend on this disk: the older attachment's sessions end, and no new one of it begins,
-    // before the superblock is asked.
-    if (open.attachmentNumber > opened.attachmentNumber) {
-      opened.attachmentNumber = open.attachmentNumber;
-      await opened.thread.ask({ type: 'disconnect', volumeId: open.volumeId });
-    }
-    await this.#promise(opened.pool, opened.replica, open);
-    const { volumeId, epoch, attachmentNumber } = open;
-    await opened.thread.ask({ type: 'adopt', volumeId, epoch, attachmentNumber });
-  }
-
-  async #closeOpen(volumeId: string): Promise<void> {
-    const opened = this.#open.get(volumeId);
-    if (opened === undefined) return;
-    const { pool, replica, thread } = opened;
-    // Cooling on the way out has flushed what there was to flush, unless the disk failed: then no clean mark.
-    const counters = await thread.closeVolume(volumeId);
-    this.#open.delete(volumeId);
-    thread.volumeCount -= 1;
-    try {
-      await this.#hold(pool, async () => {
-        await replica.files.data.datasync();
-        await replica.files.intent.datasync();
-        if (counters.hasFailed) return;
-        const { promisedEpoch } = replica.superblock.current;
-        await replica.superblock.update({ cleanMark: { epoch: promisedEpoch } });
-        // Empty, and of no more use. One that stays is believed, which is as good.
-        await this.#windows.remove(pool.id, volumeId).catch(() => undefined);
-      });
-    } catch (error) {
-      const reason = `the last flush at its closing failed (${errorText(error)})`;
-      this.#failures.set(volumeId, reason);
-      await this.#mark(pool, volumeId, reason);
-      throw error;
-    } finally {
-      await replica.release();
-    }
-  }
-
-  /** Durable before anything is acknowledged in the new epoch or to the new attachment. In a set of one the set is known. */
-  async #promise(pool: Pool, replica: OpenReplica, open: OpenVolume): Promise<void> {
-    const { superblock, replicaId } = replica;
-    const { incarnation } = superblock.current;
-    const change = {
-      promisedEpoch: open.epoch,
-      attachmentNumber: open.attachmentNumber,
-      lastInSyncIncarnation: incarnation,
-      inSync: { epoch: open.epoch, members: [{ replicaId, incarnation, node: this.#nodeName }] },
-    };
-    await this.#hold(pool, () => superblock.update(change));
-  }
-
-  /** What the superblock promised is unknown from here on: nothing more may be acknowledged on its word. */
-  #superblockFailed(volumeId: string, thread: ThreadHandle, error: HoldfastError): void {
-    this.replicaFailed(volumeId, `its superblock could not be written (${errorText(error)})`);
-    this.#failThread(volumeId, thread, error);
-  }
-
-  #failThread(volumeId: string, thread: ThreadHandle, error: HoldfastError): void {
-    // Closed meanwhile: nothing is served any more.
-    void thread.ask({ type: 'fail', volumeId, errno: errnoOf(error) }).catch(() => undefined);
-  }
+  // ---- superblocks and failures
 
   /** The superblock of a copy that is not open. */
   async #updateClosed(pool: Pool, volumeId: string, change: Partial<Superblock>): Promise<void> {
@@ -461,11 +302,7 @@ export class Storage implements NodeStorage {
       return await operation();
     } catch (error) {
       if (!hasLostWrites(error)) throw error;
-      const opened = this.#open.get(volumeId);
-      // An open superblock's failure has been told already.
-      if (opened !== undefined && opened.replica.superblock.failure === undefined) {
-        this.#failThread(volumeId, opened.thread, error);
-      }
+      this.cluster.failReplica(volumeId, errnoOf(error));
       const reason = this.#failures.get(volumeId) ?? `a write to its metadata was lost (${errorText(error)})`;
       this.#failures.set(volumeId, reason);
       await this.#mark(pool, volumeId, reason);
@@ -500,14 +337,8 @@ export class Storage implements NodeStorage {
     return this.#threads.filter((_, place) => places.includes(place));
   }
 
-  #leastLoaded(pool: Pool): ThreadHandle {
-    const [first, ...others] = this.#threadsOf(pool);
-    if (first === undefined) throw new HoldfastError('INTERNAL', 'there is no data-plane thread');
-    return others.reduce((least, thread) => (thread.volumeCount < least.volumeCount ? thread : least), first);
-  }
-
-  #required(volumeId: string): Pick<OpenedVolume, 'thread' | 'attachmentNumber'> {
-    const opened = this.#open.get(volumeId) ?? this.cluster.openedFrontend(volumeId);
+  #required(volumeId: string): OpenedFrontend {
+    const opened = this.cluster.openedFrontend(volumeId);
     if (opened === undefined) {
       throw new HoldfastError('CONFLICT', `volume ${volumeId} is not open here: attach or export it first`);
     }
@@ -516,7 +347,7 @@ export class Storage implements NodeStorage {
 
   #diskOf(volumeId: string): string {
     const pool =
-      this.#openedReplica(volumeId)?.pool ?? this.#pools.opened().find((one) => counts(one, volumeId));
+      this.cluster.openedReplica(volumeId)?.pool ?? this.#pools.opened().find((one) => counts(one, volumeId));
     return pool === undefined
       ? "the disk of the volume's pool"
       : `the disk of pool '${pool.name}' (${pool.directory})`;
@@ -570,7 +401,13 @@ export class Storage implements NodeStorage {
       const description = await describeReplica(pool, volumeId);
       const failure = this.#failures.get(volumeId) ?? (await failureOf(pool.replicaDirectory(volumeId)));
       const problem = description.problem ?? failure;
-      return { volumeId, pool: pool.name, isOpen: this.#isInUse(volumeId), ...description, problem };
+      return {
+        volumeId,
+        pool: pool.name,
+        isOpen: this.cluster.isReplicaOpen(volumeId),
+        ...description,
+        problem,
+      };
     });
   }
 }

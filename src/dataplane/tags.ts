@@ -17,3 +17,4 @@ export const TAG_LINK_SEND = 14; // link
 export const TAG_LINK_CONNECT = 15; // link
 export const TAG_STAMP = 16; // volume: a read of saved generations
 export const TAG_PROTOCOL_TICK = 17; // the thread
+export const TAG_REST = 18; // the thread: a resync's rest is over

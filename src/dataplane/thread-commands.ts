@@ -13,7 +13,6 @@ import {
   NBD_FLAG_HAS_FLAGS,
   NBD_FLAG_SEND_CACHE,
   NBD_FLAG_SEND_DF,
-  NBD_FLAG_SEND_FAST_ZERO,
   NBD_FLAG_SEND_FLUSH,
   NBD_FLAG_SEND_FUA,
   NBD_FLAG_SEND_TRIM,
@@ -21,14 +20,13 @@ import {
 } from './nbd/protocol.ts';
 import type { Session } from './nbd/session.ts';
 import { CLUSTER_COMMANDS, ClusterCommands } from './cluster/cluster-commands.ts';
-import { FrontendHost } from './cluster/frontend-host.ts';
+import type { FrontendHost } from './cluster/frontend-host.ts';
 import type { ClusterCommand } from './cluster/messages.ts';
 import type { ReplicaHost } from './cluster/replica-host.ts';
 import { MAX_PAYLOAD_BYTES } from './thread-memory.ts';
 import type { ThreadSample, VolumeThreadSample } from './thread-sample.ts';
-import type { AnswerValue, OpenVolumeMessage, ThreadCommand } from './thread-messages.ts';
+import type { AnswerValue, ThreadCommand } from './thread-messages.ts';
 import type { Thread } from './thread.ts';
-import { Volume } from './volume.ts';
 
 const EXPORT_FLAGS =
   NBD_FLAG_HAS_FLAGS |
@@ -36,7 +34,6 @@ const EXPORT_FLAGS =
   NBD_FLAG_SEND_FUA |
   NBD_FLAG_SEND_TRIM |
   NBD_FLAG_SEND_WRITE_ZEROES |
-  NBD_FLAG_SEND_FAST_ZERO |
   NBD_FLAG_SEND_CACHE |
   NBD_FLAG_SEND_DF |
   NBD_FLAG_CAN_MULTI_CONN;
@@ -45,7 +42,7 @@ export type Answer = (outcome: { value: AnswerValue } | { error: unknown }) => v
 
 /** One volume with what its clients hold open. */
 export interface Served {
-  readonly volume: Volume | FrontendHost;
+  readonly volume: FrontendHost;
   /** Oldest first; only the last one may be read. */
   readonly kernelSessions: Session[];
   readonly exportIds: Set<number>;
@@ -91,19 +88,6 @@ export class ThreadCommands {
 
   #handle(command: ThreadCommand, answer: Answer): void {
     switch (command.type) {
-      case 'open':
-        this.#open(command.open);
-        answer({ value: undefined });
-        return;
-      case 'close':
-        this.#close(command.volumeId, answer);
-        return;
-      case 'adopt':
-        this.#adopt(command.volumeId, command.epoch, command.attachmentNumber, answer);
-        return;
-      case 'grow':
-        this.#grow(command.volumeId, command.sizeBytes, answer);
-        return;
       case 'listen':
         this.#listen(command.exportId, command.fd, command.volumeId, command.exportName);
         answer({ value: undefined });
@@ -117,16 +101,6 @@ export class ThreadCommands {
         return;
       case 'disconnect':
         this.#disconnect(this.find(command.volumeId), answer);
-        return;
-      case 'fail':
-        this.#own(command.volumeId).core.fail();
-        this.#thread.tell({
-          type: 'volumeFailed',
-          volumeId: command.volumeId,
-          what: 'superblock',
-          errno: command.errno,
-        });
-        answer({ value: undefined });
         return;
       case 'counters':
         answer({ value: countersOf(this.find(command.volumeId).volume) });
@@ -153,17 +127,8 @@ export class ThreadCommands {
     return { counters: this.#thread.counters(), volumes };
   }
 
-  #open(message: OpenVolumeMessage): void {
-    if (this.#thread.faults.stuckThread) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0);
-    const index = this.#thread.freeVolumeIndex();
-    const volume = new Volume(this.#thread, index, message);
-    this.#thread.volumes[index] = volume;
-    this.serve(message.volumeId, volume);
-    this.#thread.wakeForTime();
-  }
-
   /** Clients may be served from here on. */
-  serve(volumeId: string, volume: Volume | FrontendHost): void {
+  serve(volumeId: string, volume: FrontendHost): void {
     const served = { volume, kernelSessions: [], exportIds: new Set<number>(), isClosing: false };
     this.#served.set(volumeId, served);
   }
@@ -189,38 +154,6 @@ export class ThreadCommands {
     this.#business.push(step);
   }
 
-  #close(volumeId: string, answer: Answer): void {
-    const volume = this.#own(volumeId);
-    const clients = this.endClients(volumeId);
-    let haveClientsEnded = false;
-    this.begin(() => {
-      haveClientsEnded ||= clients.isOver();
-      if (!haveClientsEnded) return false;
-      if (!volume.core.coolAll() || !volume.core.isQuiet) return false;
-      const counters = countersOf(volume);
-      volume.dispose();
-      this.#thread.volumes[volume.index] = undefined;
-      answer({ value: counters });
-      return true;
-    });
-  }
-
-  #adopt(volumeId: string, epoch: number, attachmentNumber: number, answer: Answer): void {
-    const volume = this.#own(volumeId);
-    if (epoch > volume.core.epoch) volume.core.epoch = epoch;
-    if (attachmentNumber <= volume.attachmentNumber) {
-      answer({ value: undefined });
-      return;
-    }
-    volume.attachmentNumber = attachmentNumber;
-    this.#disconnect(this.find(volumeId), answer);
-  }
-
-  #grow(volumeId: string, sizeBytes: number, answer: Answer): void {
-    this.#own(volumeId).core.grow(sizeBytes);
-    answer({ value: undefined });
-  }
-
   // ---- exports
 
   #listen(exportId: number, fd: number, volumeId: string, exportName: string): void {
@@ -234,7 +167,7 @@ export class ThreadCommands {
     const info = (): ExportInfo => ({
       name: exportName,
       sizeBytes: served.volume.sizeBytes,
-      transmissionFlags: served.volume.isShared ? EXPORT_FLAGS & ~NBD_FLAG_SEND_FAST_ZERO : EXPORT_FLAGS,
+      transmissionFlags: EXPORT_FLAGS,
       minimumBlockBytes: 1,
       preferredBlockBytes: KERNEL_BLOCK_BYTES,
       maximumPayloadBytes: MAX_PAYLOAD_BYTES,
@@ -348,13 +281,6 @@ export class ThreadCommands {
     });
   }
 
-  /** A volume that NodeStorage.openVolume has opened. */
-  #own(volumeId: string): Volume {
-    const { volume } = this.find(volumeId);
-    if (volume instanceof Volume) return volume;
-    throw new HoldfastError('CONFLICT', `volume ${volumeId} is open as a part of the cluster`);
-  }
-
   find(volumeId: string): Served {
     const served = this.#served.get(volumeId);
     if (served === undefined)
@@ -367,29 +293,26 @@ function isClusterCommand(command: ThreadCommand | ClusterCommand): command is C
   return CLUSTER_COMMANDS.has(command.type);
 }
 
-function countersOf(volume: Volume | FrontendHost): VolumeCounters {
+function countersOf(volume: FrontendHost): VolumeCounters {
   const { latency: _, ...counts } = volume.counts.sample();
   return {
     ...counts,
     inFlight: volume.inFlightCount,
     sessions: volume.sessions.size,
-    hotExtents: volume instanceof FrontendHost ? 0 : volume.core.extents.hotCount,
-    hasFailed: volume instanceof FrontendHost ? false : volume.core.hasFailed,
   };
 }
 
 function sampleOf(
   volumeId: string,
-  served: Volume | FrontendHost | undefined,
+  served: FrontendHost | undefined,
   host: ReplicaHost | undefined,
 ): VolumeThreadSample {
-  const alone = served instanceof Volume ? served : undefined;
   const replica = host?.sample();
   return {
     volumeId,
     frontend: served?.sample(),
-    backend: alone?.file.counts.sample() ?? replica?.backend,
-    hotExtents: (alone?.core.extents ?? host?.extents)?.hotCount,
+    backend: replica?.backend,
+    hotExtents: host?.extents.hotCount,
     replica,
   };
 }

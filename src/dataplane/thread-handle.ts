@@ -85,11 +85,6 @@ export class ThreadHandle {
     return (await this.ask({ type: 'frontendView', volumeId })) as FrontendView | undefined;
   }
 
-  /** The counters as they stood at the end. */
-  async closeVolume(volumeId: string): Promise<VolumeCounters> {
-    return (await this.ask({ type: 'close', volumeId })) as VolumeCounters;
-  }
-
   async askThreadCounters(): Promise<ThreadCounters> {
     return (await this.ask({ type: 'threadCounters' })) as ThreadCounters;
   }

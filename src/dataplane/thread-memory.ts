@@ -32,6 +32,7 @@ const RESERVED_LARGE_BYTES = LARGE_BUFFER_BYTES;
 const EVENT_AT = 0;
 const TIMESPEC_AT = 64;
 const PROTOCOL_TIMESPEC_AT = 128;
+const REST_TIMESPEC_AT = 192;
 const HEADERS_AT = 4096;
 const SESSIONS_AT = HEADERS_AT + REQUEST_CAPACITY * REPLY_HEADER_BYTES;
 /** Nobody writes there. */
@@ -65,6 +66,12 @@ export class ThreadMemory {
     this.words[TIMESPEC_AT >> 2] = 1;
     // Seconds, then nanoseconds, of 64 bits each.
     this.words[(PROTOCOL_TIMESPEC_AT >> 2) + 2] = TICK_MS * 1_000_000;
+  }
+
+  /** Where a struct __kernel_timespec of this time, or of most of a second, stands until the next call. */
+  setRest(restMs: number): number {
+    this.words[(REST_TIMESPEC_AT >> 2) + 2] = Math.ceil(Math.min(restMs, 900) * 1e6);
+    return REST_TIMESPEC_AT;
   }
 
   headerOffset(request: number): number {

@@ -15,7 +15,9 @@ import { native } from './native.ts';
 import { Session, type SessionOptions } from './nbd/session.ts';
 import type { Peers } from './peers/peers.ts';
 import { ReadBatch } from './read-batch.ts';
-import { Ring } from './ring.ts';
+import { CancellingRing } from './cancelling-ring.ts';
+import { NotBegun } from './not-begun.ts';
+import { ECANCELED, Ring } from './ring.ts';
 import { SendBatch } from './send-batch.ts';
 import { Slots } from './slots.ts';
 import {
@@ -31,6 +33,7 @@ import {
   TAG_MERGE_READ,
   TAG_PROTOCOL_TICK,
   TAG_RECEIVE,
+  TAG_REST,
   TAG_SEND,
   TAG_STAMP,
   TAG_TICK,
@@ -62,15 +65,17 @@ export interface FileUser {
   readonly index: number;
   readonly file: DataFile;
   readonly logs: VolumeLogs;
-  /** Of a replica of a cluster: saved generations were read. */
-  stampsRead?(result: number): void;
+  /** Saved generations were read. */
+  stampsRead(result: number): void;
+  /** A reply to this read may leave at this moment. */
+  mayAnswer(request: number): boolean;
   /** About once a second. True: it wants the next tick. */
   tick(): boolean;
 }
 
 export class Thread {
   readonly memory = new ThreadMemory();
-  readonly ring = new Ring(SUBMISSION_ENTRIES, COMPLETION_ENTRIES, this.memory.region);
+  readonly ring: Ring;
   readonly slots = new Slots();
   readonly faults: ThreadFaults;
   /** File offsets of the block reads around an unaligned write, only while the entries are written. */
@@ -90,6 +95,7 @@ export class Thread {
   readonly #beat: Int32Array;
   readonly #sessions: (Session | undefined)[] = [];
   readonly #freeSessions: number[] = [];
+  readonly #notBegun = new NotBegun(() => this.tell({ type: 'noKernelWorkers' }));
   readonly #listeners = new Map<number, Listener>();
   readonly #dirty: Session[] = [];
   #dirtyCount = 0;
@@ -113,6 +119,8 @@ export class Thread {
   constructor(port: MessagePort, data: ThreadData) {
     this.#port = port;
     this.faults = data.faults;
+    const RingKind = data.faults.cancelledEntries ? CancellingRing : Ring;
+    this.ring = new RingKind(SUBMISSION_ENTRIES, COMPLETION_ENTRIES, this.memory.region);
     this.#busyPollMicros = data.busyPollMicros;
     this.#beat = data.beat;
     nameThread(this.#beat);
@@ -263,6 +271,11 @@ export class Thread {
     this.ring.timeout(this.memory.protocolTimespecOffset, 0, TAG_PROTOCOL_TICK);
   }
 
+  /** Ends in the cluster's restOver(). One at a time. */
+  startRestTimer(restMs: number): void {
+    this.ring.timeout(this.memory.setRest(restMs), 0, TAG_REST);
+  }
+
   // ---- listeners
 
   listen(index: number, listener: Listener): void {
@@ -275,7 +288,8 @@ export class Thread {
   #takeCompletions(): void {
     const ring = this.ring;
     for (let count = 0; count < COMPLETIONS_PER_TURN && ring.next(); count++) {
-      this.#dispatch(ring.index, ring.tag, ring.result);
+      if (!this.#notBegun.keeps(ring.index, ring.tag, ring.result))
+        this.#dispatch(ring.index, ring.tag, ring.result);
     }
   }
 
@@ -362,10 +376,14 @@ export class Thread {
         this.#drainMessages();
         return;
       case TAG_STAMP:
-        this.#volume(index).stampsRead?.(result);
+        this.#volume(index).stampsRead(result);
         return;
       case TAG_PROTOCOL_TICK:
+        this.#notBegun.tick((at, of, outcome) => this.#dispatch(at, of, outcome));
         this.#cluster?.tick();
+        return;
+      case TAG_REST:
+        this.#cluster?.restOver();
         return;
       case TAG_TICK:
         this.#tick();
@@ -419,7 +437,6 @@ export class Thread {
     if (result >= 0) listener.accepted(result);
     // ECONNABORTED, EMFILE and the like pass; EINVAL and ECANCELED mean that the socket was shut down.
     const EINVAL = 22;
-    const ECANCELED = 125;
     const EBADF = 9;
     if (result === -EINVAL || result === -ECANCELED || result === -EBADF) {
       this.#listeners.delete(index);

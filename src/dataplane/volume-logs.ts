@@ -12,7 +12,7 @@ import {
   generationFileOffset,
 } from '../replication/layout/generations.ts';
 import { encodeIntentSector, INTENT_SECTOR_BYTES, intentSectorOffset } from '../replication/layout/intent.ts';
-import { RWF_DSYNC } from './ring.ts';
+import { isNotBegun, RWF_DSYNC } from './ring.ts';
 import { TAG_GENERATION, TAG_INTENT } from './tags.ts';
 import type { Thread } from './thread.ts';
 
@@ -84,6 +84,10 @@ export class VolumeLogs {
   }
 
   intentWritten(result: number): void {
+    if (isNotBegun(result)) {
+      this.#submitIntentRun();
+      return;
+    }
     if (result !== this.#roundPending) {
       this.#core().intentRoundDone(result < 0 ? -result : EIO);
       return;
@@ -133,6 +137,10 @@ export class VolumeLogs {
     }
     this.#roundPending = count * INTENT_SECTOR_BYTES;
     this.#metaOffsets[0] = intentSectorOffset(first);
+    this.#submitIntentRun();
+  }
+
+  #submitIntentRun(): void {
     this.#thread.ring.write(
       this.#message.intentFd,
       this.#intentBuffer,

@@ -74,7 +74,7 @@ export class WindowFiles {
     }
   }
 
-  /** After a clean end nothing is suspect, and a deleted replica has no use for it. Gone is success. */
+  /** Of a replica that is deleted. Gone is success. */
   async remove(poolId: string, volumeId: string): Promise<void> {
     await rm(await this.#path(poolId, volumeId), { force: true });
   }

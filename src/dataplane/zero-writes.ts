@@ -3,7 +3,7 @@
 
 import { BLOCK_BYTES } from '../core/units.ts';
 import { NONE } from '../replication/requests.ts';
-import { isInterruption } from './ring.ts';
+import { isToRepeat } from './ring.ts';
 import { TAG_ZERO } from './tags.ts';
 import type { Thread } from './thread.ts';
 import { ZEROES_BYTES } from './thread-memory.ts';
@@ -49,7 +49,7 @@ export class ZeroWrites {
   done(request: number, result: number): void {
     const { slots } = this.#thread;
     const state = slots.pending[request] as number;
-    if (isInterruption(result)) this.#submit(request, state);
+    if (isToRepeat(result)) this.#submit(request, state);
     else if (result <= 0) this.#end(request, result === 0 ? EIO : -result);
     else if (state === WRITING) {
       slots.ioOffset[request] = (slots.ioOffset[request] as number) + result;

@@ -44,8 +44,9 @@ const USE_RETRY_DELAYS_MS = [100, 300, 1000] as const;
 const DEFAULT_QUEUE: QueueSettings = {
   // Databases read at random; who reads in order asks for more.
   readAheadKib: 128,
-  // Less would cost a line of the kernel's log per waiting request and interval while a volume pauses.
-  resendAfterMs: 2000,
+  // What a killed daemon left unanswered waits so long at most after the next one is there. Less would cost more of the kernel's
+  // log: a line per waiting request and interval while a volume pauses.
+  resendAfterMs: 1000,
 };
 
 export interface NbdDevicesOptions {
@@ -432,8 +433,11 @@ export class NbdDevices implements DeviceService {
     try {
       await this.#reconnect(device);
     } catch (error) {
+      if (!isHoldfastError(error, 'CONFLICT')) throw error;
+      // Not served here any more: the record may say that the volume was taken from this node.
       const isOver =
-        isHoldfastError(error, 'CONFLICT') && Number(error.details['current']) > attachmentNumber;
+        Number(error.details['current']) > attachmentNumber ||
+        (await this.#judge(volumeId, attachmentNumber)) === 'over';
       if (!isOver) throw error;
       await this.#remove(entry);
       this.#log.warn({ volumeId, device: device.path }, 'removed a device whose attachment is over');

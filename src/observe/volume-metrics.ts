@@ -61,6 +61,8 @@ interface PeerReplicaSample {
   readonly isConnected: boolean;
   readonly resyncBytesLeft: number;
   readonly resyncBytesSent: number;
+  readonly isWaitingForTurn: boolean;
+  readonly heldOutSeconds: number;
   readonly writes: number;
   readonly writeBytes: number;
   readonly errors: number;
@@ -153,6 +155,16 @@ const REPLICA_GAUGES: readonly [name: string, help: string, value: (sample: Peer
       'holdfast_replica_resync_bytes_left',
       'Bytes of the volume that are still to be looked at or copied for this copy; 0: it is not being filled',
       ({ resyncBytesLeft }) => resyncBytesLeft,
+    ],
+    [
+      'holdfast_replica_resync_waiting',
+      '1 while this copy could be filled and others of the node of the primary here are before it',
+      ({ isWaitingForTurn }) => Number(isWaitingForTurn),
+    ],
+    [
+      'holdfast_replica_held_out_seconds',
+      'How long this copy is still held out, since it left the in-sync set again and again; 0: it is not',
+      ({ heldOutSeconds }) => heldOutSeconds,
     ],
   ];
 

@@ -232,17 +232,23 @@ export function mayReviveAfterReboot(
   );
 }
 
-/** The set shrinks to the one that revives it; in writeback the attachment is revoked: what was not flushed may be gone. */
+/**
+ * The set shrinks to the one that revives it. In writeback what was not flushed may be gone: the attachment is revoked and
+ * the node that uses the volume has to begin anew, unless it was one of the members. All of those were rebooted since
+ * anything was served, and so was whatever used the volume there.
+ */
 export function reviveAfterReboot(config: VolumeConfig, by: Opener, revokes = true): VolumeConfig {
   const epoch = config.epoch + 1;
   const others = config.inSync.map(({ replicaId }) => replicaId).filter((id) => id !== by.replicaId);
-  const revoked = { number: config.attachment.number + 1, node: null };
+  const { number, node } = config.attachment;
+  const isUserGone = config.inSync.some(({ replicaId }) => replicaOf(config, replicaId).node === node);
+  const isRevoked = config.durability === 'writeback' && !isUserGone && revokes;
   return withPrimary(
     {
       ...config,
       epoch,
       ...without(config, others, epoch),
-      attachment: config.durability === 'writeback' && revokes ? revoked : config.attachment,
+      attachment: isRevoked ? { number: number + 1, node } : config.attachment,
     },
     by,
   );

@@ -19,12 +19,23 @@ import {
   lastExtentOf,
   lastGenerationBlockOf,
 } from './extents.ts';
-import type { SuspectRange } from './frames.ts';
+import type { SuspectRange, UnsettledWrite } from './frames.ts';
 import type { Durability } from './layout/superblock.ts';
 import { WINDOW_ENTRY_COUNT, type WindowEntry, type WindowFile } from './layout/window.ts';
 import type { DiskPorts } from './ports.ts';
-import { COPY, FLAG_FUA, NONE, RequestQueue, type RequestTable, REWRITE, WRITE, ZERO } from './requests.ts';
+import {
+  COPY,
+  FLAG_FUA,
+  NONE,
+  RequestQueue,
+  type RequestTable,
+  REWRITE,
+  UNTOUCHED,
+  WRITE,
+  ZERO,
+} from './requests.ts';
 import type { BrokenRules } from './rules.ts';
+import type { WrittenBlocks } from './written-blocks.ts';
 
 const EIO = 5;
 /** Writes in flight that one opening may have: the span between its lowest unsettled and its newest sequence. */
@@ -57,6 +68,8 @@ export class Copy implements ExtentPorts {
   /** What its files have room for. */
   sizeBytes: number;
   durability: Durability;
+  /** A primary's, while copies are absent: everything that is stamped is noted there as well. */
+  written: WrittenBlocks | undefined;
   readonly #table: RequestTable;
   readonly #disk: DiskPorts;
   readonly #host: CopyHost;
@@ -75,6 +88,8 @@ export class Copy implements ExtentPorts {
   readonly #ringSequence = new Float64Array(WINDOW_SPAN);
   readonly #ringOffset = new Float64Array(WINDOW_SPAN);
   readonly #ringLength = new Uint32Array(WINDOW_SPAN);
+  /** 1: an operation of it, perhaps of an earlier stream or process, may have put something on the disk. */
+  readonly #ringIsTouched = new Uint8Array(WINDOW_SPAN);
   /** [0]: everything up to here is settled. */
   readonly #settled = new Float64Array(1);
 
@@ -218,7 +233,9 @@ export class Copy implements ExtentPorts {
       this.#isUnknown = false;
       this.#window.adopt(this.#bootId);
     }
-    this.extents.settleInherited(this.#broken.unknownStampsAreNewest ? 0 : epoch);
+    // Also where nothing is noted: a call that is left out leaves out its arguments.
+    const settled = this.extents.settleInherited(this.#broken.unknownStampsAreNewest ? 0 : epoch);
+    this.written?.noteExtents(settled);
   }
 
   /** The disk failed: whoever opens it next takes all hot extents for suspect. */
@@ -291,7 +308,10 @@ export class Copy implements ExtentPorts {
 
   /** False: another write holds the entry. That is one which a joining replica has still to end: the primary has not waited for it. */
   #enter(request: number, offset: number, length: number, epoch: number): boolean {
-    const sequence = this.#table.sequence[request] as number;
+    return this.#occupy(this.#table.sequence[request] as number, offset, length, epoch);
+  }
+
+  #occupy(sequence: number, offset: number, length: number, epoch: number): boolean {
     const at = sequence % WINDOW_SPAN;
     const holder = this.#ringSequence[at] as number;
     if (holder === sequence) return true;
@@ -302,6 +322,7 @@ export class Copy implements ExtentPorts {
     this.#ringSequence[at] = sequence;
     this.#ringOffset[at] = offset;
     this.#ringLength[at] = length;
+    this.#ringIsTouched[at] = this.#isInherited(sequence) ? 1 : 0;
     if (!this.#broken.windowBeforeWrite) {
       this.#window.put(this.#bank + at, epoch, this.#openingLow, this.#openingHigh, sequence, offset, length);
     }
@@ -312,8 +333,38 @@ export class Copy implements ExtentPorts {
       lastGenerationBlockOf(offset, length),
       epoch,
     );
+    this.written?.note(offset, length);
     if (this.#broken.markKeptUntilSettled) this.#unmark(offset, length);
     return true;
+  }
+
+  /**
+   * An earlier process, or an earlier stream that it was being filled by, took this very write. A window that nobody can read
+   * says nothing of it: such a copy is filled wherever it is hot, behind whatever its stream brings again.
+   */
+  #isInherited(sequence: number): boolean {
+    for (const entry of this.#inherited) {
+      // Words of the file are unsigned.
+      const isLow = (entry.openingLow | 0) === this.#openingLow;
+      const isHigh = (entry.openingHigh | 0) === this.#openingHigh;
+      if (isLow && isHigh && entry.sequence === sequence) return true;
+    }
+    return false;
+  }
+
+  /** A window entry for a write that this copy gets otherwise, if at all. Its extents are hot. */
+  enterUnsettled({ sequence, offsetBytes, lengthBytes }: UnsettledWrite, epoch: number): void {
+    const isOfRing = sequence > (this.#settled[0] as number) && sequence <= this.lastSequence;
+    if (isOfRing) this.#occupy(sequence, offsetBytes, lengthBytes, epoch);
+  }
+
+  /** The writes of this opening that are not settled. */
+  *unsettledWrites(): Generator<UnsettledWrite> {
+    for (let at = 0; at < WINDOW_SPAN; at++) {
+      const sequence = this.#ringSequence[at] as number;
+      const offsetBytes = this.#ringOffset[at] as number;
+      if (sequence !== 0) yield { sequence, offsetBytes, lengthBytes: this.#ringLength[at] as number };
+    }
   }
 
   #unmark(offsetBytes: number, lengthBytes: number): void {
@@ -348,7 +399,10 @@ export class Copy implements ExtentPorts {
     if (this.#broken.restampAtDrop) return;
     for (let at = 0; at < WINDOW_SPAN; at++) {
       if (this.#ringSequence[at] === 0) continue;
-      this.extents.restamp(this.#ringOffset[at] as number, this.#ringLength[at] as number, epoch);
+      const offset = this.#ringOffset[at] as number;
+      const length = this.#ringLength[at] as number;
+      this.extents.restamp(offset, length, epoch);
+      if (!this.#broken.writtenHasRestamped) this.written?.note(offset, length);
     }
   }
 
@@ -366,9 +420,10 @@ export class Copy implements ExtentPorts {
     this.#stampReadCount -= 1;
   }
 
-  dataDone(request: number, errno: number): void {
+  dataDone(request: number, outcome: number): void {
     const table = this.#table;
     this.#runningCount -= 1;
+    const errno = this.#judged(request, outcome);
     if (table.kind[request] === COPY) {
       const offset = table.offsetBytes[request] as number;
       this.extents.writeEnded(
@@ -378,6 +433,16 @@ export class Copy implements ExtentPorts {
     } else if ((table.sequence[request] as number) <= (this.#settled[0] as number))
       this.settle(table.sequence[request] as number);
     this.#landed(request, errno === 0 ? this.#errno : errno);
+  }
+
+  /** A write that was sent again is refused untouched only where no attempt at it has put anything on the disk. */
+  #judged(request: number, errno: number): number {
+    const sequence = this.#table.sequence[request] as number;
+    const at = sequence % WINDOW_SPAN;
+    if (this.#table.kind[request] === COPY || this.#ringSequence[at] !== sequence) return errno;
+    if ((errno & UNTOUCHED) === 0) this.#ringIsTouched[at] = 1;
+    const isTouched = this.#ringIsTouched[at] === 1 && !this.#broken.refusalIsOfFirstSending;
+    return isTouched ? errno & ~UNTOUCHED : errno;
   }
 
   /** Its bytes are with the kernel, or are not: it is applied when they are where the volume's durability wants them. */

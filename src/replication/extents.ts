@@ -194,20 +194,29 @@ export class Extents {
     return Array.from(this.#hotList.subarray(0, this.#hotCount));
   }
 
+  /** Those which stay hot until settleInherited(): an earlier process left them marked, or keepHot(). */
+  inheritedExtents(): number[] {
+    return this.hotExtents().filter((extent) => this.#isInherited[extent] !== 0);
+  }
+
   /**
    * What an earlier process left marked is settled on every copy: its blocks count as written in this epoch,
-   * and the extents may cool. Until then they stay hot.
+   * and the extents may cool. Until then they stay hot. Returns those which were stamped.
    */
-  settleInherited(epoch: number): void {
+  settleInherited(epoch: number): number[] {
+    const stamped: number[] = [];
     for (let i = 0; i < this.#hotCount; i++) {
       const extent = this.#hotList[i] as number;
       if (this.#isInherited[extent] === 0) continue;
       this.#isInherited[extent] = 0;
       const base = this.stampOffset(extent);
-      for (let at = base; at < base + GENERATION_BLOCKS_PER_EXTENT; at++) {
+      const end = base + GENERATION_BLOCKS_PER_EXTENT;
+      if (this.#stamps.subarray(base, end).includes(STAMP_UNKNOWN)) stamped.push(extent);
+      for (let at = base; at < end; at++) {
         if (this.#stamps[at] === STAMP_UNKNOWN) this.#stamps[at] = epoch;
       }
     }
+    return stamped;
   }
 
   /** The write is acknowledged on every copy (or failed on every copy). */
@@ -234,6 +243,15 @@ export class Extents {
     this.#tick += 1;
     if (this.#coolingPhase === 'idle' && this.#hotCount > 0 && !this.#isFailed) this.#startCooling(idleTicks);
     return this.#hotCount > 0;
+  }
+
+  /**
+   * Nobody will write any more: starts to cool what may, however lately it was written. True: it is under way, and to be
+   * asked again at its end. A merge that failed is not made again.
+   */
+  coolNow(): boolean {
+    if (this.#coolingPhase === 'idle' && !this.hasMergeFailed && !this.#isFailed) this.#startCooling(0);
+    return this.#coolingPhase !== 'idle';
   }
 
   intentRoundDone(errno: number): void {

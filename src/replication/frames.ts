@@ -26,7 +26,7 @@ export const FRAME_COPY_ZERO = 7;
 export const FRAME_FLUSH = 8;
 /** time: when it was sent; watermark. Asks for a grant. */
 export const FRAME_BEAT = 9;
-/** Control EpochMessage: a higher epoch of the same opening. */
+/** Control EpochMessage: a higher epoch of the same opening, or what a copy has to know before it is filled. */
 export const FRAME_EPOCH = 10;
 /** Control StampsMessage: generations of one extent, for the replica's own table. */
 export const FRAME_STAMPS = 11;
@@ -36,7 +36,7 @@ export const FRAME_SETTLED = 12;
 export const FRAME_PROMOTE = 13;
 
 // ---- stream, replica to primary
-/** sequence, errno, epoch: the write is applied. */
+/** sequence, errno (perhaps UNTOUCHED of requests.ts), epoch: the write is applied. */
 export const FRAME_DONE = 20;
 export const FRAME_COPIED = 21;
 export const FRAME_FLUSHED = 22;
@@ -59,6 +59,8 @@ export const FRAME_MOVED = 32;
 export const FRAME_REVOKED = 33;
 /** Nothing but a sign of life, while requests wait for their answers: only a link without it is dead. */
 export const FRAME_WAITING = 34;
+/** A frontend's answer to WAITING: it is there, and can be heard. */
+export const FRAME_HERE = 35;
 
 /** Indices of FrameFields.numbers: what may exceed 31 bits. */
 export const SEQUENCE = 0;
@@ -109,6 +111,11 @@ export interface SuspectRange {
   readonly lengthBytes: number;
 }
 
+/** A write of this opening that some copy may lack. */
+export interface UnsettledWrite extends SuspectRange {
+  readonly sequence: number;
+}
+
 export interface StreamWelcome {
   readonly kind: 'stream';
   readonly incarnation: string;
@@ -127,6 +134,8 @@ export interface StreamWelcome {
 export interface SessionWelcome {
   readonly kind: 'session';
   readonly epoch: number;
+  /** The primary's; null: an older peer does not say. */
+  readonly opening: string | null;
   readonly sizeBytes: number;
 }
 
@@ -160,6 +169,8 @@ export interface EpochMessage {
   readonly config: VolumeConfig;
   readonly revision: number;
   readonly role: 'member' | 'joining';
+  /** For a copy that is to be filled: it gets them as copied blocks, if at all, and each needs its window entry. */
+  readonly unsettled: readonly UnsettledWrite[];
 }
 
 export interface StampsMessage {

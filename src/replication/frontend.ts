@@ -6,15 +6,17 @@
 // nothing; it never goes back to a primary of a lower epoch; every request gets exactly one reply. A primary that is
 // heard of is not asked again: however long the answers take, the requests stand there once.
 
-import { replicaOf, type StoredConfig } from './config.ts';
+import { replicaOf, type StoredConfig, type VolumeConfig } from './config.ts';
 import {
   type ControlMessage,
   FRAME_HELLO,
+  FRAME_HERE,
   FRAME_MOVED,
   FRAME_REFUSED,
   FRAME_REPLY,
   FRAME_REQUEST,
   FRAME_REVOKED,
+  FRAME_WAITING,
   FRAME_WELCOME,
   FrameFields,
   OFFSET,
@@ -71,11 +73,13 @@ export class Frontend {
   #session: number;
   /** Of the primary that served it last. */
   #epoch = 0;
-  /** Of the configuration that the link was opened by. */
+  /** Of the newest configuration that the link is known to be of. */
   #linkEpoch = 0;
   #linkOpening: string | null = null;
   #isRevoked = false;
   #isReading = false;
+  /** Something changed while the store was being read: the answer may be from before. */
+  #mustReadAgain = false;
   #heardMs = 0;
   /** An answer, that is: the welcome, or a reply. */
   #answeredMs = 0;
@@ -176,12 +180,17 @@ export class Frontend {
     }
   }
 
-  #welcomed({ epoch }: SessionWelcome): void {
+  #welcomed({ epoch, opening }: SessionWelcome): void {
     if (epoch < this.#epoch && !this.#broken.frontendNeverGoesBack) {
       this.#drop();
       return;
     }
     this.#epoch = epoch;
+    // It may have taken its epoch after the configuration was read that led here.
+    if (epoch > this.#linkEpoch) {
+      this.#linkEpoch = epoch;
+      this.#linkOpening = opening;
+    }
     this.#isOpen = true;
     this.#answeredMs = this.#ports.nowMs();
     if (this.#broken.frontendReplays) {
@@ -205,6 +214,10 @@ export class Frontend {
       this.#revoked();
       return;
     }
+    if (fields.type === FRAME_WAITING) {
+      this.#sayHere();
+      return;
+    }
     const request = fields.numbers[SEQUENCE] as number;
     const isKnown = fields.type === FRAME_REPLY && this.#isUnanswered[request] === 1;
     if (payload !== NONE) {
@@ -214,6 +227,16 @@ export class Frontend {
     if (!isKnown) return;
     this.#answeredMs = this.#heardMs;
     this.#answer(request, fields.errno);
+  }
+
+  #sayHere(): void {
+    const out = this.#out;
+    out.type = FRAME_HERE;
+    out.flags = 0;
+    out.errno = 0;
+    out.epoch = this.#epoch;
+    out.lengthBytes = 0;
+    this.#ports.sendFrame(this.#link, out, NONE);
   }
 
   #answer(request: number, errno: number): void {
@@ -226,7 +249,8 @@ export class Frontend {
 
   /** The store may name another primary: whoever waits looks at once. */
   storeChanged(): void {
-    if (!this.#isOpen || this.#first !== NONE) this.#read();
+    if (this.#isReading) this.#mustReadAgain = true;
+    else if (!this.#isOpen || this.#first !== NONE) this.#read();
   }
 
   /** Everything fails, now and from now on. */
@@ -263,6 +287,13 @@ export class Frontend {
 
   configRead(stored: StoredConfig | undefined): void {
     this.#isReading = false;
+    this.#follow(stored);
+    if (!this.#mustReadAgain) return;
+    this.#mustReadAgain = false;
+    this.storeChanged();
+  }
+
+  #follow(stored: StoredConfig | undefined): void {
     if (stored === undefined || this.#isRevoked) return;
     const { config } = stored;
     if (config.attachment.number > this.#options.attachment && !this.#broken.revokedAttachmentRefused) {
@@ -272,11 +303,11 @@ export class Frontend {
     }
     const nowMs = this.#ports.nowMs();
     if (this.#link !== NONE) {
+      if (config.epoch === this.#linkEpoch) this.#linkOpening ??= config.primary.opening;
       // Another primary by now: this link leads to one that will not answer, alive as it may be.
-      const isOld = config.epoch > this.#linkEpoch && config.primary.opening !== this.#linkOpening;
-      if (!isOld || nowMs - this.#answeredMs < ASK_AFTER_MS) return;
+      if (!this.#isNews(config) || nowMs - this.#answeredMs < ASK_AFTER_MS) return;
       this.#drop();
-    } else if (nowMs < this.#nextAttemptMs) return;
+    } else if (nowMs < this.#nextAttemptMs && !this.#isNews(config)) return;
     this.#nextAttemptMs = nowMs + RECONNECT_MS;
     this.#linkEpoch = config.epoch;
     this.#linkOpening = config.primary.opening;
@@ -293,6 +324,11 @@ export class Frontend {
       session: this.#session,
       epoch: this.#epoch,
     });
+  }
+
+  /** Not what the last attempt went by: there may be somebody now who serves. */
+  #isNews({ epoch, primary }: VolumeConfig): boolean {
+    return epoch > this.#linkEpoch && primary.opening !== this.#linkOpening;
   }
 
   #read(): void {

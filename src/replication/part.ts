@@ -7,6 +7,7 @@ import { isMember, openPrimary, replicaOf, type VolumeConfig } from './config.ts
 import { hasRoomFor } from './eligibility.ts';
 import {
   FRAME_REFUSED,
+  FRAME_HERE,
   FRAME_REQUEST,
   type FrameFields,
   type Hello,
@@ -322,6 +323,7 @@ export class Part implements PrimaryHost {
 
   frame(link: number, fields: FrameFields, request: number): void {
     if (fields.type === FRAME_REQUEST) this.#sessions.request(link, fields, request);
+    else if (fields.type === FRAME_HERE) this.#sessions.here(link);
     else if (this.#secondary !== undefined) this.#secondary.frame(link, fields, request);
     else {
       if (request !== NONE) this.#hub.ports.release(request);
@@ -376,5 +378,9 @@ export class Part implements PrimaryHost {
 
   isUnheard(request: number): boolean {
     return this.#sessions.isUnheard(request);
+  }
+
+  get clientHeardMs(): number | undefined {
+    return this.#sessions.heardMs;
   }
 }

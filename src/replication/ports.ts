@@ -8,14 +8,15 @@
 import type { StoredConfig, VolumeConfig } from './config.ts';
 import type { ControlMessage, FrameFields } from './frames.ts';
 import type { Superblock } from './layout/superblock.ts';
+import type { Pace } from './pace.ts';
 
 /** The local copy's files. */
 export interface DiskPorts {
   /** Reads the request's range into its buffer. Ends in dataDone(request, errno). */
   startRead(request: number): void;
-  /** Writes its buffer. Ends in dataDone(request, errno). */
+  /** Writes its buffer. Ends in dataDone(request, errno); the errno may be UNTOUCHED (requests.ts). */
   startWrite(request: number): void;
-  /** Makes the range read as zeroes. Ends in dataDone(request, errno). */
+  /** Makes the range read as zeroes. Ends in dataDone(request, errno), as a write. */
   startZero(request: number): void;
   /** A flush of the data file: covers every data operation that ended before this call. Ends in flushDone(errno). One at a time. */
   startFlush(): void;
@@ -55,6 +56,16 @@ export interface ReplicaPorts extends DiskPorts {
   /** Nothing of this link is delivered any more; no linkClosed follows. */
   closeLink(link: number): void;
 
+  /**
+   * A copy of this volume may be brought up to date now, beside those of the node's other volumes. False: it is not its
+   * turn, and this is asked again at the next tick. `isFull`: it needs everything; `isUrgent`: requests wait for it.
+   */
+  beginResync(isFull: boolean, isUrgent: boolean): boolean;
+  /** Once for every beginResync() that was true. */
+  endResync(isFull: boolean): void;
+  /** Of all resyncs of the data-plane thread. Those that wait for their turn by it are told at Primary.resyncTurn(). */
+  readonly pace: Pace;
+
   /** Linearizable. Ends in configRead(current | undefined (the store did not answer)). One at a time. */
   readConfig(): void;
   /** Compare-and-swap of the volume's record. Ends in proposed(number, outcome). */
@@ -68,7 +79,24 @@ export type ReplicaEvent =
   | { readonly type: 'role'; readonly role: string; readonly epoch: number }
   | { readonly type: 'memberSilent'; readonly replicaId: string }
   | { readonly type: 'memberDropped' | 'memberAdded'; readonly replicaId: string; readonly epoch: number }
-  | { readonly type: 'suspected'; readonly replicaId: string }
+  /** It left again and again, soon after it had joined: it is not taken up for so long. */
+  | {
+      readonly type: 'heldOut';
+      readonly replicaId: string;
+      readonly times: number;
+      readonly forMs: number;
+    }
+  /** A copy in sync hears nothing of its primary. */
+  | { readonly type: 'suspected'; readonly replicaId: string; readonly silentMs: number }
+  /** Nothing that it granted to that primary holds any more, and it proposes itself. */
+  | { readonly type: 'leaseOver'; readonly replicaId: string }
+  /** Of the volume's frontend here: the first good answer after another connection to a primary, and the last one before. */
+  | {
+      readonly type: 'firstIo';
+      readonly fromNode: string;
+      readonly toNode: string;
+      readonly pauseMs: number;
+    }
   | { readonly type: 'reconciled'; readonly epoch: number; readonly bytes: number }
   | { readonly type: 'resync'; readonly replicaId: string; readonly bytesLeft: number }
   | { readonly type: 'failed'; readonly what: string; readonly errno: number };

@@ -27,8 +27,11 @@ import { Streams, type StreamsHost } from './primary/streams.ts';
 import { RangeLocks } from './range-locks.ts';
 import { Reconcile } from './primary/reconcile.ts';
 import type { Seat } from './primary/seat.ts';
+import { TICK_MS } from './timing.ts';
+import { WrittenBlocks } from './written-blocks.ts';
 
 const EIO = 5;
+const ENOSPC = 28;
 
 export class Primary implements StreamsHost {
   readonly opening: string;
@@ -48,30 +51,41 @@ export class Primary implements StreamsHost {
   readonly #adoption: Adoption;
   readonly #handover: Handover;
   readonly #answers: Answers;
+  #tickedMs: number;
 
   constructor(hub: Hub, host: PrimaryHost, opening: string) {
     this.#hub = hub;
     this.opening = opening;
+    this.#tickedMs = hub.ports.nowMs();
     const state = new PrimaryState(hub, opening);
     const inFlight = new InFlight(hub.table);
     const locks = new RangeLocks(hub.table, (request) => this.#admission.locked(request));
     const reconcile = new Reconcile(hub, (request) => this.#admission.prepare(request));
     const streams = new Streams(state, inFlight, reconcile, this);
-    const replies = new Replies(state, host, () => this.#handover.proceed());
-    const flushes = new Flushes(state, streams, replies);
-    const silence = new Silence(state, inFlight, flushes, () => {
+    const replies = new Replies(state, host, () => {
+      this.#handover.proceed();
+      this.#joining.clientAnswered();
+    });
+    const flushes = new Flushes(state, streams, replies, reconcile);
+    const lost = (): void => {
       this.#recount();
       this.#adoption.serveIfComplete();
-    });
+    };
+    const silence = new Silence(state, inFlight, flushes, () => host.clientHeardMs, lost);
     const admission = new Admission(state, inFlight, locks, reconcile, streams, flushes, replies);
-    const joining = new Joining(state, inFlight, locks, streams, silence);
+    // Where no reply may leave clients wait for a copy to be filled, perhaps: nothing gives way to them then.
+    const openCount = (): number => (state.mayReply() ? replies.openCount : 0);
+    const joining = new Joining(state, inFlight, locks, streams, silence, openCount);
     const ownSuspects = hub.copy.suspects();
     const adoption = new Adoption(state, locks, reconcile, streams, admission, joining, ownSuspects, () =>
       host.serves(),
     );
-    const settling = new Settling(state, inFlight, reconcile, streams, admission, replies, () =>
-      adoption.reconciled(),
-    );
+    const rewritten = (): void => {
+      adoption.reconciled();
+      flushes.begin();
+    };
+    const fail = (mask: number): void => this.#outOfRoom(mask);
+    const settling = new Settling(state, inFlight, reconcile, streams, admission, replies, rewritten, fail);
     const promisesChanged = (): void => this.#promisesChanged();
     this.#state = state;
     this.#inFlight = inFlight;
@@ -101,10 +115,18 @@ export class Primary implements StreamsHost {
       adoption,
       promisesChanged,
     });
+    this.#noteWritten(state.config.epoch);
     hub.copy.beginOpening(opening, 0, false);
     hub.copy.durability = state.config.durability;
     streams.seat();
     this.#promise();
+    // Requests wait for the members: they are asked now, and not at the next tick.
+    for (const seat of state.seats) streams.keep(seat, hub.ports.nowMs());
+  }
+
+  /** A member has said nothing for longer than it should. */
+  get missesMember(): boolean {
+    return this.#silence.isAnyMissed;
   }
 
   /** For people. */
@@ -150,6 +172,11 @@ export class Primary implements StreamsHost {
     return this.#state.mayReply();
   }
 
+  /** For a host that sends the bytes of a read, under its range lock, before it tells the end of it. */
+  mayAnswer(request: number): boolean {
+    return this.#replies.mayAnswer(request);
+  }
+
   get seats(): Iterable<Seat> {
     return this.#state.seats;
   }
@@ -180,7 +207,7 @@ export class Primary implements StreamsHost {
   applied(request: number, errno: number): void {
     if (errno !== 0) {
       this.#hub.table.error[request] = errno;
-      this.#localFailed(errno);
+      if (!this.#settling.isLocalRefusal(request, errno)) this.#localFailed(errno);
     }
     this.#settling.answered(request, LOCAL);
   }
@@ -202,6 +229,13 @@ export class Primary implements StreamsHost {
   copyHasFailed(): void {
     this.#localFailed(EIO);
     if (this.#state.isUnfit) this.#promisesChanged();
+  }
+
+  /** These copies had no room for what others have taken. */
+  #outOfRoom(mask: number): void {
+    for (const seat of Array.from(this.#state.seats)) if ((seat.bit & mask) !== 0) this.#streams.fail(seat);
+    if ((mask & LOCAL) !== 0) this.#localFailed(ENOSPC);
+    this.#silence.considerDrops();
   }
 
   #localFailed(errno: number): void {
@@ -232,7 +266,7 @@ export class Primary implements StreamsHost {
     this.#flushes.clearBit(bit);
   }
 
-  streamEnded(): void {
+  countsNoMore(): void {
     this.#recount();
     this.#admission.useRoom();
   }
@@ -258,6 +292,7 @@ export class Primary implements StreamsHost {
       // First: a write that only waited for a member that is gone settles in #recount(), in this epoch.
       state.isPromised = false;
       copy.durability = next.durability;
+      this.#noteWritten(before.epoch + 1);
       copy.restampUnsettled(next.epoch);
     }
     this.#streams.seat();
@@ -282,6 +317,13 @@ export class Primary implements StreamsHost {
     this.#promise();
   }
 
+  /** As long as copies are absent: nothing has a stamp of this epoch or a later one yet. */
+  #noteWritten(sinceEpoch: number): void {
+    const { config, hub } = this.#state;
+    const isAnyAbsent = config.inSync.length < config.replicas.length;
+    hub.copy.written = isAnyAbsent ? (hub.copy.written ?? new WrittenBlocks(sinceEpoch)) : undefined;
+  }
+
   /** Makes the promise of the configuration durable. */
   #promise(): void {
     const hub = this.#hub;
@@ -294,6 +336,7 @@ export class Primary implements StreamsHost {
         attachmentNumber: config.attachment.number,
         durability: config.durability,
         lastInSyncIncarnation: hub.incarnation,
+        earlierIncarnations: [],
         inSync: knownSet(config),
       },
       () => {
@@ -330,11 +373,21 @@ export class Primary implements StreamsHost {
 
   // ---- time
 
+  /** The pace may let one that waits go on. */
+  resyncTurn(): void {
+    for (const { resync } of this.#state.seats) resync?.step();
+  }
+
   tick(): void {
     if (this.hasEnded) return;
     const state = this.#state;
     const nowMs = this.#hub.ports.nowMs();
+    const stoodStillMs = nowMs - this.#tickedMs - 2 * TICK_MS;
+    this.#tickedMs = nowMs;
+    if (stoodStillMs > 0) this.#silence.stoodStill(stoodStillMs);
+    this.#takeUp();
     for (const seat of state.seats) {
+      if (this.#silence.isStuckFilling(seat, nowMs)) this.#streams.giveUp(seat, nowMs);
       this.#streams.keep(seat, nowMs);
       seat.resync?.step();
       this.#joining.proceed(seat);
@@ -346,9 +399,23 @@ export class Primary implements StreamsHost {
     if (this.#silence.isLocalSlow()) this.#localFailed(EIO);
     if (state.hasFailed) this.#handover.leave();
     this.#reconcile.step();
+    this.#flushes.begin();
     if (!state.mayReply()) this.#replies.lookSoon();
     this.#replies.replyWaiting();
     this.#handover.proceed();
+  }
+
+  /** Copies that are held out while requests wait for one; and those that waited for their turn to be filled. */
+  #takeUp(): void {
+    const { seats } = this.#state;
+    if (this.#silence.isShort) for (const seat of seats) this.#streams.readmit(seat);
+    if (this.isServing && seats.some((seat) => seat.isWaitingForTurn)) this.#adoption.fillWaiting();
+  }
+
+  /** A person has looked at this copy: it is held out no longer. False: it is not held out. */
+  readmit(replicaId: string): boolean {
+    const seat = this.#state.seatOf(replicaId);
+    return seat !== undefined && this.#streams.readmit(seat);
   }
 
   // ---- the end
@@ -357,6 +424,7 @@ export class Primary implements StreamsHost {
   end(): void {
     if (this.hasEnded) return;
     this.#state.phase = 'ended';
+    this.#hub.copy.written = undefined;
     for (const seat of this.#state.seats) this.#streams.close(seat);
     this.#admission.end();
     this.#flushes.end();

@@ -22,12 +22,14 @@ export function judge(
   const { bootId: recordedBootId } = replicaOf(config, replicaId);
   const isSameBoot = found.bootId === bootId || found.bootId === null;
   // The store knows a later boot than this image: it was put back. (A boot that the store had not learned of yet
-  // is no such case: the image then says which one the store knew.)
+  // is no such case: the image then says which one the store knew. Nor is one that a swap of a process before has recorded
+  // late: the image names the boots before its own. One that no process has opened yet names none.)
   const isOldImage =
-    !isSameBoot &&
+    (found.bootId === null || !isSameBoot) &&
     recordedBootId !== null &&
     found.bootId !== recordedBootId &&
     found.storedBootId !== recordedBootId &&
+    !found.earlierBootIds.includes(recordedBootId) &&
     !broken.bootIdChecked;
   const isWeak = found.durability === 'writeback' || config.durability === 'writeback';
   const mayHaveLost =

@@ -186,7 +186,8 @@ export class Replica implements Hub, CopyHost {
     invariant(this.#cleanStop === undefined, 'a replica is stopped once');
     const { hasPart } = this.#part;
     this.#part.end('stopping');
-    this.#cleanStop = new CleanStop(this.copy, this.#keeper, hasPart, () => {
+    const nowMs = (): number => this.ports.nowMs();
+    this.#cleanStop = new CleanStop(this.copy, this.#keeper, hasPart, nowMs, () => {
       this.#part.stopped();
       stopped();
     });
@@ -195,6 +196,11 @@ export class Replica implements Hub, CopyHost {
 
   handOver(replicaId: string): boolean {
     return this.#part.primary?.handOver(replicaId) ?? false;
+  }
+
+  /** As Primary.readmit. */
+  readmit(replicaId: string): boolean {
+    return this.#part.primary?.readmit(replicaId) ?? false;
   }
 
   tick(): void {

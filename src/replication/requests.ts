@@ -25,7 +25,9 @@ export function readsData(kind: number): boolean {
 
 export const FLAG_FUA = 1;
 export const FLAG_NO_HOLE = 2;
-export const FLAG_FAST_ZERO = 4;
+
+/** In an errno of a write or zeroing: the copy had no room for it, and nothing of it was written. */
+export const UNTOUCHED = 0x100;
 
 export const NONE = -1;
 
@@ -42,6 +44,8 @@ export class RequestTable {
   readonly sequence: Float64Array;
   /** Bit n: the copy in seat n has not yet answered (0 is the local one). */
   readonly waitMask: Uint16Array;
+  /** Bit n: the copy in seat n refused it, untouched. */
+  readonly refusedMask: Uint16Array;
   /** Link or session that the request came from, and when, for whoever needs it. */
   readonly origin: Int32Array;
   readonly sentMs: Float64Array;
@@ -53,7 +57,7 @@ export class RequestTable {
   readonly windowEntry: Int16Array;
   /** Sub-operations still running. */
   readonly pending: Int32Array;
-  /** First error of any sub-operation: a positive errno, 0 for none. */
+  /** First error of any sub-operation: a positive errno, perhaps UNTOUCHED; 0 for none. */
   readonly error: Int32Array;
   readonly #free: Int32Array;
   #freeCount: number;
@@ -67,6 +71,7 @@ export class RequestTable {
     this.next = new Int32Array(capacity).fill(NONE);
     this.sequence = new Float64Array(capacity);
     this.waitMask = new Uint16Array(capacity);
+    this.refusedMask = new Uint16Array(capacity);
     this.origin = new Int32Array(capacity).fill(NONE);
     this.sentMs = new Float64Array(capacity);
     this.tag = new Float64Array(capacity);

@@ -41,7 +41,8 @@ import {
 import type { Hub } from './hub.ts';
 import { RangeLocks } from './range-locks.ts';
 import { COPY, NONE, RequestQueue, WRITE, ZERO } from './requests.ts';
-import { LEASE_MS, STORE_RETRY_MS } from './timing.ts';
+import { Unsettled } from './unsettled.ts';
+import { DROP_AFTER_MS, LEASE_MS, STORE_RETRY_MS } from './timing.ts';
 
 interface Stream {
   readonly link: number;
@@ -60,6 +61,7 @@ interface Greeting {
 export class Secondary {
   readonly #hub: Hub;
   readonly #locks: RangeLocks;
+  readonly #unsettled: Unsettled;
   #stream: Stream | undefined;
   /** A Hello that waits for operations of the stream before it to end. */
   #greeting: Greeting | undefined;
@@ -72,6 +74,7 @@ export class Secondary {
   /** Until then an earlier process of this replica may have promised the same. */
   readonly #sitsOutUntilMs: number;
   #heardMs: number;
+  #isSuspecting = false;
   /** The primary that was given its time to be heard. */
   #awaitedOpening: string | null = null;
   #lookAtMs = 0;
@@ -88,9 +91,11 @@ export class Secondary {
     this.#hub = hub;
     const nowMs = hub.ports.nowMs();
     this.#sitsOutUntilMs = sitsOut && !hub.broken.sitOutAfterRestart ? nowMs + LEASE_MS : nowMs;
+    if (hub.broken.sitOutAfterRestart) this.#awaitedOpening = hub.known.config.primary.opening;
     this.#grantedUntilMs = nowMs;
     this.#heardMs = sitsOut && hub.broken.sitOutAfterRestart ? Number.NEGATIVE_INFINITY : nowMs;
     this.#answers = new RequestQueue(hub.table);
+    this.#unsettled = new Unsettled(hub.copy);
     this.#locks = new RangeLocks(hub.table, (request) => this.#locked(request));
   }
 
@@ -172,7 +177,7 @@ export class Secondary {
       this.#refuse(greeting.link, 'failed');
       return;
     }
-    if (!hub.broken.oldOperationsEndFirst && !(this.#locks.isIdle && hub.copy.isDataQuiet)) return;
+    if (!hub.broken.oldOperationsEndFirst && !this.isQuiet) return;
     this.#greeting = undefined;
     this.#open(greeting);
   }
@@ -186,7 +191,9 @@ export class Secondary {
     this.#epoch = config.epoch;
     // Suspects are what stood here before this stream: asked for before its opening takes the window over.
     const suspects = hub.copy.suspects();
-    const hotExtents = hub.copy.extents.hotExtents();
+    // Of this process's own writes the window says which are in doubt: an extent that is only hot is not.
+    const { extents } = hub.copy;
+    const hotExtents = suspects === 'hot' ? extents.hotExtents() : extents.inheritedExtents();
     const lastInSyncEpoch = hub.superblock.inSync.epoch;
     // Before the watermark settles them: what was in flight when a member was dropped counts as of that epoch.
     if (!hub.broken.restampAtHello) hub.copy.restampUnsettled(config.epoch);
@@ -224,7 +231,9 @@ export class Secondary {
         promisedEpoch: Math.max(config.epoch, hub.superblock.promisedEpoch),
         attachmentNumber: Math.max(config.attachment.number, hub.superblock.attachmentNumber),
         durability: config.durability,
-        ...(isInSync ? { lastInSyncIncarnation: hub.incarnation, inSync: knownSet(config) } : {}),
+        ...(isInSync
+          ? { lastInSyncIncarnation: hub.incarnation, earlierIncarnations: [], inSync: knownSet(config) }
+          : {}),
       },
       () => {
         this.#promiseCount -= 1;
@@ -239,11 +248,15 @@ export class Secondary {
       this.#answer(request);
   }
 
-  #endStream(): void {
-    const stream = this.#stream;
+  #forgetStream(): void {
     this.#stream = undefined;
     this.#flushRounds = [];
     this.#stamps = [];
+  }
+
+  #endStream(): void {
+    const stream = this.#stream;
+    this.#forgetStream();
     if (stream !== undefined) this.#hub.ports.closeLink(stream.link);
   }
 
@@ -268,9 +281,7 @@ export class Secondary {
   linkClosed(link: number): void {
     if (this.#greeting?.link === link) this.#greeting = undefined;
     if (this.#stream?.link === link) {
-      this.#stream = undefined;
-      this.#flushRounds = [];
-      this.#stamps = [];
+      this.#forgetStream();
       // A closed connection proves nothing: firewalls close them too.
       if (this.#hub.broken.brokenLinkIsNoProof)
         this.#heardMs = this.#grantedUntilMs = Number.NEGATIVE_INFINITY;
@@ -279,7 +290,7 @@ export class Secondary {
 
   /** Nothing of any stream is on its way to the disk. */
   get isQuiet(): boolean {
-    return this.#locks.isIdle && this.#hub.copy.isDataQuiet;
+    return this.#locks.isIdle && this.#unsettled.isIdle && this.#hub.copy.isDataQuiet;
   }
 
   // ---- frames
@@ -305,11 +316,7 @@ export class Secondary {
         this.#take(link, fields, request, COPY);
         return;
       case FRAME_FLUSH:
-        this.#flushRounds.push({
-          local: hub.copy.requestFlush(),
-          link,
-          round: fields.numbers[SEQUENCE] as number,
-        });
+        this.#flush(link, fields.numbers[SEQUENCE] as number);
         return;
       case FRAME_BEAT:
         hub.copy.settleUpTo(fields.numbers[WATERMARK] as number);
@@ -358,6 +365,7 @@ export class Secondary {
     this.#epoch = config.epoch;
     hub.copy.restampUnsettled(config.epoch);
     hub.copy.durability = config.durability;
+    this.#unsettled.take(message.unsettled, config.epoch);
     this.#promise(message, () => {
       if (this.#stream !== stream) return;
       const { out } = hub;
@@ -396,6 +404,11 @@ export class Secondary {
   }
 
   #locked(request: number): void {
+    if (this.#unsettled.isIdle) this.#prepare(request);
+    else this.#unsettled.whenEntered(() => this.#prepare(request));
+  }
+
+  #prepare(request: number): void {
     if (this.#hub.copy.prepare(request)) this.prepared(request);
   }
 
@@ -403,7 +416,7 @@ export class Secondary {
     const { copy, table, broken } = this.#hub;
     // What a joining copy is given may be unacknowledged, and the next primary may not have it: until it has joined
     // and everything is settled, all that it took stays suspect.
-    if (this.#stream?.role === 'joining' && !copy.hasFailed && !broken.joiningCopyStaysSuspect)
+    if (this.#stream?.role !== 'member' && !copy.hasFailed && !broken.joiningCopyStaysSuspect)
       copy.extents.keepHot(table.offsetBytes[request] as number, table.lengthBytes[request] as number);
     copy.start(request, this.#epoch);
   }
@@ -432,6 +445,13 @@ export class Secondary {
     this.progress();
   }
 
+  #flush(link: number, round: number): void {
+    this.#unsettled.whenEntered(() => {
+      if (this.#stream?.link === link)
+        this.#flushRounds.push({ local: this.#hub.copy.requestFlush(), link, round });
+    });
+  }
+
   flushed(local: number, errno: number): void {
     const { out, ports } = this.#hub;
     while (this.#flushRounds[0] !== undefined && this.#flushRounds[0].local <= local) {
@@ -458,6 +478,7 @@ export class Secondary {
   }
 
   marksReady(): void {
+    this.#unsettled.proceed();
     this.#mergeStamps();
   }
 
@@ -473,6 +494,16 @@ export class Secondary {
     return nowMs >= this.#grantedUntilMs && (isProven || nowMs >= this.#sitsOutUntilMs);
   }
 
+  /** Says so once, of a silence that nothing but the end of its own grant is waited for in. */
+  #considerSuspicion(silentMs: number): void {
+    const { ports, known, replicaId, incarnation } = this.#hub;
+    const { config } = known;
+    const isSuspect = silentMs >= DROP_AFTER_MS && isMember(config, replicaId, incarnation);
+    if (isSuspect && !this.#isSuspecting && config.primary.replicaId !== replicaId)
+      ports.event({ type: 'suspected', replicaId: config.primary.replicaId, silentMs });
+    this.#isSuspecting = isSuspect;
+  }
+
   tick(): void {
     const hub = this.#hub;
     const nowMs = hub.ports.nowMs();
@@ -484,6 +515,7 @@ export class Secondary {
       this.#awaitedOpening = opening;
       this.#heardMs = nowMs;
     }
+    this.#considerSuspicion(nowMs - this.#heardMs);
     const isSilent = nowMs - this.#heardMs >= (hub.broken.waitForOwnGrant ? LEASE_MS / 2 : LEASE_MS);
     if (!isSilent && this.#stream?.isOpen === true) return;
     if (nowMs >= this.#lookAtMs) {
@@ -492,7 +524,7 @@ export class Secondary {
     }
     const mayPromote = isSilent && this.mayLead(false);
     if (!mayPromote || !canPromote(hub)) return;
-    hub.ports.event({ type: 'suspected', replicaId: hub.known.config.primary.replicaId });
+    hub.ports.event({ type: 'leaseOver', replicaId: hub.known.config.primary.replicaId });
     // What the old primary still sends is void from here on; if the promotion fails, it is sent again.
     if (!hub.broken.noGrantWhilePromoting) this.#endStream();
     const { config } = hub.known;

@@ -43,6 +43,7 @@ export class Sessions {
 
   #hasWaiting = false;
   #beatAtMs = 0;
+  #heardMs = 0;
 
   constructor(hub: Hub, primary: () => Primary | undefined) {
     this.#hub = hub;
@@ -60,6 +61,7 @@ export class Sessions {
     this.#numbers.set(hello.attachment, hello.session);
     for (const older of this.#sessions.values()) this.#close(older);
     this.#primary()?.discardUnheard();
+    this.#heardMs = hub.ports.nowMs();
     this.#sessions.set(link, { link, hello, isWelcome: false, isClosed: false, unansweredCount: 0 });
     this.#hasWaiting = true;
     this.progress();
@@ -101,6 +103,7 @@ export class Sessions {
       hub.ports.sendControl(session.link, FRAME_WELCOME, {
         kind: 'session',
         epoch: hub.known.config.epoch,
+        opening: hub.known.config.primary.opening,
         sizeBytes: hub.known.config.sizeBytes,
       });
     }
@@ -121,14 +124,16 @@ export class Sessions {
     return older.length >= OLD_SESSIONS;
   }
 
-  /** Whoever waits for an answer hears that this primary is alive. */
+  /** Whoever waits for an answer hears that this primary is alive; and all say whether they are when it misses a member. */
   tick(): void {
     if (this.#sessions.size === 0) return;
     const { ports, out, known } = this.#hub;
     if (ports.nowMs() < this.#beatAtMs) return;
+    const isWanted = this.#primary()?.missesMember === true;
     this.#beatAtMs = ports.nowMs() + BEAT_MS;
     for (const session of this.#sessions.values()) {
-      if (!session.isWelcome || session.isClosed || session.unansweredCount === 0) continue;
+      if (!session.isWelcome || session.isClosed) continue;
+      if (session.unansweredCount === 0 && !isWanted) continue;
       out.type = FRAME_WAITING;
       out.flags = 0;
       out.errno = 0;
@@ -161,7 +166,21 @@ export class Sessions {
     table.tag[request] = fields.numbers[SEQUENCE] as number;
     table.origin[request] = link;
     session.unansweredCount += 1;
+    this.#heardMs = ports.nowMs();
     primary.admit(request);
+  }
+
+  /** It was asked whether it is there. */
+  here(link: number): void {
+    if (this.#sessions.get(link)?.isClosed === false) this.#heardMs = this.#hub.ports.nowMs();
+  }
+
+  /**
+   * When any client last said something; undefined: nobody uses the volume. One whose link has ended may still be there:
+   * who is cut off may see its links reset.
+   */
+  get heardMs(): number | undefined {
+    return this.#hub.known.config.attachment.node === null ? undefined : this.#heardMs;
   }
 
   /** Of the size that this primary knows: what it fills others with ends there. */

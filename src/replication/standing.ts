@@ -13,7 +13,7 @@ import {
   reviveAfterReboot,
 } from './config.ts';
 import type { Hub } from './hub.ts';
-import type { Superblock } from './layout/superblock.ts';
+import { MAX_EARLIER_BOOTS, MAX_EARLIER_INCARNATIONS, type Superblock } from './layout/superblock.ts';
 import { judge } from './recovery.ts';
 
 export class Standing {
@@ -70,7 +70,11 @@ export class Standing {
       hub.keep({ lineage, cleanMark: null }, then);
       return;
     }
-    const noBase = { lastInSyncIncarnation: null, inSync: { epoch: 0, members: [] } };
+    const noBase = {
+      lastInSyncIncarnation: null,
+      earlierIncarnations: [],
+      inSync: { epoch: 0, members: [] },
+    };
     this.#suspecting = () => hub.keep({ lineage, cleanMark: null, ...noBase }, then);
     this.progress();
   }
@@ -91,29 +95,36 @@ export class Standing {
     this.#isJudged = true;
     if (verdict.isRedrawn) this.#incarnation = hub.ports.drawId();
     this.#descends = verdict.descends;
-    // The store may have named it before its superblock could say so.
-    const isNamed = memberOf(config, hub.replicaId)?.incarnation === this.#found.incarnation;
-    const last = isNamed ? this.#found.incarnation : hub.superblock.lastInSyncIncarnation;
+    const { incarnation, earlierIncarnations, bootId, earlierBootIds } = this.#found;
+    const earlier = verdict.isRedrawn ? [incarnation, ...earlierIncarnations] : earlierIncarnations;
+    const boots = bootId === null || bootId === hub.bootId ? earlierBootIds : [bootId, ...earlierBootIds];
     hub.keep(
       {
         incarnation: this.#incarnation,
         bootId: hub.bootId,
+        earlierBootIds: boots.slice(0, MAX_EARLIER_BOOTS),
         storedBootId: replicaOf(config, hub.replicaId).bootId,
         ...(hub.broken.cleanMarkErasedFirst ? {} : { cleanMark: null }),
-        lastInSyncIncarnation: verdict.descends ? last : null,
+        lastInSyncIncarnation: verdict.descends ? hub.superblock.lastInSyncIncarnation : null,
+        earlierIncarnations: verdict.descends ? earlier.slice(0, MAX_EARLIER_INCARNATIONS) : [],
       },
       then,
     );
   }
 
   /**
-   * Proof that no primary counts on a grant of an earlier process of this replica: nobody ever served, or it promised
-   * this very epoch as the primary.
+   * Proof that no primary counts on a grant of an earlier process of this replica: nobody ever served, it promised this
+   * very epoch as the primary, or it was alone by its last promise and is alone now. Only it could have added another.
    */
   get isProvenPrimary(): boolean {
     const { config } = this.#hub.known;
     if (config.primary.opening === null) return !this.#hasChangedLineage;
-    return this.#found.promisedEpoch === config.epoch;
+    const { promisedEpoch, inSync } = this.#found;
+    return promisedEpoch === config.epoch || (this.#isAlone(inSync.members) && this.#isAlone(config.inSync));
+  }
+
+  #isAlone(members: readonly { readonly replicaId: string }[]): boolean {
+    return members.length === 1 && members[0]?.replicaId === this.#hub.replicaId;
   }
 
   /** The store knows this boot, and what became of this copy in it; false while it does not. */
@@ -138,14 +149,15 @@ export class Standing {
   }
 
   /**
-   * The incarnation that was last in sync, if nothing but reboots lies between. A swap of the process before may have named
-   * the one that this process found, after it was gone.
+   * The incarnation that the store names or that was last in sync, if nothing but reboots lies between. A swap of a process
+   * before may have named an incarnation after its end, however many reboots ago.
    */
   get #ancestor(): string | null {
     const { known, replicaId, superblock } = this.#hub;
     if (!this.#descends) return null;
-    const named = memberOf(known.config, replicaId)?.incarnation;
-    return named === this.#found.incarnation ? named : superblock.lastInSyncIncarnation;
+    const named = memberOf(known.config, replicaId)?.incarnation ?? null;
+    const isEarlier = named !== null && superblock.earlierIncarnations.includes(named);
+    return isEarlier ? named : superblock.lastInSyncIncarnation;
   }
 
   #considerRevival(): void {

@@ -16,6 +16,7 @@ import { GENERATION_BLOCKS_PER_EXTENT, MAX_VOLUME_BYTES } from '../core/units.ts
 import type { FailureMode, MemberConfig, ReplicaConfig, VolumeConfig } from './config.ts';
 import * as frames from './frames.ts';
 import { MAX_IN_SYNC_MEMBERS } from './layout/superblock.ts';
+import { WINDOW_ENTRY_COUNT } from './layout/window.ts';
 import { type VersionRange, WIRE_VERSIONS } from './wire.ts';
 import { type Check, flag, list, oneOf, orNull, record, refuse, text, whole } from './wire-checks.ts';
 import { hotExtents, MAX_EXTENTS, runsOf } from './wire-extents.ts';
@@ -116,6 +117,8 @@ const streamWelcome = record<frames.StreamWelcome>({
 const sessionWelcome = record<frames.SessionWelcome>({
   kind: oneOf('session'),
   epoch,
+  // An older peer does not say.
+  opening: (value, where) => orNull(id)(value ?? null, where),
   sizeBytes: whole(1, MAX_VOLUME_BYTES),
 });
 
@@ -124,7 +127,6 @@ const refused = record<frames.Refused>({
   epoch,
 });
 
-const epochMessage = record<frames.EpochMessage>({ config, revision: count, role });
 const promoteMessage = record<frames.PromoteMessage>({ config, revision: count });
 const movedMessage = record<frames.MovedMessage>({ epoch });
 
@@ -138,6 +140,20 @@ function suspectRange(value: unknown, where: string): frames.SuspectRange {
   if (checked.offsetBytes + checked.lengthBytes <= MAX_VOLUME_BYTES) return checked;
   return refuse(where, value, 'within the largest volume');
 }
+
+const sequenceOf = record({ sequence: count });
+const unsettledWrites = list<frames.UnsettledWrite>(
+  (value, where) => ({ ...suspectRange(value, where), ...sequenceOf(value, where) }),
+  WINDOW_ENTRY_COUNT,
+);
+
+const epochMessage = record<frames.EpochMessage>({
+  config,
+  revision: count,
+  role,
+  // An older peer tells of none.
+  unsettled: (value, where) => unsettledWrites(value ?? [], where),
+});
 
 /** Either kind of a message: `kind` says which. */
 function byKind<S, T>(stream: Check<S>, session: Check<T>): Check<S | T> {

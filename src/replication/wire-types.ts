@@ -82,6 +82,7 @@ export const FRAME_TYPES: readonly FrameType[] = [
   frameType(frames.FRAME_MOVED, 'MOVED', PAYLOAD_CONTROL, HEARER_FRONTEND),
   frameType(frames.FRAME_REVOKED, 'REVOKED', PAYLOAD_NONE, HEARER_FRONTEND),
   frameType(frames.FRAME_WAITING, 'WAITING', PAYLOAD_NONE, HEARER_FRONTEND),
+  frameType(frames.FRAME_HERE, 'HERE', PAYLOAD_NONE, HEARER_SERVER),
 ];
 
 // The same by type, for the path of a frame. A type that does not exist has no hearers.

@@ -53,6 +53,15 @@ export function chooseVersion(ours: VersionRange, theirs: VersionRange): number 
   return version >= Math.max(ours.min, theirs.min) ? version : undefined;
 }
 
+/** For the log of either end: who is to do what. */
+export function tooFarApart(what: string, ours: VersionRange, theirs: VersionRange): string {
+  const older = theirs.max < ours.min ? 'the other daemon' : 'this daemon';
+  return (
+    `it speaks versions ${theirs.min} to ${theirs.max} of ${what} and this daemon ${ours.min} to ${ours.max}: ` +
+    `upgrade ${older}, which is too old for the other`
+  );
+}
+
 // ---- checksums of payloads
 
 /** CRC-32C of bytes [offset, offset + length), continuing from `seed` (0 at the start). As the addon's. */

@@ -22,7 +22,7 @@ const VOLUME: VolumeView = {
   durability: 'writeback',
   failureMode: 'soft',
   fileSystem: { type: 'ext4', made: true },
-  attachment: { number: 2, node: '', readOnly: false },
+  attachment: { number: 2, node: '', readOnly: false, use: '' },
   primary: 'a',
   inSync: ['a', 'b'],
   replicas: [

@@ -14,13 +14,17 @@ export interface ShownVolume {
 }
 
 /** A command at a terminal costs a tenth of a second of processor time. */
+const READMIT_EVERY_MS = 5000;
 const LOOK_EVERY_MS = 400;
 const EXPORT_MS = 30_000;
+
+/** A node, as far as commands are given there. */
+export type CommandNode = Pick<ClusterNode, 'name' | 'daemon' | 'json'>;
 
 export class ClusterVolume {
   readonly name: string;
 
-  static async create(via: ClusterNode, name: string, ...options: string[]): Promise<ClusterVolume> {
+  static async create(via: CommandNode, name: string, ...options: string[]): Promise<ClusterVolume> {
     await via.json('volume', 'create', name, ...options);
     return new ClusterVolume(name);
   }
@@ -29,13 +33,13 @@ export class ClusterVolume {
     this.name = name;
   }
 
-  async show(via: ClusterNode): Promise<ShownVolume> {
+  async show(via: CommandNode): Promise<ShownVolume> {
     return await via.json<ShownVolume>('volume', 'show', this.name);
   }
 
   /** What must come true within the time; the error tells what was there instead. */
   async untilShown(
-    via: ClusterNode,
+    via: CommandNode,
     what: string,
     isSo: (shown: ShownVolume) => boolean,
     timeoutMs = 60_000,
@@ -60,13 +64,25 @@ export class ClusterVolume {
     }
   }
 
-  async untilInSync(via: ClusterNode, count: number, timeoutMs?: number): Promise<ShownVolume> {
+  async untilInSync(via: CommandNode, count: number, timeoutMs?: number): Promise<ShownVolume> {
     const isSo = ({ inSync }: ShownVolume): boolean => inSync.length === count;
-    return await this.untilShown(via, `${count} copies are in sync`, isSo, timeoutMs);
+    // Copies leave more often here than a person would bear: who is held out for that is taken up.
+    const readmitting = setInterval(() => void this.#readmit(via).catch(() => undefined), READMIT_EVERY_MS);
+    try {
+      return await this.untilShown(via, `${count} copies are in sync`, isSo, timeoutMs);
+    } finally {
+      clearInterval(readmitting);
+    }
+  }
+
+  async #readmit(via: CommandNode): Promise<void> {
+    const { inSync, replicas } = await this.show(via);
+    for (const { node } of replicas)
+      if (!inSync.includes(node)) await via.json('volume', 'readmit', this.name, node).catch(() => undefined);
   }
 
   /** Resolves when clients can connect. Any earlier export must have ended. */
-  async exportAt(node: ClusterNode, socketPath: string): Promise<VolumeExport> {
+  async exportAt(node: CommandNode, socketPath: string): Promise<VolumeExport> {
     const words = ['volume', 'export', this.name, '--unix', socketPath, '--json', '--api', node.daemon.api];
     const command = new Child(words);
     try {

@@ -3,21 +3,28 @@
 
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtemp, rm } from 'node:fs/promises';
+import { readFileSync } from 'node:fs';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { execa } from 'execa';
 import { type CommandResult, Daemon, HOLDFAST, until } from '../daemon/daemon.fixture.ts';
+import { type Changes, environmentOf, type Place } from './changed-daemon.ts';
 import { type Cut, ClusterNetwork } from './network.ts';
 
 const STORE = 'store';
 const STORE_START_MS = 15_000;
+const STOPPED_MS = 20_000;
 const PORT = 7400;
 
 export interface ClusterOptions {
   readonly nodes: readonly string[];
   /** For every daemon. */
   readonly args?: readonly string[];
+  /** As which program every daemon runs, at first. */
+  readonly changes?: Changes;
+  /** Before a node's daemon is started for the first time. What it opens closes with the cluster. */
+  readonly prepare?: (node: ClusterNode) => Promise<AsyncDisposable>;
 }
 
 export class TestCluster implements AsyncDisposable {
@@ -25,9 +32,10 @@ export class TestCluster implements AsyncDisposable {
   readonly etcd: StoreHost;
   readonly nodes: readonly ClusterNode[];
   readonly #directories: readonly [string, string];
+  readonly #prepared: AsyncDisposable[] = [];
 
   /** All daemons serve, and each takes the others for alive. */
-  static async start({ nodes, args = [] }: ClusterOptions): Promise<TestCluster> {
+  static async start({ nodes, args = [], changes, prepare }: ClusterOptions): Promise<TestCluster> {
     const network = await ClusterNetwork.create([STORE, ...nodes]);
     const directories = [
       await mkdtemp(join(tmpdir(), 'holdfast-cluster-')),
@@ -37,6 +45,10 @@ export class TestCluster implements AsyncDisposable {
     try {
       await cluster.etcd.start();
       await execa(HOLDFAST, ['cluster', 'keygen', join(directories[0], 'key')]);
+      for (const node of cluster.nodes) {
+        node.changes = changes;
+        if (prepare !== undefined) cluster.#prepared.push(await prepare(node));
+      }
       await Promise.all(cluster.nodes.map((node) => node.start()));
       for (const node of cluster.nodes) {
         await until(
@@ -85,6 +97,7 @@ export class TestCluster implements AsyncDisposable {
     for (const node of this.nodes) await node.kill();
     await this.etcd.kill();
     await this.network[Symbol.asyncDispose]();
+    for (const prepared of this.#prepared) await prepared[Symbol.asyncDispose]();
     for (const directory of this.#directories) await rm(directory, { recursive: true, force: true });
   }
 }
@@ -96,6 +109,8 @@ export class ClusterNode {
   readonly #directory: string;
   readonly #runDirectory: string;
   readonly #args: readonly string[];
+  /** As which program its daemon is started next: as it is by default. */
+  changes: Changes | undefined;
   #daemon: Daemon | undefined;
 
   constructor(
@@ -118,9 +133,19 @@ export class ClusterNode {
     return this.#daemon;
   }
 
+  get poolDirectory(): string {
+    return join(this.#directory, 'pools/default');
+  }
+
+  get #stopFile(): string {
+    return `${this.#directory}.stop`;
+  }
+
   /** Resolves when it serves. */
   async start(): Promise<void> {
-    const env = { HOLDFAST_RUN_DIR: this.#runDirectory };
+    const { changes } = this;
+    const changed = changes === undefined ? {} : environmentOf({ stopFile: this.#stopFile, ...changes });
+    const env = { HOLDFAST_RUN_DIR: this.#runDirectory, ...changed };
     this.#daemon = new Daemon(this.#directory, this.#args, env, this.#launcher);
     await this.#daemon.serving();
   }
@@ -142,6 +167,14 @@ export class ClusterNode {
   /** It does nothing any more, and its connections stand. */
   freeze(): void {
     this.daemon.process.kill('SIGSTOP');
+  }
+
+  /** Resolves when it stands still there. Its program has to be a changed one, and it to be a primary under load. */
+  async freezeAt(place: Place): Promise<void> {
+    await writeFile(this.#stopFile, place);
+    const { pid } = this.daemon.process;
+    const isStopped = (): boolean => /^State:\tT/m.test(readFileSync(`/proc/${pid}/status`, 'utf8'));
+    await until(`${this.name} stands still ${place} a look at its lease`, isStopped, STOPPED_MS);
   }
 
   thaw(): void {

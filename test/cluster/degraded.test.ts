@@ -3,8 +3,10 @@
 
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import type { ClusterNetwork } from './network.ts';
 import { VolumeUnderLoad } from './volume-under-load.ts';
 
+type CutBetween = (network: ClusterNetwork, primary: string, other: string) => Promise<void>;
 /** Of a client that waits for a copy to be dropped, on a busy machine. */
 const SHORT_MS = 8000;
 
@@ -36,14 +38,35 @@ describe.skipIf(process.geteuid?.() !== 0)('a volume of two copies (needs root)'
     expect(longestPause.ms).toBeLessThan(SHORT_MS);
   });
 
-  test('goes on when its copies do not reach each other, with one of them', async () => {
+  test.each<[string, CutBetween]>([
+    ['do not reach each other', (network, one, other) => network.cut(one, other)],
+    ['answer each other with resets', (network, one, other) => network.cut(one, other, 'refused')],
+    ['hear nothing of its primary', (network, one, other) => network.cutOneWay(one, other)],
+    ['are not heard by its primary', (network, one, other) => network.cutOneWay(other, one)],
+  ])('goes on when its copies %s, with one of them, and nobody is taken for dead', async (_, cut) => {
     const { primary, others } = await world.inSync(2);
-    await world.cluster.network.cut(primary.name, others[0]?.name ?? '');
+    await cut(world.cluster.network, primary.name, others[0]?.name ?? '');
     await world.volume.untilInSync(world.user, 1);
     await world.goesOn();
+    expect(await world.user.alive()).toEqual(['a', 'b', 'c']);
     await world.cluster.network.heal();
     await world.inSync(2);
     await world.expectNothingLost();
+  });
+
+  test('sees a pause at most when connections between live nodes are reset again and again', async () => {
+    const { primary, others } = await world.inSync(2);
+    const { network } = world.cluster;
+    for (let round = 0; round < 10; round += 1) {
+      await network.reset(primary.name, others[0]?.name ?? '');
+      await network.reset(primary.name, world.user.name);
+      await world.goesOn();
+    }
+    await world.inSync(2);
+    expect((await world.show()).primary).toBe(primary.name);
+    expect(await world.user.alive()).toEqual(['a', 'b', 'c']);
+    const { longestPause } = await world.expectNothingLost();
+    expect(longestPause.ms).toBeLessThan(SHORT_MS);
   });
 
   test('waits while the user does not reach the primary, and goes on', async () => {

@@ -5,7 +5,8 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { RandomFaults, randomOf, strikeAtRandom } from './random-faults.ts';
 import { VolumeUnderLoad } from './volume-under-load.ts';
 
-const FAULTS = process.env['HOLDFAST_SOAK'] === undefined ? 12 : 200;
+const SOAK_FAULTS = Number(process.env['HOLDFAST_FAULTS'] ?? 200);
+const FAULTS = process.env['HOLDFAST_SOAK'] === undefined ? 12 : SOAK_FAULTS;
 const LONGEST_FAULT_MS = 60_000;
 /** Between looks at everything. */
 const FAULTS_A_CLIENT = 4;

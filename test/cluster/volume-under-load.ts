@@ -7,6 +7,7 @@ import { HistoryClient, type Load, type LoadReport, VolumeHistory } from '../sup
 import { type ClusterNode, TestCluster } from './cluster.ts';
 import { ClusterVolume, type ShownVolume, type VolumeExport } from './cluster-volume.ts';
 
+export const NODES = ['a', 'b', 'c'];
 /** Leaves the machine some room: there are five processes beside this one. */
 const LOAD = { depth: 8, thinkMs: 5 };
 /** Leases, a busy machine, and room. */
@@ -36,7 +37,11 @@ export class VolumeUnderLoad implements AsyncDisposable {
 
   /** `options`: of `holdfast volume create`. */
   static async start(...options: string[]): Promise<VolumeUnderLoad> {
-    const cluster = await TestCluster.start({ nodes: ['a', 'b', 'c'] });
+    return await VolumeUnderLoad.of(await TestCluster.start({ nodes: NODES }), ...options);
+  }
+
+  /** On a cluster of three, which goes with it. */
+  static async of(cluster: TestCluster, ...options: string[]): Promise<VolumeUnderLoad> {
     try {
       const [first] = cluster.nodes;
       if (first === undefined) throw new Error('a cluster has nodes');

@@ -304,6 +304,7 @@ describe('the channel', () => {
     growReplica: nothing,
     replicaState: nothing,
     handOver: nothing,
+    readmit: nothing,
     timeline: nothing,
   };
   const b = { name: 'b', handlers };

@@ -146,7 +146,8 @@ export class EtcdServer {
 
   async etcdctl(...args: string[]): Promise<string> {
     const { stdout } = await execa('etcdctl', ['--endpoints', this.#url, ...args], {
-      env: { ETCDCTL_API: '3' },
+      // A disk that everybody uses may take more than the usual 5 s to defragment.
+      env: { ETCDCTL_API: '3', ETCDCTL_COMMAND_TIMEOUT: '15s' },
       timeout: 20_000,
     });
     return stdout;

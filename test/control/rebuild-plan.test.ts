@@ -37,7 +37,9 @@ function copy(index: number, set: Set, changes: Partial<FoundCopy['superblock']>
       promisedEpoch: epoch,
       incarnation: `i${index}`,
       lastInSyncIncarnation: `i${index}`,
+      earlierIncarnations: [],
       bootId: 'boot',
+      earlierBootIds: [],
       storedBootId: null,
       cleanMark: null,
       inSync: {
@@ -119,12 +121,25 @@ test('a volume one of whose newest members is missing waits for that one, and no
   const planned = plan(copy(0, [7, 0, 1]));
   expect(planned.verdict).toBe('waitsForNode');
   expect(planned.reason).toContain('node "n1"');
-  expect(planned.record.inSync).toEqual([{ replicaId: hex(1), incarnation: 'i1' }]);
+  expect(isMember(configOf(planned.record), hex(1), 'i1')).toBe(false);
   expect(planned.record.primary.replicaId).toBe(hex(1));
   expect(planned.record.replicas).toMatchObject([
     { id: hex(1), node: 'n1', needsFullCopy: false },
     { id: hex(0), node: 'n0', needsFullCopy: true, outSince: 8 },
   ]);
+});
+
+test('the copy that a volume waited for serves only if it was not left behind itself', () => {
+  // n1 was made primary, took n2 in, and n2 went on alone.
+  const others = [copy(0, [7, 0, 1]), copy(3, [0], { promisedEpoch: 7, lastInSyncIncarnation: null })];
+  const left = copy(1, [9, 1, 2]);
+  expect(plan(...others).verdict).toBe('waitsForNode');
+  expect(plan(...others, left)).toMatchObject({
+    verdict: 'waitsForNode',
+    record: { primary: { replicaId: hex(2) } },
+  });
+  const alone = copy(1, [8, 1]);
+  expect(inSyncOf(plan(...others, alone))).toEqual([hex(1)]);
 });
 
 test.each([

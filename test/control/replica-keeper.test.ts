@@ -13,8 +13,7 @@ import { newReplica, type VolumeRecord } from '../../src/control/records.ts';
 import { ReplicaKeeper } from '../../src/control/replica-keeper.ts';
 import { VolumeRecords } from '../../src/control/volume-records.ts';
 import { MIB } from '../../src/core/units.ts';
-import { MemoryClusterStorage } from '../support/memory-cluster-storage.ts';
-import { MemoryDisks } from '../support/memory-storage.ts';
+import { MemoryDisks, MemoryStorage } from '../support/memory-storage.ts';
 
 const HERE = 'here';
 const WAIT = { timeout: 5000, interval: 5 };
@@ -22,7 +21,7 @@ const WAIT = { timeout: 5000, interval: 5 };
 let directory: string;
 let store: LevelStore;
 let records: VolumeRecords;
-let storage: MemoryClusterStorage;
+let storage: MemoryStorage;
 let locks: KeyedLock;
 let keeper: ReplicaKeeper;
 let lines: string[];
@@ -32,7 +31,7 @@ beforeEach(async () => {
   directory = await mkdtemp(join(tmpdir(), 'holdfast-keeper-'));
   store = await LevelStore.open(directory, { sync: false });
   records = new VolumeRecords(store);
-  storage = new MemoryClusterStorage(new MemoryDisks());
+  storage = new MemoryStorage(new MemoryDisks());
   storage.disks.pools.set('other', { totalBytes: 1000 * MIB, overcommitRatio: 1 });
   locks = new KeyedLock();
   lines = [];

@@ -31,8 +31,13 @@ afterAll(async () => {
 function volumesWith(faults: Faults): Volumes {
   const store = faults.around(a.store, ['get', 'list', 'compareAndSwap']);
   const calls = faults.around(a.calls, ['call']);
-  const cluster = { nodes: a.nodes, calls, frontends: a.storage.cluster };
-  return new Volumes(store, a.storage, { node: 'a', maxVolumesPerNode: 100, cluster });
+  const cluster = { nodes: a.nodes, calls };
+  return new Volumes(store, a.storage, {
+    node: 'a',
+    maxVolumesPerNode: 100,
+    replication: a.storage.cluster,
+    cluster,
+  });
 }
 
 const wish = (name: string, replicaCount: number) =>

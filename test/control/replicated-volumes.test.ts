@@ -151,6 +151,8 @@ describe('creation', () => {
 
   test('that was cut short is undone by whoever asks for the name next, once its maker is away', async () => {
     const record = await a.volumes.create(replicated('cut', 2));
+    // The epoch of its opening is in the store then, as well as on the disks.
+    await expect.poll(() => isServing(record), soon).toBe(true);
     await a.records.update(record.id, (found) => ({ ...found, state: 'creating', coordinator: 'c' }));
     await expect(a.volumes.create(replicated('cut', 1))).rejects.toEqual(
       refusal('BUSY', /Node "c" is making volume "cut"/),

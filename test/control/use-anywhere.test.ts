@@ -207,7 +207,7 @@ describe('what is wrong with a volume', () => {
     await expect.poll(async () => await c.volumes.explain(id), soon).toEqual([]);
     await world.stop('b');
     const problems = (await c.volumes.explain(id)).map(({ problem }) => problem);
-    expect(problems).toContainEqual(expect.stringMatching(/node "b" cannot be asked.*not alive/));
+    expect(problems).toEqual([expect.stringMatching(/copy on node "b" .*and node "b" is not alive/)]);
     b = await world.start('b');
     await expect.poll(async () => await c.volumes.explain(id), soon).toEqual([]);
   });

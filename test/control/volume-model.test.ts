@@ -129,7 +129,10 @@ const format: Operation = {
 
 const acquire: Operation = {
   title: 'acquire',
-  expected: (volume) => (volume === undefined ? NOT_FOUND : { next: volume }),
+  expected: (volume) => {
+    if (volume === undefined) return NOT_FOUND;
+    return volume.access === undefined ? { code: 'CONFLICT' } : { next: volume };
+  },
   run: async (volumes, id) => await volumes.acquire(id),
 };
 
@@ -276,13 +279,14 @@ async function expectModel(model: Model, real: Real): Promise<void> {
   const ids = new Map([...real.seen].map(([name, { id }]) => [name, id]));
   const observed = await observe(real);
   expect(Object.fromEntries(observed)).toEqual(Object.fromEntries(model.volumes));
-  for (const [name, { id, epoch }] of real.seen) {
+  const { storage } = real.world;
+  for (const [name, { id }] of real.seen) {
     if (ids.has(name)) expect(id).toBe(ids.get(name));
-    const users = model.users.get(name) ?? 0;
-    const open = real.world.storage.open.get(id);
-    expect(open !== undefined, `${name} is open while it has users`).toBe(users > 0);
-    const attachmentNumber = model.volumes.get(name)?.attachmentNumber;
-    if (open !== undefined) expect(open).toMatchObject({ epoch, attachmentNumber });
+    const isUsed = (model.users.get(name) ?? 0) > 0;
+    expect(storage.isReplicaOpen(id), `${name} is open while it has users`).toBe(isUsed);
+    const volume = model.volumes.get(name);
+    const served = isUsed && volume?.access !== undefined ? volume.attachmentNumber : undefined;
+    expect(storage.frontends.get(id)?.attachmentNumber).toBe(served);
   }
 }
 

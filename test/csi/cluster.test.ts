@@ -55,6 +55,24 @@ test('a volume has the copies that its class asks for, near its pod, and is used
   expect((await a.records.ready(record.id)).attachment).toMatchObject({ node: 'b', use: 'device' });
 });
 
+test.each([
+  ['storageos.com/failure-mode', '1', 1],
+  ['storageos.com/failure-mode', 'alwayson', 'alwayson'],
+  ['storageos.com/failure.mode', 'hard', 'hard'],
+  ['failure.mode', 'soft', 'soft'],
+])('%s=%s in a class is the failure mode of its volumes', async (name, value, failureMode) => {
+  const { volume } = await controller.CreateVolume({
+    name: `mode-${name}-${value}`,
+    capacity_range: { required_bytes: 8 * MIB, limit_bytes: 0 },
+    volume_capabilities: capabilities,
+    parameters: { 'storageos.com/replicas': '1', [name]: value },
+    secrets: {},
+    accessibility_requirements: { requisite: [], preferred: [] },
+    mutable_parameters: {},
+  });
+  expect(await a.records.ready(volume?.volume_id ?? '')).toMatchObject({ failureMode });
+});
+
 test('the capacity is that of the largest volume on any node, wherever it is asked for', async () => {
   const ask = async (parameters: Record<string, string>): Promise<number | undefined> =>
     (

@@ -37,12 +37,12 @@ test('a volume whose mkfs was interrupted is not attached by hand, and stays unp
   expect((await world.volumes.get(id)).attachment).toMatchObject({ number: 0, node: null });
 });
 
-test('a volume that is exported is not attached by hand, and stays unpublished', async () => {
+test('a volume that is exported is not attached by hand, and stays exported', async () => {
   const { id } = await world.volumes.create(request('data', { fileSystemType: null }));
   await world.volumes.acquireForExport(id);
   await expect(attach('data')).rejects.toMatchObject({
     code: 'CONFLICT',
     message: expect.stringContaining('end the export first'),
   });
-  expect((await world.volumes.get(id)).attachment).toMatchObject({ number: 0, node: null });
+  expect((await world.volumes.get(id)).attachment).toMatchObject({ number: 1, use: 'export' });
 });

@@ -1,32 +1,16 @@
 // What Prometheus sees of a replicated volume: the pages of real daemons that share a real etcd.
 
-import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import { EtcdServer } from '../control/etcd-server.ts';
-import { NbdClient } from '../support/nbd-client.ts';
-import { type Daemon, holdfast, until, Workplace } from './daemon.fixture.ts';
+import { ClusterPlace } from './cluster.fixture.ts';
+import { type Daemon, until } from './daemon.fixture.ts';
 
-const SERVES_MS = 60_000;
-let place: Workplace;
-let etcd: EtcdServer;
-let key: string;
-
+let cluster: ClusterPlace;
 beforeEach(async () => {
-  place = await Workplace.create();
-  etcd = await EtcdServer.start();
-  key = join(place.directory, 'key');
-  await holdfast('', 'cluster', 'keygen', key);
+  cluster = await ClusterPlace.create();
 });
 afterEach(async () => {
-  await place.dispose();
-  await etcd.dispose();
+  await cluster.dispose();
 });
-
-async function start(name: string): Promise<Daemon> {
-  const own = ['--node-name', name, '--store', `etcd://${etcd.address}`, '--threads', '1'];
-  const listen = ['--cluster-key', key, '--listen', '127.0.0.1:0', '--metrics', '127.0.0.1:0'];
-  return await place.serving([...own, ...listen], {}, name);
-}
 
 /** The value of the only series of that name with these labels; undefined: there is none. */
 async function metric(daemon: Daemon, name: string, labels = 'volume="data"'): Promise<number | undefined> {
@@ -42,21 +26,14 @@ async function primaryOf(daemon: Daemon): Promise<string> {
 }
 
 test('the user, the primary and a failover are on the pages of those who see them', async () => {
-  const daemons = new Map<string, Daemon>();
-  for (const name of ['n0', 'n1', 'n2']) daemons.set(name, await start(name));
-  const at = (name: string): Daemon => daemons.get(name) as Daemon;
-  await until('all are alive', async () => {
-    const { nodes } = await at('n0').json<{ nodes: { alive: boolean }[] }>('node', 'ls');
-    return nodes.filter(({ alive }) => alive).length === 3;
-  });
+  const names = ['n0', 'n1', 'n2'];
+  const daemons = await cluster.startAll(names, () => ['--metrics', '127.0.0.1:0']);
+  const at = (name: string): Daemon => daemons[names.indexOf(name)] as Daemon;
   await at('n0').json('volume', 'create', 'data', '--size', '8MiB', '--replicas', '1');
   const { replicas } = await at('n0').json<{ replicas: { node: string }[] }>('volume', 'show', 'data');
   const holders = replicas.map(({ node }) => node);
   const user = ['n0', 'n1', 'n2'].find((name) => !holders.includes(name)) ?? '';
-  const path = join(at(user).dataDir, 'data.sock');
-  const command = place.child(['volume', 'export', 'data', '--unix', path, '--json', '--api', at(user).api]);
-  await until('it is exported', () => command.lines.length > 0, SERVES_MS);
-  const client = await NbdClient.connect(path, 'data');
+  const { client, command } = await cluster.connect(at(user), 'data');
   for (let index = 0; index < 4; index++) await client.write(index * 8192, Buffer.alloc(8192, 1));
 
   expect(await metric(at(user), 'holdfast_volume_frontend_writes_total')).toBe(4);
@@ -77,12 +54,26 @@ test('the user, the primary and a failover are on the pages of those who see the
   await until('the failover is counted', async () => {
     return (await metric(at(other), 'holdfast_volume_failovers_total')) === 1;
   });
-  expect(await metric(at(other), 'holdfast_failover_duration_seconds_count', 'phase="promotion"')).toBe(1);
+  for (const phase of ['suspicion', 'lease', 'promotion', 'reconciliation'])
+    expect(await metric(at(other), 'holdfast_failover_duration_seconds_count', `phase="${phase}"`)).toBe(1);
+  const { lines } = await at(user).json<{ lines: { node: string; what: string }[] }>(
+    'volume',
+    'timeline',
+    'data',
+  );
+  const failover = lines.slice(lines.findLastIndex(({ what }) => what === 'lastIo'));
+  expect(failover.map(({ node, what }) => `${node} ${what}`)).toEqual([
+    `${user} lastIo`,
+    `${other} suspected`,
+    `${other} leaseOver`,
+    `${other} role`,
+    `${other} reconciled`,
+    `${user} firstIo`,
+  ]);
   expect(await metric(at(other), 'holdfast_volume_in_sync_replicas')).toBe(1);
   expect(await metric(at(other), 'holdfast_volume_replicas')).toBe(2);
-  await until('it is degraded', async () => {
-    return ((await metric(at(other), 'holdfast_volume_degraded_seconds_total')) ?? 0) > 0;
-  });
+  // From the last word of the old primary on: the whole pause is in it.
+  expect(await metric(at(other), 'holdfast_volume_degraded_seconds_total')).toBeGreaterThan(2.5);
   expect(await metric(at(user), 'holdfast_volume_stalled_seconds_total')).toBeGreaterThan(1);
   client.destroy();
   await command.end('SIGTERM');

@@ -44,7 +44,7 @@ describe('volume', () => {
       durability: 'writeback',
       failureMode: 'soft',
       fileSystem: null,
-      attachment: { number: 0, node: '', readOnly: false },
+      attachment: { number: 0, node: '', readOnly: false, use: '' },
       primary: 'test-node',
       inSync: ['test-node'],
       replicas: [

@@ -11,7 +11,7 @@ import { fileURLToPath } from 'node:url';
 import { execa } from 'execa';
 
 export const HOLDFAST = fileURLToPath(new URL('../../bin/holdfast', import.meta.url));
-const START_TIMEOUT_MS = 20_000;
+const START_TIMEOUT_MS = 60_000;
 const STOP_TIMEOUT_MS = 20_000;
 
 interface LogLine {
@@ -144,8 +144,14 @@ export class Workplace {
     return join(this.directory, name);
   }
 
-  daemon(args: readonly string[] = [], env: NodeJS.ProcessEnv = {}, dataDir = 'data'): Daemon {
-    const daemon = new Daemon(this.path(dataDir), args, { HOLDFAST_RUN_DIR: this.#runDirectory, ...env });
+  daemon(
+    args: readonly string[] = [],
+    env: NodeJS.ProcessEnv = {},
+    dataDir = 'data',
+    launcher: readonly string[] = [],
+  ): Daemon {
+    const ownEnv = { HOLDFAST_RUN_DIR: this.#runDirectory, ...env };
+    const daemon = new Daemon(this.path(dataDir), args, ownEnv, launcher);
     this.#children.push(daemon);
     return daemon;
   }

@@ -1,12 +1,10 @@
 // The store is lost for good, and the disks are there: real daemons, a real etcd that goes, and another one.
 
-import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { LEASE_MS } from '../../src/replication/timing.ts';
-import { EtcdServer } from '../control/etcd-server.ts';
-import { NbdClient } from '../support/nbd-client.ts';
-import { type Child, type Daemon, holdfast, until, Workplace } from './daemon.fixture.ts';
+import { ClusterPlace } from './cluster.fixture.ts';
+import { type Daemon, until } from './daemon.fixture.ts';
 
 const NODES = ['n0', 'n1', 'n2'];
 const MIB = 2 ** 20;
@@ -33,57 +31,29 @@ interface Rebuilt {
   }[];
 }
 
-let place: Workplace;
-let etcd: EtcdServer;
-let key: string;
-
+let cluster: ClusterPlace;
 beforeEach(async () => {
-  place = await Workplace.create();
-  etcd = await EtcdServer.start();
-  key = join(place.directory, 'key');
-  await holdfast('', 'cluster', 'keygen', key);
+  cluster = await ClusterPlace.create();
 });
 afterEach(async () => {
-  await place.dispose();
-  await etcd.dispose();
+  await cluster.dispose();
 });
 
+const poolOf = (name: string): string[] => ['--pool', `p=${cluster.place.path(`${name}-p`)}`];
+
 async function start(name: string, ...args: string[]): Promise<Daemon> {
-  const own = [
-    '--node-name',
-    name,
-    '--store',
-    `etcd://${etcd.address}`,
-    '--pool',
-    `p=${place.path(`${name}-p`)}`,
-  ];
-  const cluster = ['--cluster-key', key, '--listen', '127.0.0.1:0', '--threads', '1'];
-  return await place.serving([...own, ...cluster, ...args], {}, name);
+  return await cluster.start(name, ...poolOf(name), ...args);
 }
 
 async function startAll(names: readonly string[], ...args: string[]): Promise<Daemon[]> {
-  const daemons: Daemon[] = [];
-  for (const name of names) daemons.push(await start(name, ...args));
-  const [first] = daemons;
-  await until('all are alive', async () => {
-    const { nodes } = await (first as Daemon).json<{ nodes: { alive: boolean }[] }>('node', 'ls');
-    return nodes.filter(({ alive }) => alive).length === names.length;
-  });
-  return daemons;
+  return await cluster.startAll(names, (name) => [...poolOf(name), ...args]);
 }
 
 const show = async (daemon: Daemon, name: string): Promise<Shown> =>
   await daemon.json('volume', 'show', name);
 
-async function connect(daemon: Daemon, name: string): Promise<{ client: NbdClient; command: Child }> {
-  const path = join(daemon.dataDir, `${name}.sock`);
-  const command = place.child(['volume', 'export', name, '--unix', path, '--json', '--api', daemon.api]);
-  await until('it is exported', () => command.lines.length > 0, SERVES_MS);
-  return { client: await NbdClient.connect(path, name), command };
-}
-
 async function fill(daemon: Daemon, name: string, byte: number): Promise<void> {
-  const { client, command } = await connect(daemon, name);
+  const { client, command } = await cluster.connect(daemon, name);
   await client.write(0, Buffer.alloc(MIB, byte));
   await client.write(5 * MIB, Buffer.alloc(4096, byte + 1));
   client.destroy();
@@ -91,7 +61,7 @@ async function fill(daemon: Daemon, name: string, byte: number): Promise<void> {
 }
 
 async function expectFilled(daemon: Daemon, name: string, byte: number): Promise<void> {
-  const { client, command } = await connect(daemon, name);
+  const { client, command } = await cluster.connect(daemon, name);
   expect((await client.read(0, MIB)).equals(Buffer.alloc(MIB, byte))).toBe(true);
   expect((await client.read(5 * MIB, 4096)).equals(Buffer.alloc(4096, byte + 1))).toBe(true);
   client.destroy();
@@ -100,8 +70,7 @@ async function expectFilled(daemon: Daemon, name: string, byte: number): Promise
 
 async function loseTheStore(daemons: readonly Daemon[], how: NodeJS.Signals): Promise<void> {
   for (const daemon of daemons) await daemon.end(how);
-  await etcd.dispose();
-  etcd = await EtcdServer.start();
+  await cluster.loseStore();
 }
 
 const untilInSync = (daemon: Daemon, name: string, count: number): Promise<unknown> =>
@@ -168,7 +137,9 @@ test('a volume whose newest copy is on a node that is away waits for it, and is 
   const [stale, newest] = primary === 'n0' ? ['n1', 'n0'] : ['n0', 'n1'];
   const other = await start(stale, '--accept-store', 'any');
   const { volumes } = await other.json<Rebuilt>('cluster', 'rebuild-catalog');
-  expect(volumes).toMatchObject([{ name: 'two', verdict: 'waitsForNode', primary: newest, toFill: [stale] }]);
+  expect(volumes).toMatchObject([
+    { name: 'two', verdict: 'waitsForNode', primary: newest, inSync: [], toFill: [stale] },
+  ]);
   expect(volumes[0]?.reason).toContain(`node "${newest}"`);
 
   await start(newest, '--accept-store', 'any');

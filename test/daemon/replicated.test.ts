@@ -1,8 +1,8 @@
 // Replicated volumes as people see them: real daemons that share a real etcd, and real commands.
 
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import { EtcdServer } from '../control/etcd-server.ts';
-import { type Daemon, until, Workplace } from './daemon.fixture.ts';
+import { ClusterPlace } from './cluster.fixture.ts';
+import { type Daemon, until } from './daemon.fixture.ts';
 
 interface Shown {
   readonly id: string;
@@ -12,27 +12,15 @@ interface Shown {
   readonly replicas: readonly { readonly node: string; readonly role: string; readonly state: string }[];
 }
 
-let place: Workplace;
-let etcd: EtcdServer;
+let cluster: ClusterPlace;
 let daemons: Daemon[];
 
 beforeEach(async () => {
-  place = await Workplace.create();
-  etcd = await EtcdServer.start();
-  await place.child(['cluster', 'keygen', place.path('key')]).end();
-  const common = ['--store', `etcd://${etcd.address}`, '--cluster-key', place.path('key')];
-  const start = (name: string): Promise<Daemon> =>
-    place.serving([...common, '--listen', '127.0.0.1:0', '--node-name', name], {}, name);
-  daemons = await Promise.all(['a', 'b', 'c'].map(start));
-  const [first] = daemons;
-  await until('all nodes are alive, with their pools', async () => {
-    const listed = await first?.json<{ nodes: { alive: boolean; pools: unknown[] }[] }>('node', 'ls');
-    return listed?.nodes.filter(({ alive, pools }) => alive && pools.length > 0).length === 3;
-  });
+  cluster = await ClusterPlace.create();
+  daemons = await cluster.startAll(['a', 'b', 'c']);
 }, 60_000);
 afterEach(async () => {
-  await place.dispose();
-  await etcd.dispose();
+  await cluster.dispose();
 });
 
 test('a volume gets copies, moves, loses and regains them, leaves a node that is drained, and goes', async () => {
@@ -46,7 +34,11 @@ test('a volume gets copies, moves, loses and regains them, leaves a node that is
     return (await until(what, look, 40_000)) as Shown;
   };
 
-  await a.json('volume', 'create', 'data', '--size', '8MiB', '--replicas', '2', '--failure-mode', 'hard');
+  const labels = ['storageos.com/replicas=2', 'storageos.com/failure-mode=hard', 'app=db'];
+  const asked = labels.flatMap((label) => ['--label', label]);
+  expect(await a.json('volume', 'create', 'data', '--size', '8MiB', ...asked)).toMatchObject({
+    labels: { app: 'db' },
+  });
   const made = await shown('the primary has opened it', ({ epoch }) => epoch > 1);
   expect(made).toMatchObject({ primary: 'a', inSync: ['a', 'b', 'c'], failureMode: 'hard' });
   expect(made.replicas.map(({ node, role, state }) => `${node} ${role} ${state}`).sort()).toEqual([

@@ -7,6 +7,7 @@ import { execa } from 'execa';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { createNodeStorage } from '../../src/dataplane/create-storage.ts';
 import type { Storage } from '../../src/dataplane/storage.ts';
+import { LONE_NODE, LoneVolumes, MemoryConfigs } from '../support/lone-volumes.ts';
 import { CMD, CMD_FLAG, ERR, NbdClient } from '../support/nbd-client.ts';
 
 const MIB = 1024 * 1024;
@@ -37,13 +38,15 @@ afterAll(async () => {
 
 describe.each(['direct', 'buffered'] as const)('a full pool with %s I/O', (ioMode) => {
   let storage: Storage;
+  let configs: MemoryConfigs;
+  let volumes: LoneVolumes;
   let client: NbdClient;
   let events: string[] = [];
   const pool = (): string => join(mountPoint, `pool-${ioMode}`);
 
   const open = async (): Promise<void> => {
     storage = await createNodeStorage({
-      nodeName: 'node',
+      nodeName: LONE_NODE,
       pools: [{ name: 'small', directory: pool(), ioMode, reserveBytes: RESERVE, overcommitRatio: 20 }],
       threadCount: 1,
       busyPollMicros: 0,
@@ -53,10 +56,12 @@ describe.each(['direct', 'buffered'] as const)('a full pool with %s I/O', (ioMod
         throw error;
       },
     });
+    volumes = await LoneVolumes.join(storage, configs);
   };
 
   beforeEach(async () => {
     events = [];
+    configs = new MemoryConfigs();
     rmSync(pool(), { recursive: true, force: true });
     await open();
   });
@@ -74,7 +79,7 @@ describe.each(['direct', 'buffered'] as const)('a full pool with %s I/O', (ioMod
       durability: 'writeback',
       failureMode: 'soft',
     });
-    await storage.openVolume({ volumeId, epoch: 2, opening: 'ab'.repeat(16), attachmentNumber: 0 });
+    await volumes.open(volumeId);
     const socket = join(directory, `s${index}`);
     await storage.exportUnix(volumeId, 'volume', socket);
     return NbdClient.connect(socket, 'volume');

@@ -8,17 +8,18 @@ import { execa } from 'execa';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest';
 import { createNodeStorage } from '../../src/dataplane/create-storage.ts';
 import type { Storage } from '../../src/dataplane/storage.ts';
+import { LONE_NODE, LoneVolumes } from '../support/lone-volumes.ts';
 import { CMD, NbdClient } from '../support/nbd-client.ts';
 
 const MIB = 1024 * 1024;
 const VOLUME = 'de'.repeat(16);
 const DEADLINE_MS = 1500;
-const open = (epoch: number) => ({ volumeId: VOLUME, epoch, opening: VOLUME, attachmentNumber: 0 });
 
 let directory = '';
 let mountPoint = '';
 let device = '';
 let storage: Storage;
+let volumes: LoneVolumes;
 const clients: NbdClient[] = [];
 
 beforeAll(async () => {
@@ -40,7 +41,7 @@ afterAll(async () => {
 
 beforeEach(async () => {
   storage = await createNodeStorage({
-    nodeName: 'node',
+    nodeName: LONE_NODE,
     pools: [{ name: 'slow', directory: join(mountPoint, 'pool'), reserveBytes: 0, overcommitRatio: 10 }],
     threadCount: 1,
     busyPollMicros: 0,
@@ -51,6 +52,7 @@ beforeEach(async () => {
       throw error;
     },
   });
+  volumes = await LoneVolumes.join(storage);
   await storage.createReplica({
     volumeId: VOLUME,
     volumeName: 'volume',
@@ -67,7 +69,7 @@ beforeEach(async () => {
 afterEach(async () => {
   await thaw();
   for (const client of clients.splice(0)) client.destroy();
-  await storage.closeVolume(VOLUME);
+  await volumes.close(VOLUME);
   await storage.deleteReplica(VOLUME, 'slow');
   await storage.close();
 });
@@ -92,7 +94,7 @@ async function connect(): Promise<NbdClient> {
 }
 
 test('a close that the disk holds up is given up by its caller, refused to others at once, and ends once when the disk answers', async () => {
-  await storage.openVolume(open(2));
+  await volumes.open(VOLUME);
   const client = await connect();
   await client.write(0, Buffer.alloc(MIB, 7));
   await freeze();
@@ -101,28 +103,28 @@ test('a close that the disk holds up is given up by its caller, refused to other
     .catch(() => undefined);
   await until(async () => (await storage.counters(VOLUME)).inFlight === 1);
 
-  const closing = storage.closeVolume(VOLUME);
+  const closing = volumes.close(VOLUME);
   await expect(closing).rejects.toMatchObject({
     code: 'UNAVAILABLE',
     message: expect.stringMatching(/closing volume .* 1.5 s: the disk of pool 'slow' .* kernel log/),
   });
   const began = performance.now();
-  await expect(storage.closeVolume(VOLUME)).rejects.toMatchObject({ code: 'UNAVAILABLE' });
-  await expect(storage.openVolume(open(3))).rejects.toMatchObject({ code: 'UNAVAILABLE' });
+  await expect(volumes.close(VOLUME)).rejects.toMatchObject({ code: 'UNAVAILABLE' });
+  await expect(volumes.open(VOLUME)).rejects.toMatchObject({ code: 'UNAVAILABLE' });
   expect(performance.now() - began).toBeLessThan(DEADLINE_MS / 2);
-  expect(storage.isOpen(VOLUME)).toBe(true);
+  expect(volumes.isOpen(VOLUME)).toBe(true);
 
   await thaw();
   await until(
-    async () => !storage.isOpen(VOLUME) && (await storage.replica(VOLUME))?.superblock?.cleanMark !== null,
+    async () => !volumes.isOpen(VOLUME) && (await storage.replica(VOLUME))?.superblock?.cleanMark !== null,
   );
-  await until(async () => (await storage.openVolume(open(3))) !== undefined);
+  await until(async () => (await volumes.open(VOLUME)) !== undefined);
   const again = await connect();
   expect((await again.read(0, MIB)).equals(Buffer.alloc(MIB, 7))).toBe(true);
 });
 
 test('growth that the disk holds up is given up by its caller and happens when the disk answers; writes only wait', async () => {
-  await storage.openVolume(open(2));
+  await volumes.open(VOLUME);
   const client = await connect();
   await freeze();
   const write = client.request({ type: CMD.write, payload: Buffer.alloc(4096, 9) });
@@ -137,9 +139,10 @@ test('growth that the disk holds up is given up by its caller and happens when t
 
 test('an opening that nobody waits for any more leaves nothing open', async () => {
   await freeze();
-  await expect(storage.openVolume(open(2))).rejects.toMatchObject({ code: 'UNAVAILABLE' });
+  await expect(volumes.open(VOLUME)).rejects.toMatchObject({ code: 'UNAVAILABLE' });
   await thaw();
-  await until(async () => (await storage.replica(VOLUME))?.superblock?.cleanMark?.epoch === 2);
-  expect(storage.isOpen(VOLUME)).toBe(false);
-  await until(async () => (await storage.openVolume(open(3))) !== undefined);
+  // Its turn comes when the opening is over.
+  await until(async () => (await storage.updateSuperblock(VOLUME, { attachmentNumber: 1 })) === undefined);
+  expect(volumes.isOpen(VOLUME)).toBe(false);
+  await until(async () => (await volumes.open(VOLUME)) !== undefined);
 });

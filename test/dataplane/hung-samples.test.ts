@@ -9,6 +9,7 @@ import { createNodeStorage } from '../../src/dataplane/create-storage.ts';
 import type { Storage } from '../../src/dataplane/storage.ts';
 import { createMetrics } from '../../src/observe/metrics.ts';
 import { FrozenFileSystem } from '../support/frozen-file-system.ts';
+import { LONE_NODE, LoneVolumes } from '../support/lone-volumes.ts';
 import { NbdClient } from '../support/nbd-client.ts';
 
 const MIB = 1024 * 1024;
@@ -18,6 +19,7 @@ const VOLUMES = { hung: 'aa'.repeat(16), sound: 'bb'.repeat(16) };
 let directory = '';
 let disk: FrozenFileSystem;
 let storage: Storage;
+let volumes: LoneVolumes;
 const events: string[] = [];
 const clients: NbdClient[] = [];
 
@@ -33,7 +35,7 @@ beforeAll(async () => {
     overcommitRatio: 10,
   });
   storage = await createNodeStorage({
-    nodeName: 'node',
+    nodeName: LONE_NODE,
     pools: [pool('hung'), pool('sound')],
     threadCount: 2,
     busyPollMicros: 0,
@@ -43,6 +45,7 @@ beforeAll(async () => {
     onHungDisk: (pools, isOver) => events.push(`${pools.join()} ${isOver ? 'answers' : 'hangs'}`),
     onDeath: (error) => events.push(error.message),
   });
+  volumes = await LoneVolumes.join(storage);
 });
 
 afterAll(async () => {
@@ -66,7 +69,7 @@ async function serve(pool: keyof typeof VOLUMES): Promise<NbdClient> {
     durability: 'writeback',
     failureMode: 'soft',
   });
-  await storage.openVolume({ volumeId, epoch: 2, opening: volumeId, attachmentNumber: 0 });
+  await volumes.open(volumeId);
   const { path } = await storage.exportUnix(volumeId, pool, join(directory, `${pool}.sock`));
   const client = await NbdClient.connect(path, pool);
   clients.push(client);

@@ -1,9 +1,11 @@
-// What opening a replica makes of the way its last process ended, and of metadata that is damaged.
+// What opening a replica finds of the way its last process ended, and makes of metadata that is damaged. What the copy is
+// worth by that: test/replication/recovery.test.ts.
 
 import { open, readFile, rm, stat, truncate } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { GIB, MIB } from '../../src/core/units.ts';
+import type { LastEnd } from '../../src/dataplane/inheritance.ts';
 import { native } from '../../src/dataplane/native.ts';
 import type { OpenReplica } from '../../src/dataplane/open-replica.ts';
 import type { Pool } from '../../src/dataplane/pool.ts';
@@ -28,17 +30,17 @@ async function served(pool: Pool, change: Partial<Superblock> = {}): Promise<Sup
   await createReplica(pool, specOf(VOLUME));
   const replica = await openReplica(pool, VOLUME, BOOT);
   const { incarnation } = replica.superblock.current;
-  const last = await replica.superblock.update({ lastInSyncIncarnation: incarnation, ...change });
+  const last = await replica.superblock.update({
+    bootId: BOOT,
+    lastInSyncIncarnation: incarnation,
+    ...change,
+  });
   await replica.release();
   return last;
 }
 
-async function reopen(
-  pool: Pool,
-  bootId: string,
-  storeDurability?: 'writeback' | 'writethrough',
-): Promise<OpenReplica> {
-  const replica = await openReplica(pool, VOLUME, bootId, storeDurability);
+async function reopen(pool: Pool, bootId: string): Promise<OpenReplica> {
+  const replica = await openReplica(pool, VOLUME, bootId);
   await replica.release();
   return replica;
 }
@@ -50,67 +52,23 @@ async function damage(pool: Pool, name: string, bytes: Uint8Array, offset: numbe
   await file.close();
 }
 
-test('a replica that was never opened keeps its incarnation in any boot', () =>
+test.each<[string, Partial<Superblock>, LastEnd]>([
+  ['no boot is that of no process', { bootId: null }, 'never opened'],
+  ['this boot is that of one that was killed', { bootId: BOOT }, 'killed'],
+  ['another boot is that of one that went with its machine', { bootId: 'boot-0' }, 'rebooted'],
+  ['a clean mark is that of one that ended well, in this boot', { cleanMark: { epoch: 1 } }, 'clean'],
+  [
+    'a clean mark is that of one that ended well, in another',
+    { bootId: 'boot-0', cleanMark: { epoch: 1 } },
+    'clean',
+  ],
+])('a superblock with %s, and opening changes nothing about it', (_, change, lastEnd) =>
   withPool(async (pool) => {
-    await createReplica(pool, specOf(VOLUME));
-    const { incarnation } = await readSuperblock(pool.replicaDirectory(VOLUME));
-    const replica = await reopen(pool, BOOT);
-    expect(replica).toMatchObject({ lastEnd: 'never opened', isIncarnationRedrawn: false });
-    expect(await readSuperblock(pool.replicaDirectory(VOLUME))).toMatchObject({ incarnation, bootId: BOOT });
-  }));
-
-test('after a kill in the same boot the incarnation stays', () =>
-  withPool(async (pool) => {
-    const last = await served(pool);
-    expect(await reopen(pool, BOOT)).toMatchObject({ lastEnd: 'killed', isIncarnationRedrawn: false });
+    const last = await served(pool, change);
+    for (let time = 0; time < 2; time++) expect(await reopen(pool, BOOT)).toMatchObject({ lastEnd });
     expect(await readSuperblock(pool.replicaDirectory(VOLUME))).toEqual(last);
-  }));
-
-test('after a reboot without a clean stop the incarnation is redrawn, and the one that was in sync is remembered', () =>
-  withPool(async (pool) => {
-    const { incarnation } = await served(pool);
-    const seen = new Set([incarnation]);
-    for (const bootId of ['boot-2', 'boot-3']) {
-      expect(await reopen(pool, bootId)).toMatchObject({ lastEnd: 'rebooted', isIncarnationRedrawn: true });
-      const found = await readSuperblock(pool.replicaDirectory(VOLUME));
-      expect(found).toMatchObject({ bootId, lastInSyncIncarnation: incarnation });
-      expect(seen.has(found.incarnation)).toBe(false);
-      seen.add(found.incarnation);
-    }
-    // Found again in the same boot: nothing more was lost.
-    expect(await reopen(pool, 'boot-3')).toMatchObject({ lastEnd: 'killed', isIncarnationRedrawn: false });
-  }));
-
-test('writethrough keeps the incarnation across a reboot, if the store agrees', () =>
-  withPool(async (pool) => {
-    await served(pool, { durability: 'writethrough' });
-    expect(await reopen(pool, 'boot-2')).toMatchObject({ lastEnd: 'rebooted', isIncarnationRedrawn: false });
-    expect(await reopen(pool, 'boot-3', 'writethrough')).toMatchObject({ isIncarnationRedrawn: false });
-    expect(await reopen(pool, 'boot-4', 'writeback')).toMatchObject({ isIncarnationRedrawn: true });
-  }));
-
-test('a clean mark keeps the incarnation across one reboot and is erased by the opening', () =>
-  withPool(async (pool) => {
-    const { incarnation } = await served(pool, { cleanMark: { epoch: 1 } });
-    expect(await reopen(pool, 'boot-2')).toMatchObject({ lastEnd: 'clean', isIncarnationRedrawn: false });
-    expect(await readSuperblock(pool.replicaDirectory(VOLUME))).toMatchObject({
-      incarnation,
-      cleanMark: null,
-    });
-    expect(await reopen(pool, 'boot-3')).toMatchObject({ lastEnd: 'rebooted', isIncarnationRedrawn: true });
-  }));
-
-test('an erased clean mark does not come back when either slot rots', () =>
-  withPool(async (pool) => {
-    await served(pool, { cleanMark: { epoch: 1 } });
-    await reopen(pool, BOOT);
-    for (const slot of [0, 1]) {
-      await damage(pool, 'superblock', Uint8Array.of(1, 2, 3), slot * SUPERBLOCK_SLOT_BYTES + 60);
-      expect((await readSuperblock(pool.replicaDirectory(VOLUME))).cleanMark).toBeNull();
-      // Opening writes both slots anew.
-      await reopen(pool, BOOT);
-    }
-  }));
+  }),
+);
 
 test('with both slots of the superblock damaged nothing is served, and the text names file and next step', () =>
   withPool(async (pool) => {
@@ -216,7 +174,7 @@ test('ranges in flight are inherited in the same boot, and unknown after a reboo
 
 /** Serves the replica once with these windows and dies with nothing in flight. */
 async function serve(pool: Pool, windows?: WindowFiles): Promise<OpenReplica['window']['entries']> {
-  const replica = await openReplica(pool, VOLUME, BOOT, undefined, windows);
+  const replica = await openReplica(pool, VOLUME, BOOT, windows);
   const mapping = native.mapFile(replica.windowFd, WINDOW_FILE_BYTES);
   new WindowFile(mapping.buffer).reset(replica.window.owner);
   native.freeMemory(mapping);

@@ -1,13 +1,13 @@
 // The session that a kernel's device has: a socket pair, in transmission phase from the first byte, one at a
 // time. A client of ours plays the kernel.
 
-import { randomBytes } from 'node:crypto';
 import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { createNodeStorage } from '../../src/dataplane/create-storage.ts';
 import type { Storage } from '../../src/dataplane/storage.ts';
+import { LONE_NODE, LoneVolumes } from '../support/lone-volumes.ts';
 import { CMD, ERR, NbdClient, NbdSocket } from '../support/nbd-client.ts';
 import { pattern } from './nbd-protocol-suite.ts';
 
@@ -19,6 +19,7 @@ const ATTACHMENT = 3;
 describe.each(['direct', 'buffered'] as const)('the kernel session of a volume on a %s pool', (ioMode) => {
   let directory = '';
   let storage: Storage;
+  let volumes: LoneVolumes;
   let events: string[] = [];
   let clients: NbdClient[] = [];
 
@@ -28,7 +29,7 @@ describe.each(['direct', 'buffered'] as const)('the kernel session of a volume o
     events = [];
     clients = [];
     storage = await createNodeStorage({
-      nodeName: 'node',
+      nodeName: LONE_NODE,
       pools: [
         { name: 'pool', directory: join(directory, 'pool'), ioMode, reserveBytes: 0, overcommitRatio: 1000 },
       ],
@@ -51,8 +52,8 @@ describe.each(['direct', 'buffered'] as const)('the kernel session of a volume o
       durability: 'writeback',
       failureMode: 'soft',
     });
-    const opening = randomBytes(16).toString('hex');
-    await storage.openVolume({ volumeId: VOLUME, epoch: 1, opening, attachmentNumber: ATTACHMENT });
+    volumes = await LoneVolumes.join(storage);
+    await volumes.open(VOLUME, ATTACHMENT);
   });
 
   afterEach(async () => {
@@ -139,17 +140,16 @@ describe.each(['direct', 'buffered'] as const)('the kernel session of a volume o
     await storage.disconnectKernel(VOLUME);
     await storage.disconnectKernel(VOLUME);
     expect(await kernel.socket.readToEnd()).toHaveLength(0);
-    expect(storage.isOpen(VOLUME)).toBe(true);
+    expect(volumes.isOpen(VOLUME)).toBe(true);
     expect(pattern(4096, 5).equals(await (await connect()).read(0, 4096))).toBe(true);
   });
 
   test('it ends when the volume is closed, and what it wrote is there at the next opening', async () => {
     const kernel = await connect();
     await kernel.write(MIB, pattern(100_000, 6));
-    await storage.closeVolume(VOLUME);
+    await volumes.close(VOLUME);
     expect(await kernel.socket.readToEnd()).toHaveLength(0);
-    const opening = randomBytes(16).toString('hex');
-    await storage.openVolume({ volumeId: VOLUME, epoch: 2, opening, attachmentNumber: ATTACHMENT });
+    await volumes.open(VOLUME, ATTACHMENT);
     expect(pattern(100_000, 6).equals(await (await connect()).read(MIB, 100_000))).toBe(true);
   });
 
@@ -168,7 +168,7 @@ describe.each(['direct', 'buffered'] as const)('the kernel session of a volume o
     expect(
       (await kernel.request({ type: CMD.write, offset: SIZE_BYTES, payload: pattern(4096, 8) })).error,
     ).toBe(ERR.nospc);
-    await storage.resizeReplica(VOLUME, SIZE_BYTES + 8 * MIB);
+    await volumes.resize(VOLUME, SIZE_BYTES + 8 * MIB);
     await kernel.write(SIZE_BYTES + 8 * MIB - 4096, pattern(4096, 8));
     const end = await kernel.read(SIZE_BYTES - 4096, 8 * MIB + 4096);
     expect(pattern(4096, 8).equals(end.subarray(-4096))).toBe(true);

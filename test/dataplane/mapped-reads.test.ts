@@ -10,6 +10,8 @@ import { afterEach, beforeEach, expect, test } from 'vitest';
 import { createNodeStorage } from '../../src/dataplane/create-storage.ts';
 import { WINDOW_BYTES } from '../../src/dataplane/file-windows.ts';
 import type { Storage } from '../../src/dataplane/storage.ts';
+import { DataPlanes } from './cluster-support.ts';
+import { LoneVolumes } from '../support/lone-volumes.ts';
 import {
   CMD,
   ERR,
@@ -28,13 +30,14 @@ const READ_BYTES = 128 * KIB;
 const clients: NbdClient[] = [];
 let directory = '';
 let storage: Storage;
+let volumes: LoneVolumes;
 let dataPath = '';
 let socketPath = '';
 
 beforeEach(async () => {
   directory = await mkdtemp(join(tmpdir(), 'holdfast-mapped-'));
   storage = await createNodeStorage({
-    nodeName: 'node',
+    nodeName: 'alone',
     runDirectory: join(directory, 'run'),
     pools: [
       {
@@ -54,7 +57,8 @@ beforeEach(async () => {
     },
   });
   await storage.createReplica(specOf(VOLUME, SIZE_BYTES));
-  await storage.openVolume({ volumeId: VOLUME, epoch: 2, opening: 'ab'.repeat(16), attachmentNumber: 1 });
+  volumes = await LoneVolumes.join(storage);
+  await volumes.open(VOLUME);
   socketPath = (await storage.exportUnix(VOLUME, 'volume', join(directory, 'socket'))).path;
   dataPath = join(directory, 'pool', VOLUME, 'data');
 });
@@ -231,6 +235,32 @@ test('a closed volume is mapped nowhere', async () => {
   await fillFirst(client, MIB);
   for (let i = 0; i < 3; i++) await client.read(0, READ_BYTES);
   expect(mappedCount()).toBe(1);
-  await storage.closeVolume(VOLUME);
+  await volumes.close(VOLUME);
   expect(mappedCount()).toBe(0);
+});
+
+test('while a primary may not answer, nothing of a large read leaves', { timeout: 30_000 }, async () => {
+  await using planes = await DataPlanes.start(join(directory, 'planes'), 2, 'buffered');
+  const record = await planes.createVolume([0, 1], 0, { failureMode: 'hard' });
+  const path = await planes.export(record, 0);
+  const client = await NbdClient.connect(path, record.name);
+  clients.push(client);
+  await client.write(0, pattern(0, MIB));
+  expect((await client.request(readOf(0))).data.equals(pattern(0, READ_BYTES))).toBe(true);
+  // The other copy is to be there (hard) and is not: the primary waits for it.
+  await planes.node(1).storage.cluster.closeReplica(record.id);
+  await planes.until('the primary may not answer', async () => {
+    const view = await planes.node(0).storage.cluster.replicaView(record.id);
+    return view?.mayReply === false;
+  });
+  let isAnswered = false;
+  const waiting = client.request(readOf(0)).then((reply) => {
+    isAnswered = true;
+    return reply;
+  });
+  await sleep(1000);
+  expect(isAnswered).toBe(false);
+  await planes.node(1).storage.cluster.openReplica(record.id);
+  const { error, data } = await waiting;
+  expect([error, data.equals(pattern(0, READ_BYTES))]).toEqual([0, true]);
 });

@@ -15,7 +15,7 @@ import {
   requestBytes,
 } from '../support/nbd-client.ts';
 import type { HoldfastServer } from '../support/nbd-programs.ts';
-import { descriptorCount, eventually, residentBytes } from './nbd-hostile-suite.ts';
+import { descriptorsAtRest, eventually, expectDescriptors, residentBytes } from './nbd-hostile-suite.ts';
 import { pattern } from './nbd-protocol-suite.ts';
 
 const MIB = 1024 * 1024;
@@ -133,7 +133,7 @@ export function nbdFuzzSuite(name: string, start: () => Promise<HoldfastServer>,
         const peaceful = await NbdClient.connect(server.socketPath, server.exportName);
         await peaceful.flush();
         const before = await server.counters();
-        const descriptors = descriptorCount(server.pid);
+        const descriptors = await descriptorsAtRest(server.pid);
         let rounds = 0;
         let longestMs = 0;
         const attackOnce = async (one: Attack): Promise<void> => {
@@ -163,7 +163,7 @@ export function nbdFuzzSuite(name: string, start: () => Promise<HoldfastServer>,
         expect(thread.freeRequests).toBe(before.thread.freeRequests);
         // Enough of them got through the negotiation and to the volume.
         expect(volume.reads + volume.writes + volume.trims).toBeGreaterThan(rounds / 5);
-        expect(descriptorCount(server.pid)).toBe(descriptors);
+        await expectDescriptors(server.pid, descriptors);
         // All of its fixed memory may have been touched by now, and no more.
         expect(residentBytes(server.pid)).toBeLessThan(800 * MIB);
         await peaceful.disconnect();

@@ -72,7 +72,7 @@ export function nbdInteropSuite(name: string, start: () => Promise<HoldfastServe
             is_read_only: false,
             can_cache: true,
             can_df: true,
-            can_fast_zero: true,
+            can_fast_zero: false,
             can_flush: true,
             can_fua: true,
             can_multi_conn: true,

@@ -348,21 +348,6 @@ export function nbdProtocolSuite(name: string, start: () => Promise<NbdServer>):
         });
       });
 
-      test('FAST_ZERO zeroes, or fails with ENOTSUP and changes nothing', async () => {
-        await withClient(options, async (client) => {
-          if ((client.facts.flags & EXPORT_FLAG.fastZero) === 0) return;
-          const bytes = pattern(64 * KIB, 9);
-          for (const flags of [CMD_FLAG.fastZero, CMD_FLAG.fastZero | CMD_FLAG.noHole]) {
-            await client.write(6 * MIB, bytes);
-            const request = { type: CMD.writeZeroes, flags, offset: 6 * MIB, length: bytes.length };
-            const { error } = await client.request(request);
-            expect([0, ERR.notsup]).toContain(error);
-            const expected = error === 0 ? Buffer.alloc(bytes.length) : bytes;
-            expect(expected.equals(await client.read(6 * MIB, bytes.length))).toBe(true);
-          }
-        });
-      });
-
       test('CACHE succeeds where it is offered', async () => {
         await withClient(options, async (client) => {
           if ((client.facts.flags & EXPORT_FLAG.cache) === 0) return;

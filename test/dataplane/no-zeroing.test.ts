@@ -3,12 +3,12 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { createNodeStorage } from '../../src/dataplane/create-storage.ts';
 import type { Storage } from '../../src/dataplane/storage.ts';
-import { CMD, CMD_FLAG, ERR, NbdClient } from '../support/nbd-client.ts';
+import { LoneVolumes } from '../support/lone-volumes.ts';
+import { CMD_FLAG, NbdClient } from '../support/nbd-client.ts';
+import { faultyStorage, makeVolume, VOLUME } from './faulty-storage.ts';
 
 const MIB = 1024 * 1024;
-const VOLUME = '0'.repeat(32);
 const USED = 4 * MIB;
 
 describe.each(['direct', 'buffered'] as const)('where the file system cannot zero, with %s I/O', (ioMode) => {
@@ -18,32 +18,9 @@ describe.each(['direct', 'buffered'] as const)('where the file system cannot zer
 
   beforeEach(async () => {
     directory = mkdtempSync('/var/tmp/holdfast-zeroes-');
-    storage = await createNodeStorage({
-      nodeName: 'node',
-      pools: [
-        { name: 'p', directory: join(directory, 'pool'), ioMode, reserveBytes: 0, overcommitRatio: 1000 },
-      ],
-      threadCount: 1,
-      busyPollMicros: 0,
-      testFaults: new Set(['no-zeroing']),
-      onEvent: () => undefined,
-      onDeath: (error) => {
-        throw error;
-      },
-    });
-    await storage.createReplica({
-      volumeId: VOLUME,
-      volumeName: 'volume',
-      replicaId: 'replica',
-      pool: 'p',
-      sizeBytes: 16 * MIB,
-      lineage: 'lineage',
-      epoch: 1,
-      durability: 'writeback',
-      failureMode: 'soft',
-    });
-    const opening = 'ab'.repeat(16);
-    await storage.openVolume({ volumeId: VOLUME, epoch: 2, opening, attachmentNumber: 0 });
+    storage = await faultyStorage(directory, ioMode, 'no-zeroing');
+    await makeVolume(storage, 16 * MIB);
+    await (await LoneVolumes.join(storage)).open(VOLUME);
     await storage.exportUnix(VOLUME, 'volume', join(directory, 'socket'));
     client = await NbdClient.connect(join(directory, 'socket'), 'volume');
   });
@@ -83,11 +60,5 @@ describe.each(['direct', 'buffered'] as const)('where the file system cannot zer
     expect(bytes.subarray(7, 31 * 5000 + 9007).every((byte) => byte === 0)).toBe(true);
     expect(bytes.subarray(31 * 5000 + 9007, USED / 2).every((byte) => byte === 0xa5)).toBe(true);
     expect(bytes[USED / 2]).toBe(1);
-  });
-
-  it('zeroing that is to be fast is refused, as it is not', async () => {
-    const flags = CMD_FLAG.fastZero;
-    const reply = await client.request({ type: CMD.writeZeroes, flags, offset: 0, length: MIB });
-    expect(reply.error).toBe(ERR.notsup);
   });
 });

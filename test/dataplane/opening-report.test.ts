@@ -7,6 +7,8 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { createNodeStorage } from '../../src/dataplane/create-storage.ts';
 import type { Storage } from '../../src/dataplane/storage.ts';
+import { LONE_NODE, LoneVolumes } from '../support/lone-volumes.ts';
+import { NbdClient } from '../support/nbd-client.ts';
 
 const VOLUME = 'ab'.repeat(16);
 let directory = '';
@@ -45,13 +47,17 @@ async function serveAndKill(): Promise<void> {
   );
   const [word] = (await once(child, 'message')) as [unknown];
   expect(word).toBe('ready');
+  // Served, and not opened only.
+  const client = await NbdClient.connect(options.socketPath, options.exportName);
+  await client.write(0, Buffer.alloc(4096, 1));
   child.kill('SIGKILL');
   await once(child, 'exit');
+  client.destroy();
 }
 
-async function start(inRunDirectory: string): Promise<Storage> {
+async function start(inRunDirectory: string): Promise<LoneVolumes> {
   storage = await createNodeStorage({
-    nodeName: 'test',
+    nodeName: LONE_NODE,
     runDirectory: inRunDirectory,
     pools: [{ name: 'pool', directory: join(directory, 'pool'), reserveBytes: 0, overcommitRatio: 1000 }],
     threadCount: 1,
@@ -62,26 +68,28 @@ async function start(inRunDirectory: string): Promise<Storage> {
       throw error;
     },
   });
-  return storage;
+  return await LoneVolumes.join(storage);
 }
 
 const windows = (): string[] => readdirSync(join(runDirectory, 'window'));
-const open = (epoch: number) => ({ volumeId: VOLUME, epoch, opening: VOLUME, attachmentNumber: 0 });
 
-test("a killed daemon's window is found, and none is left by a clean close, whose volume opens clean", async () => {
+test("a killed daemon's window is found, a clean close leaves it whole, and it goes with the copy", async () => {
   await serveAndKill();
   expect(windows()).toHaveLength(1);
   const opened = await start(runDirectory);
-  expect(await opened.openVolume(open(2))).toEqual({ lastEnd: 'killed', isWindowIntact: true });
-  // The same opening, in a later epoch.
-  expect(await opened.openVolume(open(3))).toEqual({ lastEnd: 'killed', isWindowIntact: true });
-  await opened.closeVolume(VOLUME);
+  expect(await opened.open(VOLUME)).toEqual({ lastEnd: 'killed', isWindowIntact: true });
+  // The same opening, for a later attachment.
+  expect(await opened.open(VOLUME, 2)).toEqual({ lastEnd: 'killed', isWindowIntact: true });
+  await opened.served(VOLUME);
+  await opened.close(VOLUME);
+  expect(await opened.open(VOLUME, 2)).toEqual({ lastEnd: 'clean', isWindowIntact: true });
+  await opened.close(VOLUME);
+  await storage?.deleteReplica(VOLUME, 'pool');
   expect(windows()).toEqual([]);
-  expect(await opened.openVolume(open(4))).toEqual({ lastEnd: 'clean', isWindowIntact: false });
 });
 
 test('a daemon with another run directory finds no window, and says so', async () => {
   await serveAndKill();
   const opened = await start(join(runDirectory, 'other'));
-  expect(await opened.openVolume(open(2))).toEqual({ lastEnd: 'killed', isWindowIntact: false });
+  expect(await opened.open(VOLUME)).toEqual({ lastEnd: 'killed', isWindowIntact: false });
 });

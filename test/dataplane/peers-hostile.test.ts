@@ -1,6 +1,7 @@
 // Strangers, other clusters, damaged and forged bytes, deaths: whatever happens on the wire, nothing wrong is delivered,
 // the link ends with one line, and slots and memory come back.
 
+import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { connect, createServer, type Server, type Socket } from 'node:net';
 import type { AddressInfo } from 'node:net';
@@ -192,8 +193,33 @@ test('a daemon whose versions of the wire are too far away is refused, and told 
   const a = await start({ versions: { min: 2, max: 3 } });
   const b = await startListening();
   expect(await a.connect(b.port)).toMatchObject({ type: FRAME_REFUSED });
-  const { events } = await b.stats();
-  expect(events).toMatchObject([{ type: 'refused', reason: expect.stringContaining('versions 2 to 3') }]);
+  // Either log says which of them is to be upgraded.
+  const reasons = async (side: Side): Promise<string[]> =>
+    (await side.stats()).events.flatMap((event) => (event.type === 'refused' ? [event.reason] : []));
+  expect(await reasons(b)).toEqual([expect.stringMatching(/versions 2 to 3 .* 1 to 1: upgrade this daemon/)]);
+  expect(await reasons(a)).toEqual([
+    expect.stringMatching(/versions 1 to 1 .* 2 to 3: upgrade the other daemon/),
+  ]);
+});
+
+test('a daemon whose handshake is too far away is refused, and told which versions are spoken here', async () => {
+  const b = await startListening();
+  const socket = await openRaw(b.port);
+  const received: Buffer[] = [];
+  socket.on('data', (bytes: Buffer) => received.push(bytes));
+  const ended = once(socket, 'end');
+  const [newest, oldest] = [9, 8];
+  socket.write(Buffer.concat([Buffer.from('HFpeer'), Buffer.from([newest, oldest]), randomBytes(32)]));
+  await ended;
+  const greeting = Buffer.concat(received);
+  expect(greeting.subarray(0, 8)).toEqual(Buffer.concat([Buffer.from('HFpeer'), Buffer.from([1, 1])]));
+  expect(greeting).toHaveLength(40);
+  expect((await b.stats()).events).toMatchObject([
+    {
+      type: 'refused',
+      reason: expect.stringMatching(/versions 8 to 9 .* 1 to 1: upgrade this daemon/) as string,
+    },
+  ]);
 });
 
 test('a daemon that speaks newer versions too is spoken to in ours', async () => {

@@ -137,7 +137,13 @@ export class Side {
 
   private constructor(options: SideOptions) {
     const thread: ThreadData = {
-      faults: { noDataFlush: false, noIntentFlush: false, noZeroing: false, stuckThread: false },
+      faults: {
+        noDataFlush: false,
+        noIntentFlush: false,
+        noZeroing: false,
+        cancelledEntries: false,
+        stuckThread: false,
+      },
       busyPollMicros: 0,
       beat: new Int32Array(new SharedArrayBuffer(64)),
     };

@@ -49,7 +49,12 @@ async function expectNothingHeld(...of: Side[]): Promise<void> {
 }
 
 const MESSAGES: Record<number, frames.ControlMessage> = {
-  [frames.FRAME_EPOCH]: { config: (STREAM as frames.StreamHello).config, revision: 2, role: 'joining' },
+  [frames.FRAME_EPOCH]: {
+    config: (STREAM as frames.StreamHello).config,
+    revision: 2,
+    role: 'joining',
+    unsettled: [],
+  },
   [frames.FRAME_PROMOTE]: { config: (STREAM as frames.StreamHello).config, revision: 2 },
   [frames.FRAME_STAMPS]: { extent: 9, stamps: Array.from({ length: 64 }, (_, index) => index) },
   [frames.FRAME_MOVED]: { epoch: 9 },
@@ -194,6 +199,7 @@ test('a message of many pieces passes whole between frames', async () => {
     },
     revision: 5,
     role: 'member' as const,
+    unsettled: [],
   };
   expect(JSON.stringify(message).length).toBeGreaterThan(17_000);
   await a.ask({ type: 'sendControl', link, frameType: frames.FRAME_EPOCH, message });

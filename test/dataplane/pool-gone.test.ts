@@ -7,18 +7,20 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { createNodeStorage } from '../../src/dataplane/create-storage.ts';
 import type { Storage } from '../../src/dataplane/storage.ts';
+import { LONE_NODE, LoneVolumes } from '../support/lone-volumes.ts';
 import { OTHER_VOLUME, specOf, VOLUME } from './pool-support.ts';
 
 const THIRD_VOLUME = 'c'.repeat(32);
 const MIB = 1024 * 1024;
 let directory: string;
 let storage: Storage;
+let volumes: LoneVolumes;
 const path = (name: string): string => join(directory, name);
 
 beforeEach(async () => {
   directory = await mkdtemp(join(tmpdir(), 'holdfast-gone-'));
   storage = await createNodeStorage({
-    nodeName: 'node',
+    nodeName: LONE_NODE,
     pools: ['a', 'b'].map((name) => ({ name, directory: path(name), reserveBytes: 0, overcommitRatio: 10 })),
     threadCount: 1,
     busyPollMicros: 0,
@@ -28,6 +30,7 @@ beforeEach(async () => {
       throw error;
     },
   });
+  volumes = await LoneVolumes.join(storage);
   await storage.createReplica({ ...specOf(VOLUME, 8 * MIB), pool: 'a' });
   await storage.createReplica({ ...specOf(OTHER_VOLUME, 8 * MIB), pool: 'b' });
 });
@@ -56,9 +59,8 @@ test.each([
     expect(storage.closedPools()).toMatchObject([{ name: 'a', problem: gone.message }]);
     expect((await storage.replicas()).map(({ volumeId }) => volumeId)).toEqual([OTHER_VOLUME]);
     expect(await storage.replica(OTHER_VOLUME)).toMatchObject({ pool: 'b' });
-    const opening = { epoch: 2, opening: 'ab'.repeat(16), attachmentNumber: 0 };
-    await storage.openVolume({ volumeId: OTHER_VOLUME, ...opening });
-    await storage.closeVolume(OTHER_VOLUME);
+    await volumes.open(OTHER_VOLUME);
+    await volumes.close(OTHER_VOLUME);
     await storage.deleteReplica(OTHER_VOLUME, 'b');
     expect(await readdir(path('b'))).not.toContain(OTHER_VOLUME);
     expect(await readdir(path('disk'))).toContain(VOLUME);

@@ -13,7 +13,6 @@ import * as replicas from '../../src/dataplane/open-replica.ts';
 import { Pool, type PoolOptions } from '../../src/dataplane/pool.ts';
 import * as replicaFiles from '../../src/dataplane/replica-files.ts';
 import { WindowFiles } from '../../src/dataplane/window-files.ts';
-import type { Durability } from '../../src/replication/layout/superblock.ts';
 
 export const VOLUME = 'a'.repeat(32);
 export const OTHER_VOLUME = 'b'.repeat(32);
@@ -50,10 +49,9 @@ export function openReplica(
   pool: Pool,
   volumeId: string,
   bootId: string,
-  storeDurability?: Durability,
   windows = new WindowFiles(runDirectoryOf(pool)),
 ): Promise<replicas.OpenReplica> {
-  return replicas.openReplica(pool, windows, volumeId, bootId, storeDurability);
+  return replicas.openReplica(pool, windows, volumeId, bootId);
 }
 
 export function deleteReplica(pool: Pool, volumeId: string): Promise<void> {

@@ -93,7 +93,7 @@ test('a full run directory refuses the opening with what to do, and the copy sta
     await mkdir(full);
     execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=40k', 'holdfast-test', full]);
     try {
-      await expect(openReplica(pool, VOLUME, BOOT, undefined, new WindowFiles(full))).rejects.toMatchObject({
+      await expect(openReplica(pool, VOLUME, BOOT, new WindowFiles(full))).rejects.toMatchObject({
         code: 'NO_SPACE',
         message: expect.stringContaining('--run-dir'),
       });

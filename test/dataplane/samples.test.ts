@@ -132,7 +132,17 @@ test('requests that no primary may answer are stalled time, and the takeover is 
   for (const event of planes.events.filter(({ node }) => node === 'n1')) failovers.note(event);
   expect([...failovers.counts]).toEqual([[record.id, 1]]);
   const ended = failovers.phases.map(({ durations }) => durations.buckets.reduce((sum, n) => sum + n, 0));
-  expect(ended).toEqual([1, 1]);
+  expect(ended).toEqual([1, 1, 1, 1]);
+  const story = planes.events.filter(({ type, node }) => node === 'n1' || type === 'firstIo');
+  const steps = ['suspected', 'leaseOver', 'role', 'reconciled', 'firstIo'];
+  expect(story.map(({ type }) => type).filter((type) => steps.includes(type))).toEqual(steps);
+  expect(story.find(({ type }) => type === 'firstIo')).toMatchObject({
+    node: 'n2',
+    fromNode: 'n0',
+    toNode: 'n1',
+  });
+  // From the last word of the old primary on, which is before anybody missed it.
+  expect((await sample(1, record.id))?.replica?.degradedMs).toBeGreaterThan(1000);
 }, 30_000);
 
 function never(): never {

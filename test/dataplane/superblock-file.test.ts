@@ -1,4 +1,4 @@
-import { open } from 'node:fs/promises';
+import { open, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { InvariantError } from '../../src/core/invariant.ts';
@@ -94,4 +94,21 @@ test('after a write failed the superblock is failed for good, and says what it l
     expect(superblock.failure).toBe(error);
     expect(superblock.current.promisedEpoch).toBe(1);
     await file.close();
+  }));
+
+test('a clean mark that was erased does not come back when either slot rots', () =>
+  withPool(async (pool) => {
+    await createReplica(pool, specOf(VOLUME));
+    const replica = await openReplica(pool, VOLUME, BOOT);
+    await replica.superblock.update({ cleanMark: { epoch: 1 } });
+    await replica.superblock.update({ cleanMark: null });
+    await replica.release();
+    const path = join(replica.directory, 'superblock');
+    const whole = await readFile(path);
+    for (const slot of [0, 1]) {
+      const rotten = Buffer.from(whole);
+      rotten.set([1, 2, 3], slot * SUPERBLOCK_SLOT_BYTES + 60);
+      await writeFile(path, rotten);
+      expect((await readSuperblock(replica.directory)).cleanMark).toBeNull();
+    }
   }));

@@ -9,16 +9,17 @@ import { hiddenUsers } from '../../src/host/device-users.ts';
 import { NbdDevices } from '../../src/host/nbd-devices.ts';
 import { createLogger } from '../../src/observe/log.ts';
 import { MIB } from '../../src/core/units.ts';
+import { LONE_NODE, LoneVolumes, MemoryConfigs } from '../support/lone-volumes.ts';
 
 const VOLUME_ID = '0123456789abcdef0123456789abcdef';
 const SIZE_BYTES = 64 * MIB;
 
-const [directory = '', epoch = '1', attachment = '1'] = process.argv.slice(2);
+const [directory = '', startNumber = '1', attachment = '1'] = process.argv.slice(2);
 const poolDirectory = join(directory, 'pool');
 mkdirSync(poolDirectory, { recursive: true });
 const log = createLogger({ level: 'info', node: 'guest' });
 const storage = await createNodeStorage({
-  nodeName: 'guest',
+  nodeName: LONE_NODE,
   pools: [{ name: 'default', directory: poolDirectory, ioMode: 'buffered', overcommitRatio: 10 }],
   threadCount: 1,
   busyPollMicros: 0,
@@ -41,17 +42,13 @@ if ((await storage.replica(VOLUME_ID)) === undefined) {
     failureMode: 'soft',
   });
 }
+const volumes = await LoneVolumes.join(storage, new MemoryConfigs(), Number(startNumber));
 const volumeOpens = Promise.withResolvers<void>();
 let attachmentNumber = Number(attachment);
 
 async function open(number: number): Promise<void> {
   attachmentNumber = number;
-  await storage.openVolume({
-    volumeId: VOLUME_ID,
-    epoch: Number(epoch) + number,
-    opening: 'c'.repeat(32),
-    attachmentNumber: number,
-  });
+  await volumes.open(VOLUME_ID, number);
 }
 
 const devices = new NbdDevices({ storage, log, recordDirectory: join(directory, 'devices') });
@@ -99,7 +96,7 @@ const verbs: Record<string, (argument: never) => unknown> = {
   find: () => devices.find(VOLUME_ID) ?? null,
   list: () => devices.list(),
   resize: async (sizeBytes: number) => {
-    await storage.resizeReplica(VOLUME_ID, sizeBytes);
+    await volumes.resize(VOLUME_ID, sizeBytes);
     await devices.resize(VOLUME_ID, sizeBytes);
   },
   'hidden users': async () => (await hiddenUsers('/dev/nbd0', '43:0')).length,

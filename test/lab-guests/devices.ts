@@ -27,8 +27,8 @@ class Daemon {
   readonly #pending = new Map<number, (answer: unknown) => void>();
   #lastId = 0;
 
-  private constructor(epoch: number, attachment: number) {
-    this.#child = fork(DAEMON, [DIRECTORY, String(epoch), String(attachment)], {
+  private constructor(startNumber: number, attachment: number) {
+    this.#child = fork(DAEMON, [DIRECTORY, String(startNumber), String(attachment)], {
       stdio: ['ignore', 'inherit', 'pipe', 'ipc'],
     });
     this.#child.stderr?.pipe(createWriteStream('/run/daemon.log', { flags: 'a' }));
@@ -42,8 +42,8 @@ class Daemon {
     });
   }
 
-  static async start(epoch: number, attachment = 1): Promise<Daemon> {
-    const daemon = new Daemon(epoch, attachment);
+  static async start(startNumber: number, attachment = 1): Promise<Daemon> {
+    const daemon = new Daemon(startNumber, attachment);
     await new Promise((resolve, reject) => {
       daemon.#pending.set(0, resolve);
       daemon.#child.once('exit', (code) => reject(new Error(`the daemon ended with ${code}`)));

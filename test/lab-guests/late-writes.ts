@@ -70,8 +70,11 @@ execFileSync('mkfs.ext4', ['-q', '/dev/mapper/slow']);
 mkdirSync(MOUNT);
 execFileSync('mount', ['/dev/mapper/slow', MOUNT]);
 
+// The slow block's writes take DELAY_MS, on a machine that may be busy.
+const patience = { replyTimeoutMs: 4 * delayMs };
+
 const first = await serve();
-let client = await NbdClient.connect(SOCKET, 'late');
+let client = await NbdClient.connect(SOCKET, 'late', patience);
 await client.write(0, Buffer.alloc(BLOCK, 1));
 await client.flush();
 const slowBlock = firstBlockOf(`${MOUNT}/pool/${VOLUME}/data`);
@@ -88,7 +91,7 @@ client.destroy();
 
 const second = await serve();
 const servedAfterMs = Math.round(performance.now() - killedAt);
-client = await NbdClient.connect(SOCKET, 'late');
+client = await NbdClient.connect(SOCKET, 'late', patience);
 const foundAtStart = await readByte(client);
 await client.write(0, Buffer.alloc(BLOCK, 3));
 await sleep(delayMs + 1000);

@@ -12,6 +12,8 @@ const START_TIMEOUT_MS = 90_000;
 const STOP_TIMEOUT_MS = 60_000;
 
 export interface DaemonOptions {
+  /** bin/holdfast of another tree than this one. */
+  readonly program?: string;
   readonly dataDir: string;
   readonly poolDir: string;
   /** Unix sockets, on the machine's own file system: they do not cross kernels. */
@@ -62,26 +64,31 @@ export class LabDaemon {
 
   /** Starts it without waiting. */
   static launch(machine: Machine, options: DaemonOptions): LabDaemon {
-    const { dataDir, poolDir, apiPath, csiPath } = options;
-    const flags = [
-      '--data-dir',
-      dataDir,
-      '--pool',
-      `default=${poolDir}`,
-      '--node-name',
-      options.nodeName ?? 'lab',
-      '--api',
-      apiPath,
-    ];
-    if (csiPath !== undefined) flags.push('--csi', csiPath);
-    flags.push(...(options.flags ?? []));
-    const words = [HOLDFAST, 'daemon', ...flags].map((word) => `'${word}'`).join(' ');
-    const script = `exec ${words}`;
+    const script = `exec ${LabDaemon.words(options)}`;
     const job = machine.start(script, {
       timeoutMs: DAEMON_LIFE_MS,
       ...(options.env && { env: options.env }),
     });
     return new LabDaemon(machine, options, job);
+  }
+
+  /** The command, for a shell. */
+  static words({
+    program = HOLDFAST,
+    dataDir,
+    poolDir,
+    apiPath,
+    csiPath,
+    nodeName = 'lab',
+    flags = [],
+  }: DaemonOptions): string {
+    const words = [
+      [program, 'daemon', '--data-dir', dataDir, '--pool', `default=${poolDir}`],
+      ['--node-name', nodeName, '--api', apiPath],
+      csiPath === undefined ? [] : ['--csi', csiPath],
+      flags,
+    ].flat();
+    return words.map((word) => `'${word}'`).join(' ');
   }
 
   get isOver(): boolean {

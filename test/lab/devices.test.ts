@@ -5,7 +5,6 @@
 import { fileURLToPath } from 'node:url';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { Guest } from './guest.ts';
-import { mustRun } from './machine.ts';
 
 const SEQUENCE = fileURLToPath(new URL('../lab-guests/devices.ts', import.meta.url));
 const VOLUME_ID = '0123456789abcdef0123456789abcdef';
@@ -16,7 +15,7 @@ const QUEUE = {
   max_sectors_kb: '1024',
   read_ahead_kb: '128',
   rotational: '0',
-  io_timeout: '2000',
+  io_timeout: '1000',
   write_cache: 'write back',
 };
 let seen: Record<string, unknown>;
@@ -32,8 +31,10 @@ function refused(code: string, text: string): unknown {
 
 beforeAll(async () => {
   await using guest = await Guest.start({ modules: ['loop', 'dm-mod'], memoryMib: 768, timeoutMs: 360_000 });
-  seen = JSON.parse(await mustRun(guest, [process.execPath, SEQUENCE], { timeoutMs: 300_000 }));
+  const { exitCode, stdout, stderr } = await guest.run([process.execPath, SEQUENCE], { timeoutMs: 300_000 });
   kernelLog = await guest.kernelLog();
+  if (exitCode !== 0) throw new Error(`exit code ${exitCode}\n${stderr}\nkernel:\n${kernelLog.slice(-6000)}`);
+  seen = JSON.parse(stdout);
 }, 360_000);
 
 describe('a device', () => {

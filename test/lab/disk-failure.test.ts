@@ -49,5 +49,5 @@ test('an fsync whose disk fails reports the failure, and no later one pretends t
   // to be trusted again.
   disk.failsFlushes = false;
   expect(await guest.run(FSYNC)).toMatchObject({ exitCode: 1 });
-  expect(await daemon.log()).toContain('the disk of a volume failed');
+  expect(await daemon.log()).toContain('the disk of a copy failed');
 });

@@ -49,6 +49,18 @@ describe('the memory of a forgetful disk', () => {
     );
   });
 
+  test('tears no sector, however large its own are', () => {
+    const large = 8 * SECTOR_BYTES;
+    for (let seed = 0; seed < 40; seed++) {
+      const platter = new Platter(8 * large, large);
+      for (const [at, value] of [1, 5, 9, 20].entries())
+        platter.write(value * SECTOR_BYTES, Buffer.alloc(3 * large - value * SECTOR_BYTES, at + 1));
+      platter.cut(seededRandom(seed));
+      const last = platter.read(2 * large + 4 * SECTOR_BYTES, 4 * SECTOR_BYTES);
+      expect(new Set(last).size).toBe(1);
+    }
+  });
+
   test('loses in some cuts and keeps in others', () => {
     const kept = Array.from({ length: 40 }, (_, seed) => {
       const platter = new Platter(64 * SECTOR_BYTES);
@@ -82,7 +94,9 @@ describe('a guest on a forgetful disk', { timeout: 120_000 }, () => {
         timeoutMs: 60_000,
       });
       if (round === 0) await mustRun(guest, 'mkfs.ext4 -q /dev/vda');
-      await mustRun(guest, 'mount /dev/vda /mnt');
+      // Sectors are lost one by one: a superblock of which one is missing is mended, as people do.
+      const mend = 'e2fsck -y /dev/vda >&2; [ $? -le 2 ] && mount /dev/vda /mnt';
+      await mustRun(guest, `mount /dev/vda /mnt || { ${mend}; }`);
       if (round > 0) {
         expect(await mustRun(guest, 'md5sum </mnt/synced')).toBe(await mustRun(guest, 'cat /mnt/synced.md5'));
         const lost = "cmp -l /mnt/unsynced <(tr '\\0' 'x' </dev/zero | head -c 1M) | wc -l";

@@ -7,12 +7,12 @@
 // (A guest's own /dev/ubda cannot serve here: what it wrote is in the host's page cache, flushed or not.)
 
 import { type ChildProcess, spawn } from 'node:child_process';
-import { existsSync } from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { createServer, type Server, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { isListening } from '../support/listening.ts';
 import { LabError } from './machine.ts';
 import { type CutReport, Platter } from './platter.ts';
 import type { Random } from './random.ts';
@@ -44,10 +44,10 @@ export class ForgetfulDisk implements AsyncDisposable {
   readonly #connections = new Set<Socket>();
   #export: ChildProcess | undefined;
 
-  private constructor(dir: string, sizeBytes: number) {
+  private constructor(dir: string, sizeBytes: number, sectorBytes?: number) {
     this.#dir = dir;
     this.socketPath = join(dir, 'vhost');
-    this.platter = new Platter(sizeBytes);
+    this.platter = new Platter(sizeBytes, sectorBytes);
     this.#server = createServer((socket) => {
       this.#connections.add(socket);
       socket.on('close', () => this.#connections.delete(socket));
@@ -56,9 +56,10 @@ export class ForgetfulDisk implements AsyncDisposable {
     });
   }
 
-  static async create(sizeBytes: number): Promise<ForgetfulDisk> {
+  /** `sectorBytes`: as Platter's. */
+  static async create(sizeBytes: number, sectorBytes?: number): Promise<ForgetfulDisk> {
     const dir = await mkdtemp(join(tmpdir(), 'holdfast-disk-'));
-    const disk = new ForgetfulDisk(dir, sizeBytes);
+    const disk = new ForgetfulDisk(dir, sizeBytes, sectorBytes);
     await new Promise<void>((resolve, reject) => {
       disk.#server.once('error', reject).listen(disk.#nbdPath, resolve);
     });
@@ -93,7 +94,7 @@ export class ForgetfulDisk implements AsyncDisposable {
     let complaint = '';
     child.stderr?.on('data', (chunk) => (complaint += String(chunk)));
     child.on('error', (error) => (complaint += error.message));
-    for (let tries = 0; !existsSync(this.socketPath); tries++) {
+    for (let tries = 0; !isListening(this.socketPath); tries++) {
       if (tries === 1500 || child.exitCode !== null) {
         throw new LabError(`qemu-storage-daemon did not start: ${complaint.trim()}`);
       }

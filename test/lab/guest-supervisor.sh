@@ -28,12 +28,17 @@ exec 5<&0 </dev/null
   kill_guest
 ) &
 watcher=$!
-exec 3<&- 4>&- 5<&-
+exec 3<&- 4>&-
 
 wait "$guest"
 code=$?
 kill_guest
 kill -KILL "$watcher" 2>/dev/null
+# A guest that panicked (it aborts then) may have seen its owner's end before the watcher did.
+if [ "$code" -eq 134 ]; then
+  IFS= read -r -t 2 -u 5
+  if [ "$?" -le 128 ]; then : >"$dir/orphaned"; fi
+fi
 # Nobody else will clean up.
 if [ -e "$dir/orphaned" ]; then rm -rf "$dir"; fi
 exit "$code"

@@ -50,6 +50,8 @@ export interface GuestOptions {
   /** Host directories the guest may write, under the same path. */
   readonly shared?: readonly string[];
   readonly network?: LabNetwork;
+  /** On that network, with its prefix length, of `takeAddress`: for a machine that boots again. A new one by default. */
+  readonly address?: string;
   /** More words for the kernel's command line. */
   readonly kernelWords?: readonly string[];
   /** The guest is killed after this, whatever it does. Default 10 minutes. */
@@ -101,7 +103,7 @@ export class Guest implements Machine, AsyncDisposable {
     const dir = await realpath(await mkdtemp(join(tmpdir(), 'holdfast-guest-')));
     let guest: Guest | undefined;
     try {
-      const address = options.network?.takeAddress();
+      const address = options.address ?? options.network?.takeAddress();
       const words = await prepare(dir, name, address, options);
       guest = new Guest(name, dir, address, superviseKernel(dir, words, options));
       const { signal } = options;
@@ -280,7 +282,10 @@ async function prepare(
   await writeFile(join(dir, 'config'), `${config.join('\n')}\n`);
   const disks = (options.disks ?? []).map((disk, index) => `ubd${index}=${disk}`);
   const virtioDisks = (options.virtioDisks ?? []).map((socket) => `virtio_uml.device=${socket}:2`);
-  const wire = options.network === undefined ? [] : [`eth0=daemon,,unix,${options.network.socketPath}`];
+  // A machine that boots again has the Ethernet address that the others remember.
+  const ethernet = (address?.split('/')[0] ?? '').split('.').map((part) => Number(part).toString(16));
+  const mac = ['02', '00', ...ethernet].map((part) => part.padStart(2, '0')).join(':');
+  const wire = options.network === undefined ? [] : [`eth0=daemon,${mac},unix,${options.network.socketPath}`];
   return [
     `mem=${memoryMib}M`,
     'rootfstype=hostfs rootflags=/ ro',

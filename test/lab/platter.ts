@@ -1,7 +1,7 @@
 // The memory of a disk that forgets: what its reader sees, what is on stable storage, and the writes
 // between the two. Pure: it knows no wire and no clock.
 //
-// At a power cut every 512-byte sector holds its flushed contents or those of any later write to it, torn
+// At a power cut every sector (512 bytes, or larger physical ones) holds its flushed contents or those of any later write to it, torn
 // and out of order; what a flush covered is never lost. Older contents never replace newer ones: a cache
 // may write a sector back early, but not backwards.
 
@@ -27,12 +27,15 @@ export interface CutReport {
 
 export class Platter {
   readonly sizeBytes: number;
+  readonly #sectorBytes: number;
   readonly #visible: Buffer;
   readonly #stable: Buffer;
   #unflushed: UnflushedWrite[] = [];
 
-  constructor(sizeBytes: number) {
+  /** `sectorBytes`: what is written whole or not at all. */
+  constructor(sizeBytes: number, sectorBytes = SECTOR_BYTES) {
     this.sizeBytes = sizeBytes;
+    this.#sectorBytes = sectorBytes;
     this.#visible = Buffer.alloc(sizeBytes);
     this.#stable = Buffer.alloc(sizeBytes);
   }
@@ -73,10 +76,13 @@ export class Platter {
     const keeps = chooseFate(random);
     for (const write of this.#unflushed) {
       const fate = keeps();
-      const pieceBytes = SECTOR_BYTES * Math.ceil(write.lengthBytes / SECTOR_BYTES / MAX_PIECES_PER_WRITE);
-      for (let start = 0; start < write.lengthBytes; start += pieceBytes) {
+      const sector = this.#sectorBytes;
+      const pieceBytes = sector * Math.ceil(write.lengthBytes / sector / MAX_PIECES_PER_WRITE);
+      for (let start = 0, end = 0; start < write.lengthBytes; start = end) {
+        const intoPiece = (write.offsetBytes + start) % pieceBytes;
+        end = Math.min(start + pieceBytes - intoPiece, write.lengthBytes);
         if (fate()) {
-          land(this.#stable, write, start, Math.min(start + pieceBytes, write.lengthBytes));
+          land(this.#stable, write, start, end);
           report.keptPieces++;
         } else {
           report.lostPieces++;

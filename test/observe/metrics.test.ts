@@ -40,6 +40,8 @@ const SAMPLE: VolumeSample = {
           isConnected: true,
           resyncBytesLeft: 4096,
           resyncBytesSent: 8192,
+          isWaitingForTurn: true,
+          heldOutSeconds: 42,
           writes: 11,
           writeBytes: 44,
           errors: 1,

@@ -1,6 +1,7 @@
 import { describe, expect, test } from 'vitest';
 import type { StoredConfig } from '../../src/replication/config.ts';
 import {
+  FRAME_HERE,
   FRAME_REPLY,
   FRAME_REQUEST,
   FRAME_WAITING,
@@ -38,6 +39,8 @@ class FrontendWorld implements FrontendPorts {
   /** Tags sent, by link. */
   readonly sent = new Map<number, number[]>();
   readonly replies: { readonly request: number; readonly errno: number }[] = [];
+  /** Signs of life of the frontend. */
+  hereCount = 0;
   open = NONE;
   /** The primary gives signs of life while it answers nothing. */
   isAlive = true;
@@ -94,13 +97,19 @@ class FrontendWorld implements FrontendPorts {
 
   sendControl(link: number): void {
     // The primary welcomes it once this call is over: at the next tick.
-    const { epoch, sizeBytes } = this.stored.config;
-    this.welcome = () => this.core.control(link, FRAME_WELCOME, { kind: 'session', epoch, sizeBytes });
+    this.welcome = () => {
+      const { epoch, primary, sizeBytes } = this.stored.config;
+      this.core.control(link, FRAME_WELCOME, { kind: 'session', epoch, opening: primary.opening, sizeBytes });
+    };
   }
 
   welcome: () => void = () => undefined;
 
   sendFrame(link: number, fields: FrameFields): void {
+    if (fields.type === FRAME_HERE) {
+      this.hereCount += 1;
+      return;
+    }
     expect(fields.type).toBe(FRAME_REQUEST);
     expect(fields.numbers[OFFSET]).toBe((fields.numbers[SEQUENCE] as number) * 4096);
     this.sent.set(link, [...(this.sent.get(link) ?? []), fields.numbers[SEQUENCE] as number]);
@@ -138,6 +147,8 @@ describe('a frontend whose requests wait', () => {
     world.pass(10 * 60_000);
     expect(world.connected).toEqual([OWN]);
     expect(world.sent).toEqual(new Map([[1, [request]]]));
+    // It says each time that it is there.
+    expect(world.hereCount).toBe(10 * 60 * 2);
     world.frame(FRAME_REPLY, request);
     expect(world.replies).toEqual([{ request, errno: 0 }]);
   });
@@ -165,6 +176,36 @@ describe('a frontend whose requests wait', () => {
     world.stored = { revision: 3, config: { ...config, epoch: 5, primary } };
     world.pass(1500);
     expect(world.connected).toEqual([OWN, OTHER]);
+  });
+
+  test('does not take the opening for another primary that the one it came to has written since', () => {
+    const world = new FrontendWorld();
+    const { config } = world.stored;
+    world.stored = {
+      revision: 2,
+      config: { ...config, epoch: 4, primary: { ...config.primary, opening: 'mine' } },
+    };
+    world.welcome();
+    const request = world.write();
+    world.pass(5000);
+    expect(world.sent).toEqual(new Map([[1, [request]]]));
+    const primary = { replicaId: OTHER, opening: 'second' };
+    world.stored = { revision: 3, config: { ...config, epoch: 5, primary } };
+    world.pass(1500);
+    expect(world.connected).toEqual([OWN, OTHER]);
+  });
+
+  test('stays with a primary that had a later opening than the store showed, when its epoch rises', () => {
+    const world = new FrontendWorld();
+    const { config } = world.stored;
+    const primary = { ...config.primary, opening: 'mine' };
+    world.stored = { revision: 2, config: { ...config, epoch: 4, primary } };
+    world.welcome();
+    const request = world.write();
+    world.stored = { revision: 3, config: { ...config, epoch: 5, primary } };
+    world.pass(5000);
+    expect(world.connected).toEqual([OWN]);
+    expect(world.sent).toEqual(new Map([[1, [request]]]));
   });
 
   test('hears nothing more of a request that it gave up: its name is another one’s by then', () => {

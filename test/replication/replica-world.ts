@@ -25,6 +25,7 @@ import {
 } from '../../src/replication/frames.ts';
 import type { Superblock } from '../../src/replication/layout/superblock.ts';
 import { encodeWindow, type WindowEntry, WindowFile } from '../../src/replication/layout/window.ts';
+import { type ClientLoad, Pace } from '../../src/replication/pace.ts';
 import type { ReplicaEvent, ReplicaPorts } from '../../src/replication/ports.ts';
 import { Replica } from '../../src/replication/replica.ts';
 import { NONE, READ, RequestTable } from '../../src/replication/requests.ts';
@@ -87,6 +88,14 @@ export class ReplicaWorld implements ReplicaPorts {
   otherWrites: number | undefined = 0;
   /** How the own disk's writes end that settle. */
   ownWrites = 0;
+  /** The node's other volumes are before it: false. */
+  isResyncTurn = true;
+  /** Whether each was urgent. */
+  readonly resyncsAsked: boolean[] = [];
+  resyncsEnded = 0;
+  /** Of the node's other volumes. */
+  readonly otherClients: { -readonly [key in keyof ClientLoad]: number } = { openCount: 0, begunCount: 0 };
+  readonly pace = new Pace(this.otherClients);
   /** Its disk has nothing but zeroes. */
   isEmpty = false;
   #ids = 0;
@@ -121,7 +130,9 @@ export class ReplicaWorld implements ReplicaPorts {
         promisedEpoch: 0,
         incarnation: 'incarnation of own',
         lastInSyncIncarnation: null,
+        earlierIncarnations: [],
         bootId: null,
+        earlierBootIds: [],
         storedBootId: null,
         cleanMark: { epoch: 0 },
         inSync: { epoch: 0, members: [] },
@@ -238,7 +249,7 @@ export class ReplicaWorld implements ReplicaPorts {
   raiseEpoch(link: number): void {
     const { config, revision } = this.stored;
     this.stored = { config: { ...config, epoch: config.epoch + 1 }, revision: revision + 1 };
-    this.replica.control(link, FRAME_EPOCH, { ...this.stored, role: 'member' });
+    this.replica.control(link, FRAME_EPOCH, { ...this.stored, role: 'member', unsettled: [] });
   }
 
   streamWrite(link: number, sequence: number): void {
@@ -316,6 +327,15 @@ export class ReplicaWorld implements ReplicaPorts {
   drawId(): string {
     this.#ids += 1;
     return this.#ids.toString(16).padStart(32, '0');
+  }
+
+  beginResync(_isFull: boolean, isUrgent: boolean): boolean {
+    this.resyncsAsked.push(isUrgent);
+    return this.isResyncTurn;
+  }
+
+  endResync(): void {
+    this.resyncsEnded += 1;
   }
 
   takeRequest(): number {

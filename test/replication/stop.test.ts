@@ -77,6 +77,58 @@ describe('a replica that is stopped', () => {
     expect(world.superblocks.at(-1)?.cleanMark).toEqual({ epoch: world.stored.config.epoch });
   });
 
+  test('has cooled what nobody waits for, before it is marked', () => {
+    const world = worldOf('sole');
+    world.pass(1000);
+    const link = world.openSession(1);
+    world.request(link, 1, WRITE, 0, 4096);
+    world.pass(300);
+    const { extents } = world.replica.copy;
+    expect(extents.hotExtents()).toContain(0);
+    const { length } = world.superblocks;
+    world.replica.stop(() => undefined);
+    world.settle('merge');
+    expect(world.waiting()).toEqual(['merge']);
+    expect(world.superblocks).toHaveLength(length);
+    world.pass(1000);
+    expect(extents.hotExtents()).toEqual([]);
+    expect([...extents.bits]).toEqual([0]);
+    expect(world.superblocks.at(-1)?.cleanMark).toEqual({ epoch: world.stored.config.epoch });
+  });
+
+  test('leaves hot what other copies have not answered', () => {
+    const world = worldOf('pair');
+    world.pass(1000);
+    const link = world.openSession(1);
+    world.otherWrites = undefined;
+    world.request(link, 1, WRITE, 0, 4096);
+    world.pass(300);
+    world.replica.stop(() => undefined);
+    world.pass(1000);
+    expect(world.replica.state).toBe('stopped');
+    expect(world.replica.copy.extents.hotExtents()).toContain(0);
+    expect(world.replica.copy.suspects()).toEqual([{ offsetBytes: 0, lengthBytes: 4096 }]);
+  });
+
+  test.each([
+    ['a merge that fails', (world: ReplicaWorld) => world.end('merge', EIO)],
+    ['a disk that takes long', (world: ReplicaWorld) => world.pass(3000, 'merge')],
+  ])('is marked although its extents stay hot, after %s', (_, happens) => {
+    const world = worldOf('sole');
+    world.pass(1000);
+    world.request(world.openSession(1), 1, WRITE, 0, 4096);
+    world.pass(300);
+    let isStopped = false;
+    world.replica.stop(() => {
+      isStopped = true;
+    });
+    world.settle('merge');
+    happens(world);
+    world.pass(1000);
+    expect(isStopped).toBe(true);
+    expect(world.superblocks.at(-1)?.cleanMark).toEqual({ epoch: world.stored.config.epoch });
+  });
+
   test('has read what it read of its tables', () => {
     const world = worldOf('pair');
     world.stored = {

@@ -78,6 +78,7 @@ export const SAMPLES: readonly (Fields & { readonly payloadBytes?: number })[] =
   { type: frames.FRAME_MOVED, payloadBytes: 11 },
   { type: frames.FRAME_REVOKED, epoch: 7 },
   { type: frames.FRAME_WAITING, epoch: 7 },
+  { type: frames.FRAME_HERE, epoch: 7 },
 ];
 
 export const PAYLOAD_CHECKSUM = 0x89ab_cdef | 0;

@@ -358,7 +358,7 @@ describe('the end of a link', () => {
     for (const { type } of without) {
       expect(decodeFirst(forged({ type, lengthBytes: 512 }, 512))).toBe(wire.BAD_LENGTH);
     }
-    expect(without.length).toBe(13);
+    expect(without.length).toBe(14);
   });
 });
 

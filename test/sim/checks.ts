@@ -243,7 +243,9 @@ export class Checks {
     for (const { id, outSince, needsFullCopy } of config.replicas) {
       const isMember = config.inSync.some(({ replicaId }) => replicaId === id);
       if (isMember || needsFullCopy || outSince === null) continue;
-      for (const member of members) this.#delta(member, world.nodeOf(id), outSince);
+      const absent = world.nodeOf(id);
+      if (isUnjudgedImage(absent)) continue;
+      for (const member of members) this.#delta(member, absent, outSince);
     }
   }
 
@@ -301,6 +303,14 @@ export class Checks {
       return;
     }
   }
+}
+
+/** An old image of a disk: until its process has looked at it, and if it finds it no base, nobody counts on what it holds. */
+function isUnjudgedImage({ disk, process }: SimNode): boolean {
+  return (
+    disk.isImage &&
+    (process === undefined || process.replica.state === 'opening' || !process.replica.isDeltaBase)
+  );
 }
 
 /** What a copy says may differ: the ranges of its window, or, if nobody can believe that, all hot extents. */

@@ -5,9 +5,12 @@ import { BLOCK_BYTES } from '../../src/core/units.ts';
 import {
   type ControlMessage,
   FRAME_REQUEST,
+  FRAME_WELCOME,
   type FrameFields,
   SEQUENCE,
+  type SessionWelcome,
 } from '../../src/replication/frames.ts';
+import type { StoredConfig } from '../../src/replication/config.ts';
 import { Frontend, type FrontendPorts } from '../../src/replication/frontend.ts';
 import { FLAG_FUA, FLUSH, NONE, READ, RequestTable, WRITE, ZERO } from '../../src/replication/requests.ts';
 import { TICK_MS } from '../../src/replication/timing.ts';
@@ -16,6 +19,7 @@ import type { Operation } from './history.ts';
 import type { Endpoint } from './network.ts';
 import type { SimNode, World } from './world.ts';
 
+const ENOSPC = 28;
 const SLOTS = 64;
 
 export interface Asked {
@@ -44,6 +48,8 @@ export class Consumer {
   /** Its requests are answered with errors: it asks for nothing more. */
   isDead = false;
   isGranted = false;
+  /** It has seen what the volume was. */
+  wasAnswered = false;
 
   constructor(world: World, node: SimNode, attachment: number) {
     this.#world = world;
@@ -135,19 +141,26 @@ export class Consumer {
     world.answeredCount += 1;
     world.onAnswer(asked, errno, values);
     world.trace(() => `consumer ${this.attachment}: ${describe(asked)} → ${errno === 0 ? 'ok' : errno}`);
+    if (errno === 0) this.wasAnswered = true;
     if (errno === 0) world.checks.replyTaken(asked);
     if (errno !== 0) {
       const newest = world.consumers.at(-1)?.attachment ?? 0;
-      const isOver = this.attachment < Math.max(newest, world.current.attachment.number);
+      const isOver = this.attachment < Math.max(newest, world.highestAttachment);
+      // All that count have refused it.
+      const isRefused = errno === ENOSPC && world.wasEveryDiskFull;
       world.expect(
-        isOver || world.mayFail,
+        isOver || world.mayFail || world.hasSoleCopyFailed || isRefused,
         `a request of the current attachment does not fail (${describe(asked)}: ${errno})`,
       );
-      this.isDead = true;
+      // A file system that is told of a full disk goes on.
+      this.isDead = errno !== ENOSPC;
+      if (errno === ENOSPC) this.#fillSoon();
       return;
     }
     switch (asked.kind) {
       case READ:
+        // What an attachment reads after its end counts for nothing: its frontend does not know yet.
+        if (!this.#isCurrent() || world.history.isOfBeforeLoss(asked.operation)) break;
         for (let at = 0; at < asked.blockCount; at++) {
           const problem = world.history.read(
             asked.block + at,
@@ -155,9 +168,7 @@ export class Consumer {
             asked.operation.issuedMs,
             nowMs,
           );
-          // What an attachment reads after its end counts for nothing: its frontend does not know yet.
-          if (problem !== undefined && this.#isCurrent())
-            world.violate('history', `read ${asked.operation.id}: ${problem}`);
+          if (problem !== undefined) world.violate('history', `read ${asked.operation.id}: ${problem}`);
         }
         break;
       case FLUSH:
@@ -166,8 +177,13 @@ export class Consumer {
       default:
         world.history.acknowledged(asked.operation, blocksOf(asked), nowMs, (asked.flags & FLAG_FUA) !== 0);
     }
-    const think = world.shape.thinkMs;
-    world.schedule.after(think === 0 ? 0 : world.random.client.wait(think), () => this.fill());
+    this.#fillSoon();
+  }
+
+  #fillSoon(): void {
+    const { schedule, shape, random } = this.#world;
+    const think = shape.thinkMs;
+    schedule.after(think === 0 ? 0 : random.client.wait(think), () => this.fill());
   }
 
   #isCurrent(): boolean {
@@ -209,6 +225,9 @@ export class FrontendProcess implements FrontendPorts, Endpoint {
   readonly #buffers: (Int32Array | undefined)[] = new Array(SLOTS).fill(undefined);
   readonly #asked: (Asked | undefined)[] = new Array(SLOTS).fill(undefined);
   #isAlive = true;
+  /** By link: the epoch that its primary named. */
+  readonly #welcomes = new Map<number, number>();
+  #newestEpoch = 0;
 
   constructor(world: World, consumer: Consumer, session: number) {
     this.#world = world;
@@ -279,6 +298,7 @@ export class FrontendProcess implements FrontendPorts, Endpoint {
   }
 
   controlled(link: number, type: number, message: ControlMessage): void {
+    if (type === FRAME_WELCOME) this.#welcomes.set(link, (message as SessionWelcome).epoch);
     this.core.control(link, type, message);
   }
 
@@ -298,7 +318,9 @@ export class FrontendProcess implements FrontendPorts, Endpoint {
   }
 
   readConfig(): void {
-    this.#world.store.read(this.node, (stored) => this.deliver(() => this.core.configRead(stored)));
+    const answer = (stored: StoredConfig | undefined): void =>
+      this.deliver(() => this.core.configRead(stored));
+    this.#world.store.read(this.node, answer, true);
   }
 
   connect(node: string): number {
@@ -309,6 +331,7 @@ export class FrontendProcess implements FrontendPorts, Endpoint {
 
   sendFrame(link: number, fields: FrameFields, request: number): void {
     const asked = this.#asked[fields.numbers[SEQUENCE] as number];
+    if (fields.type === FRAME_REQUEST) this.#asksIn(this.#welcomes.get(link) ?? 0);
     if (fields.type === FRAME_REQUEST && asked !== undefined) {
       asked.link = link;
       asked.sentMs = this.#world.schedule.nowMs;
@@ -316,6 +339,16 @@ export class FrontendProcess implements FrontendPorts, Endpoint {
     }
     const payload = request === NONE ? undefined : (this.#buffers[request] as Int32Array);
     this.#world.network.send(link, this, fields, payload);
+  }
+
+  /** A request goes to a primary of this epoch. */
+  #asksIn(epoch: number): void {
+    if (epoch < this.#newestEpoch)
+      this.#world.violate(
+        'order',
+        `the frontend on ${this.#consumer.node.name} asks a primary of epoch ${epoch} after one of ${this.#newestEpoch}`,
+      );
+    this.#newestEpoch = Math.max(this.#newestEpoch, epoch);
   }
 
   sendControl(link: number, type: number, message: ControlMessage): void {

@@ -30,8 +30,10 @@ export class MetaFile {
     this.stable = bytes.slice();
   }
 
-  write(offset: number, bytes: Uint8Array): void {
-    this.cache.set(bytes, offset);
+  /** `arrives`: of each sector, where the operation ends with an error. */
+  write(offset: number, bytes: Uint8Array, arrives: () => boolean = () => true): void {
+    for (let at = 0; at < bytes.length; at += SECTOR_BYTES)
+      if (arrives()) this.cache.set(bytes.subarray(at, at + SECTOR_BYTES), offset + at);
     const last = Math.ceil((offset + bytes.length) / SECTOR_BYTES);
     for (let sector = Math.floor(offset / SECTOR_BYTES); sector < last; sector++) this.#dirty.add(sector);
   }
@@ -83,6 +85,10 @@ export class Disk {
   highestPromise = 0;
   /** A flush or log write failed: the copy stays closed until a person decides. */
   isMarked = false;
+  /** By a flush: then its data is no base. What failed to be noted about them says nothing against the data. */
+  isDoubted = false;
+  /** It was put back. */
+  isImage = false;
 
   constructor(superblock: Superblock) {
     this.sizeBytes = superblock.sizeBytes;
@@ -156,6 +162,7 @@ export class Disk {
       image[name].flush();
     }
     image.window = this.window.slice(0);
+    image.isImage = true;
     image.highestPromise = this.highestPromise;
     return image;
   }

@@ -1,6 +1,9 @@
 // What goes wrong, and what people do meanwhile: each kind at its own rate and from its own stream of chance, so
 // that a kind taken away leaves the others where they were.
 
+import type { VolumeConfig } from '../../src/replication/config.ts';
+import { decodeSuperblockSlots } from '../../src/replication/layout/superblock.ts';
+import type { Disk } from './disk.ts';
 import { changeFailureMode, MAX_REPLICAS, weakenDurability } from './operators.ts';
 import { Random } from './random.ts';
 import type { SimNode, World } from './world.ts';
@@ -8,6 +11,16 @@ import type { SimNode, World } from './world.ts';
 /** Lets things go wrong until everything is mended. */
 export function arrangeFaults(world: World): void {
   new Faults(world).arrange();
+}
+
+/** Of a boot before the one that the store knows: what was written since is not in it, and its superblock tells. */
+function isOlderBoot(image: Disk, { replicas }: VolumeConfig, replicaId: string): boolean {
+  const { superblock } = decodeSuperblockSlots(image.superblock.cache);
+  const known = replicas.find(({ id }) => id === replicaId)?.bootId ?? null;
+  return (
+    known !== null &&
+    ![superblock.bootId, superblock.storedBootId, ...superblock.earlierBootIds].includes(known)
+  );
 }
 
 class Faults {
@@ -150,16 +163,66 @@ class Faults {
       node.errorKind = kind;
       node.errorsLeft = count;
     });
+    this.#every('metaError', shape.metaErrorMs, (random) => {
+      const node = this.#node(random);
+      const count = 1 + random.below(3);
+      if (!this.#maySpoil()) return;
+      this.#world.fault(`${node.name}'s disk fails (meta)`);
+      node.errorKind = 'meta';
+      node.errorsLeft = count;
+    });
+    this.#arrangeImages();
+    this.#every('full', shape.fullMs, (random) => {
+      const world = this.#world;
+      const lengthMs = random.wait(shape.fullForMs);
+      if (world.nodes.some((node) => node.errorsLeft !== 0)) return;
+      world.fault('every disk is full');
+      world.fillDisks(true);
+      if (shape.fullSparesRate > 0 && random.chance(shape.fullSparesRate)) {
+        const members = world.inSyncNodes();
+        for (const node of world.nodes) if (!members.includes(node)) node.errorsLeft = 0;
+      }
+      schedule.after(lengthMs, () => {
+        if (!world.isHealed) world.fillDisks(false);
+      });
+    });
     this.#every('space', shape.spaceMs, (random) => {
+      const world = this.#world;
       const node = this.#node(random);
       const lengthMs = random.wait(1500);
       if (!this.#maySpoil()) return;
-      this.#world.fault(`${node.name}'s disk is full`);
+      world.fault(`${node.name}'s disk is full`);
       node.errorKind = 'space';
       node.errorsLeft = Number.POSITIVE_INFINITY;
       schedule.after(lengthMs, () => {
-        if (node.errorKind === 'space') node.errorsLeft = 0;
+        if (node.errorKind === 'space' && !world.isHealed) node.errorsLeft = 0;
       });
+    });
+  }
+
+  /** Somebody images disks, and at a power cut puts one back that is older than the boot that the store knows. */
+  #arrangeImages(): void {
+    const world = this.#world;
+    const images = new Map<SimNode, { readonly disk: Disk; readonly replicaId: string }>();
+    this.#every('image', world.shape.imageMs, (random) => {
+      const node = this.#node(random);
+      const isTaken = random.chance(0.3);
+      const image = images.get(node);
+      if (!node.isUp || node.isPaused) return;
+      if (image === undefined || image.replicaId !== node.replicaId || isTaken) {
+        images.set(node, { disk: node.disk.image(), replicaId: node.replicaId });
+        return;
+      }
+      const { inSync } = world.current;
+      const isWhole = inSync.some(({ replicaId, incarnation }) => {
+        const other = world.nodeOf(replicaId);
+        const isJudged = !other.disk.isImage || other.process?.replica.state !== 'opening';
+        return other !== node && isJudged && other.process?.replica.incarnation === incarnation;
+      });
+      if (!isWhole || !isOlderBoot(image.disk, world.current, node.replicaId)) return;
+      world.cutPower([node]);
+      world.fault(`${node.name} gets an old image of its disk`);
+      node.disk = image.disk.image();
     });
   }
 
@@ -230,8 +293,8 @@ class Faults {
       if (behind.length === 0 && random.chance(0.95)) return;
       const node = random.pick(behind.length > 0 ? behind : world.hosts());
       const { process } = node;
-      // Of those that somebody would choose: it can be seen, and it was in sync once.
-      const isFit = node.isUp && !node.isPaused && !node.disk.isMarked;
+      // Of those that somebody would choose: it can be seen, is not about to be closed for good, and was in sync once.
+      const isFit = node.isUp && !node.isPaused && !node.disk.isMarked && process?.replica.state !== 'gone';
       const wasInSync = process?.replica.superblock.lastInSyncIncarnation !== null;
       if (!isFit || process?.replica.copy.hasFailed !== false || !wasInSync) return;
       for (const other of world.force(node))

@@ -1,6 +1,6 @@
 // What each block may hold, judged from what clients asked and were told. A write that was not answered may or
 // may not have happened, once, at any time until its frontend's attachment is over; one that was acknowledged
-// has happened by then; nothing that was read is ever followed by something older.
+// has happened by then, and so has one that was read; nothing that was read is ever followed by something older.
 
 import type { Disk } from './disk.ts';
 
@@ -12,9 +12,16 @@ export interface Operation {
   readonly attachment: number;
 }
 
-interface Candidate {
+/** A write of one block. */
+interface Write {
   readonly value: number;
   readonly operation: Operation;
+  /** When a read had first shown it: from then on it has happened, and does not happen again. */
+  seenMs: number;
+}
+
+interface Candidate {
+  readonly write: Write;
   removedMs: number;
 }
 
@@ -35,6 +42,8 @@ export class History {
   readonly #flushed = new Map<number, Candidate[]>();
   /** Acknowledged and not known to be covered by a flush. */
   #unflushed: { operation: Operation; blocks: readonly number[] }[] = [];
+  /** When allLost() was called last. */
+  #lostMs = -1;
   /** Every write counts as flushed once it is acknowledged. */
   isWritethrough: boolean;
   /** When the oldest request was asked for that is not answered. */
@@ -48,9 +57,10 @@ export class History {
   #of(index: number): Block {
     let found = this.#current.get(index);
     if (found === undefined) {
-      found = { candidates: [{ value: 0, operation: INITIAL, removedMs: NEVER }], pruneAt: PRUNE_AT };
+      const write: Write = { value: 0, operation: INITIAL, seenMs: NEVER };
+      found = { candidates: [{ write, removedMs: NEVER }], pruneAt: PRUNE_AT };
       this.#current.set(index, found);
-      this.#flushed.set(index, [{ value: 0, operation: INITIAL, removedMs: NEVER }]);
+      this.#flushed.set(index, [{ write, removedMs: NEVER }]);
     }
     return found;
   }
@@ -67,16 +77,21 @@ export class History {
   issued(operation: Operation, blocks: readonly number[], value: number): void {
     for (const index of blocks) {
       const block = this.#of(index);
-      block.candidates.push({ value, operation, removedMs: NEVER });
+      const write: Write = { value, operation, seenMs: NEVER };
+      block.candidates.push({ write, removedMs: NEVER });
       if (block.candidates.length >= block.pruneAt) this.#prune(block);
-      this.#flushedOf(index).push({ value, operation, removedMs: NEVER });
+      this.#flushedOf(index).push({ write, removedMs: NEVER });
     }
   }
 
   acknowledged(operation: Operation, blocks: readonly number[], nowMs: number, isFua: boolean): void {
-    operation.endedMs = nowMs;
+    const isStable = isFua || this.isWritethrough;
+    // An answer that was on its way when the machines lost power: what it acknowledges may be gone.
+    const isLate = this.isOfBeforeLoss(operation) && !isStable;
+    operation.endedMs = isLate ? Math.min(operation.endedMs, nowMs) : nowMs;
+    if (isLate) return;
     for (const block of blocks) this.#overwrite(this.#of(block).candidates, operation, nowMs);
-    if (isFua || this.isWritethrough) for (const block of blocks) this.#overwriteFlushed(block, operation);
+    if (isStable) for (const block of blocks) this.#overwriteFlushed(block, operation);
     else this.#unflushed.push({ operation, blocks });
   }
 
@@ -91,16 +106,16 @@ export class History {
 
   #overwrite(candidates: Candidate[], by: Operation, nowMs: number): void {
     for (const candidate of candidates) {
-      if (candidate.removedMs === NEVER && isBefore(candidate.operation, by)) candidate.removedMs = nowMs;
+      if (candidate.removedMs === NEVER && isBefore(candidate.write, by)) candidate.removedMs = nowMs;
     }
   }
 
   #overwriteFlushed(block: number, by: Operation): void {
     const candidates = this.#flushedOf(block);
-    if (!candidates.some(({ operation }) => isBefore(operation, by))) return;
+    if (!candidates.some(({ write }) => isBefore(write, by))) return;
     this.#flushed.set(
       block,
-      candidates.filter(({ operation }) => !isBefore(operation, by)),
+      candidates.filter(({ write }) => !isBefore(write, by)),
     );
   }
 
@@ -111,8 +126,8 @@ export class History {
       for (const block of blocks) {
         const possible = this.#of(block).candidates.filter(({ removedMs }) => removedMs === NEVER);
         const [only] = possible;
-        if (only !== undefined && possible.length === 1 && only.operation.endedMs < flushIssuedMs)
-          yield { block, value: only.value };
+        if (only !== undefined && possible.length === 1 && only.write.operation.endedMs < flushIssuedMs)
+          yield { block, value: only.write.value };
       }
     }
   }
@@ -120,16 +135,20 @@ export class History {
   /** undefined: the value may stand there. Otherwise what is wrong. */
   read(block: number, value: number, issuedMs: number, nowMs: number): string | undefined {
     const { candidates } = this.#of(block);
-    if (!candidates.some((candidate) => candidate.value === value && candidate.removedMs >= issuedMs)) {
+    const shown = candidates.filter(({ write, removedMs }) => write.value === value && removedMs >= issuedMs);
+    if (shown.length === 0) {
       const known = candidates
         .filter(({ removedMs }) => removedMs >= issuedMs)
-        .map((candidate) => `${candidate.value}${candidate.operation.endedMs === NEVER ? '?' : ''}`);
+        .map(({ write }) => `${write.value}${write.operation.endedMs === NEVER ? '?' : ''}`);
       return `block ${block} shows ${value}; it may hold ${known.join(' or ')}`;
     }
     for (const candidate of candidates) {
-      if (candidate.value === value || candidate.removedMs !== NEVER) continue;
-      if (candidate.operation.endedMs < issuedMs) candidate.removedMs = nowMs;
+      if (candidate.write.value === value || candidate.removedMs !== NEVER) continue;
+      if (hasHappenedBy(candidate.write) < issuedMs) candidate.removedMs = nowMs;
     }
+    // Zeroings look alike: which one it was is not known.
+    const [only] = shown;
+    if (only !== undefined && shown.length === 1) only.write.seenMs = Math.min(only.write.seenMs, nowMs);
     return undefined;
   }
 
@@ -145,11 +164,20 @@ export class History {
       if (operation.attachment < attachment && operation.endedMs === NEVER) operation.endedMs = nowMs;
   }
 
+  /** What answers it may tell of may be gone. */
+  isOfBeforeLoss({ issuedMs }: Operation): boolean {
+    return issuedMs < this.#lostMs;
+  }
+
   /** All machines lost power: what was not flushed may be gone. */
-  allLost(): void {
+  allLost(nowMs: number): void {
+    this.#lostMs = nowMs;
     this.#unflushed = [];
-    for (const [index, candidates] of this.#flushed)
+    // What had been read may be gone, and an older write stand there again.
+    for (const [index, candidates] of this.#flushed) {
+      for (const { write } of candidates) write.seenMs = NEVER;
       this.#of(index).candidates = candidates.map((candidate) => ({ ...candidate }));
+    }
   }
 
   /** A person made one copy's bytes the volume: whatever it holds is what was written. */
@@ -157,12 +185,11 @@ export class History {
     const operation: Operation = { id: 0, issuedMs: nowMs, endedMs: nowMs, attachment: 0 };
     this.#unflushed = [];
     for (const [index, block] of this.#current) {
-      block.candidates = [{ value: disk.blocks[index] ?? 0, operation, removedMs: NEVER }];
-      const versions = disk.versions(index);
-      this.#flushed.set(
-        index,
-        versions.map((value) => ({ value, operation, removedMs: NEVER })),
-      );
+      const candidate = (value: number): Candidate => {
+        return { write: { value, operation, seenMs: NEVER }, removedMs: NEVER };
+      };
+      block.candidates = [candidate(disk.blocks[index] ?? 0)];
+      this.#flushed.set(index, disk.versions(index).map(candidate));
     }
   }
 
@@ -171,6 +198,11 @@ export class History {
   }
 }
 
-function isBefore(one: Operation, other: Operation): boolean {
-  return one !== other && one.endedMs < other.issuedMs;
+/** It has happened by then, if it ever does. */
+function hasHappenedBy({ operation, seenMs }: Write): number {
+  return Math.min(operation.endedMs, seenMs);
+}
+
+function isBefore(one: Write, other: Operation): boolean {
+  return one.operation !== other && hasHappenedBy(one) < other.issuedMs;
 }

@@ -6,6 +6,7 @@
 //   --jobs J       worker threads (1)
 //   --trace        prints what happened
 //   --shrink       shortens the first failing seed
+//   --mix NAME     in a mix of faults (mixes.ts); 'each': in one after the other, seed by seed; 'any' (the default): as drawn
 //   --shape JSON   replaces fields of what the seed draws
 //   --broken RULE  switches a rule of the protocol off (src/replication/rules.ts)
 
@@ -14,6 +15,7 @@ import { once } from 'node:events';
 import { parseArgs } from 'node:util';
 import { Worker } from 'node:worker_threads';
 import { breaking, NOTHING_BROKEN, type Rule } from '../../src/replication/rules.ts';
+import { MIXES, type MixName, mixedShape } from './mixes.ts';
 import { drawShape, runSeed } from './run.ts';
 import type { SeedTask, Tally } from './seed-worker.ts';
 import { shrink } from './shrink.ts';
@@ -30,12 +32,19 @@ const { values } = parseArgs({
     jobs: { type: 'string', default: '1' },
     trace: { type: 'boolean', default: false },
     shrink: { type: 'boolean', default: false },
+    mix: { type: 'string', default: 'any' },
     shape: { type: 'string', default: '{}' },
     broken: { type: 'string' },
   },
 });
 
 const change = JSON.parse(values.shape) as Partial<Shape>;
+const everyMix = Object.keys(MIXES) as MixName[];
+const mixes = values.mix === 'each' ? everyMix : [values.mix as MixName];
+if (mixes.some((mix) => mix !== 'any' && !everyMix.includes(mix)))
+  throw new Error(`no mix '${values.mix}': use any, each, ${everyMix.join(', ')}`);
+/** Of a seed alone, whichever others run. */
+const mixOf = (seed: number): MixName => mixes[seed % mixes.length] as MixName;
 const brokenRules = values.broken === undefined ? [] : (values.broken.split(',') as Rule[]);
 const rules = brokenRules.length === 0 ? NOTHING_BROKEN : breaking(...brokenRules);
 const firstSeed = values.seed === 'fresh' ? Math.floor(Date.now() / 1000) * 1000 : Number(values.seed);
@@ -55,12 +64,14 @@ function commit(): string {
 }
 
 function report({ seed, checker, message }: Tally['failures'][number]): void {
-  console.log(`seed ${seed}, commit ${commit()}: ${checker}: ${message}`);
+  const mix = mixOf(seed);
+  console.log(`seed ${seed}, mix ${mix}, commit ${commit()}: ${checker}: ${message}`);
   const options = ['shape', 'broken'] as const;
   const repeated = options.map((name) =>
     process.argv.includes(`--${name}`) ? ` --${name} '${values[name]}'` : '',
   );
-  console.log(`  again: npm run sim -- --seed ${seed} --seeds 1 --trace${repeated.join('')}`);
+  const ofMix = mix === 'any' ? '' : ` --mix ${mix}`;
+  console.log(`  again: npm run sim -- --seed ${seed} --seeds 1 --trace${ofMix}${repeated.join('')}`);
 }
 
 /** Hands out seeds to the workers until there are no more, or no more time. */
@@ -81,7 +92,7 @@ async function runAll(jobs: number): Promise<Tally> {
     if (left <= 0 || performance.now() >= endsMs) return undefined;
     const first = next;
     next += Math.min(CHUNK_SEEDS, left);
-    return { first, end: next, change, brokenRules };
+    return { first, end: next, mixes, change, brokenRules };
   };
   const work = async (): Promise<void> => {
     const worker = new Worker(new URL('./seed-worker.ts', import.meta.url));
@@ -107,7 +118,7 @@ async function runAll(jobs: number): Promise<Tally> {
 }
 
 function showShrunk(seed: number): void {
-  const shape = { ...drawShape(seed), ...change };
+  const shape = { ...mixedShape(mixOf(seed), seed), ...change };
   const result = shrink(seed, shape, rules);
   if (result === undefined) {
     console.log(`seed ${seed} does not fail by itself`);
@@ -127,7 +138,7 @@ function showShrunk(seed: number): void {
 }
 
 function traceOne(seed: number): Tally {
-  const outcome = runSeed(seed, rules, true, { ...drawShape(seed), ...change });
+  const outcome = runSeed(seed, rules, true, { ...mixedShape(mixOf(seed), seed), ...change });
   console.log(outcome.log.join('\n'));
   const { violation } = outcome;
   if (violation?.cause !== undefined) console.log(violation.cause);

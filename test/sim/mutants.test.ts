@@ -4,23 +4,41 @@ import { readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import { RULES, type Rule } from '../../src/replication/rules.ts';
 import { MIXES, type MixName } from './mixes.ts';
-import { BUDGET, type Catch, hunt, intact, KNOWN_FILE, type Known, MUTANTS, trySeed } from './mutants.ts';
+import {
+  BUDGET,
+  type Catch,
+  hunt,
+  intact,
+  KNOWN_FILE,
+  type Known,
+  masksAlone,
+  MUTANTS,
+  trySeed,
+} from './mutants.ts';
 
 const known = JSON.parse(readFileSync(KNOWN_FILE, 'utf8')) as Known;
-const planted = RULES.filter((rule) => MUTANTS[rule].open === undefined);
-
 /** The seed that caught it last time, if it still does; else one is looked for. */
 function caughtBy(rule: Rule): Catch | undefined {
   const quick = known[rule];
-  const again = quick === undefined ? undefined : trySeed(rule, quick.mix, quick.seed);
+  const again = quick === undefined ? undefined : trySeed(rule, quick);
   if (again !== undefined && MUTANTS[rule].checkers.includes(again.checker)) return again;
   return hunt(rule, 1, BUDGET).caught;
 }
 
 describe('a planted fault is noticed by the checker that should', () => {
-  for (const rule of planted)
+  for (const rule of RULES)
     it(`when it ${MUTANTS[rule].fault} (${rule})`, { timeout: 120_000 }, () => {
       expect(caughtBy(rule)?.checker, 'the checker that noticed').toBeDefined();
+    });
+});
+
+describe('what masks a planted fault is not noticed by itself', () => {
+  for (const rule of RULES.filter((one) => MUTANTS[one].masks.length > 0))
+    it(`when ${MUTANTS[rule].masks.join(' and ')} is off, in the mixes of ${rule}`, {
+      timeout: 120_000,
+    }, () => {
+      // A part of the budget: all of it is `npm run sim -- --mutants`.
+      expect(masksAlone(rule, 1, { seeds: 40, seconds: BUDGET.seconds })).toBeUndefined();
     });
 });
 
@@ -32,6 +50,6 @@ describe('the intact core', () => {
     expect(intact(mixes, firstSeed, 300), `seeds from ${firstSeed} on`).toEqual([]);
   });
   it('has at least thirty planted faults that are caught', () => {
-    expect(planted.length).toBeGreaterThanOrEqual(30);
+    expect(RULES.length).toBeGreaterThanOrEqual(30);
   });
 });

@@ -1,13 +1,15 @@
 // The proof that the simulator can fail: every rule of the protocol, switched off, is a planted fault that has to be
-// noticed, by the checker that should notice it, within 5,000 seeds or 30 seconds of one core.
+// noticed, by the checker that should notice it, within 5,000 seeds or 30 seconds of one core, or in a scenario made for it.
 //
-// A fault that a second rule covers as well is planted together with that one switched off (`unmasked`); what the
-// mask alone does is the mask's own entry.
+// A fault that a second rule covers as well is planted with that one switched off too, its mask. Then the masks alone
+// have to pass the same budget in the same mixes, and the very seed that shows the fault: it is the rule under test
+// that makes the difference.
 
 import { breaking, type Rule } from '../../src/replication/rules.ts';
 import { type MixName, mixedShape } from './mixes.ts';
 import { runSeed } from './run.ts';
-import type { Checker } from './world.ts';
+import { playFile, scenarioFiles } from './scenario.ts';
+import { type Checker, Violation } from './world.ts';
 
 export interface Mutant {
   /** For people: what goes wrong. */
@@ -16,14 +18,19 @@ export interface Mutant {
   readonly checkers: readonly Checker[];
   /** Tried in turn. */
   readonly mixes: readonly MixName[];
+  /** Instead of mixes: the beginning of the name of the one file that shows it. */
+  readonly scenario?: string;
   /** Rules that would cover the fault, switched off as well. */
-  readonly unmasked?: readonly Rule[];
-  /** Why nothing catches it so far. */
-  readonly open?: string;
+  readonly masks: readonly Rule[];
+}
+
+export interface Seed {
+  readonly mix: MixName;
+  readonly seed: number;
 }
 
 /** By rule: the seed that caught it last. */
-export type Known = Partial<Record<Rule, { readonly mix: MixName; readonly seed: number }>>;
+export type Known = Partial<Record<Rule, Seed>>;
 export const KNOWN_FILE = new URL('mutants.json', import.meta.url);
 
 const ACKNOWLEDGED: readonly Checker[] = ['acknowledged', 'history'];
@@ -36,14 +43,19 @@ function fault(
   text: string,
   checkers: readonly Checker[],
   mixes: readonly MixName[],
-  ...unmasked: readonly Rule[]
+  ...masks: readonly Rule[]
 ): Mutant {
-  return { fault: text, checkers, mixes, unmasked };
+  return { fault: text, checkers, mixes, masks };
 }
 
-/** Not caught yet, or not at all while a second line holds: said openly in the table. */
-function uncaught(text: string, open: string): Mutant {
-  return { fault: text, checkers: UNEQUAL, mixes: ['any'], open };
+/** So rare that it has a scenario instead of a mix. */
+function told(
+  text: string,
+  checkers: readonly Checker[],
+  scenario: string,
+  ...masks: readonly Rule[]
+): Mutant {
+  return { fault: text, checkers, mixes: [], scenario, masks };
 }
 
 export const MUTANTS: Readonly<Record<Rule, Mutant>> = {
@@ -55,20 +67,17 @@ export const MUTANTS: Readonly<Record<Rule, Mutant>> = {
     ['slowStore'],
   ),
   unknownProposalCounts: fault('takes a swap without an answer for a failed one', ACKNOWLEDGED, ['store']),
-  lateOutcomeSettlesOnlyItsOwn: uncaught(
+  lateOutcomeSettlesOnlyItsOwn: fault(
     'takes a late outcome for that of the next proposal',
-    'found before, too rare in the mixes so far',
+    [...ACKNOWLEDGED, 'oneServes'],
+    ['lateStore'],
   ),
   restampAtDrop: fault(
     'does not stamp writes in flight anew when a member leaves',
     ['delta'],
     ['resync', 'stalls'],
   ),
-  restampAtHello: fault(
-    'the same, where a follower learns of it by a new stream',
-    ['delta'],
-    ['sessions', 'resync'],
-  ),
+  restampAtHello: told('the same, where a follower learns of it by a new stream', INCOMPLETE, '09b'),
   epochKeptBeforeAck: fault(
     'replies before the members’ promises of its epoch are durable',
     ['promise'],
@@ -81,26 +90,50 @@ export const MUTANTS: Readonly<Record<Rule, Mutant>> = {
   ),
   failedWriteIsNotSettled: fault('settles a write that failed on its own disk', UNEQUAL, ['disks']),
   failedDropsNobody: fault('drops the good copies although its own has failed', ['invariant'], ['failing']),
+  refusedByAll: fault('answers that there is no room although some copy has the write', UNEQUAL, ['full']),
+  refusalIsOfFirstSending: fault(
+    'says that nothing of a write was written when an earlier sending of it may have been',
+    UNEQUAL,
+    ['full'],
+  ),
+  refusedBesideLost: fault(
+    'holds a write that every copy refused, and its range, as long as a lost member is named',
+    ['liveness'],
+    ['full'],
+  ),
+  refusedIsCopiedAgain: fault(
+    'leaves to a copy that is being filled what all others have refused',
+    INCOMPLETE,
+    ['full'],
+  ),
   lostMembersKeepWindows: fault(
     'clears the windows of what a lost, still named member lacks',
     ['coverage'],
     ['lost'],
   ),
-  lackingSinceLoss: uncaught(
+  lackingSinceLoss: fault(
     'counts a lost member’s delta from the epoch that drops it',
-    'found before, too rare in the mixes so far',
+    ['delta'],
+    ['givenUp'],
+    'lostMembersKeepWindows',
   ),
   // Joining
   joiningStreamSendsWrites: fault('sends no new writes to a joining copy', UNEQUAL, ['resync', 'stalls']),
+  unsettledIsHandedOver: fault(
+    'fills a copy without telling it what is not settled',
+    ['coverage', 'equality'],
+    ['replaced'],
+  ),
   deltaIsCompleteBeforeJoin: fault('lets a copy join before its delta is copied', UNEQUAL, [
     'resync',
     'stalls',
   ]),
   flushBeforeJoin: fault('lets a copy join before it has flushed', ['acknowledged'], ['resync', 'disks']),
   answeredBeforeJoin: fault('lets a copy join before it answered what was sent', UNEQUAL, ['resync']),
-  joinEndsWithItsStream: uncaught(
-    'remembers across streams that a copy had caught up',
-    'a new stream asks for everything again; no mix gets between',
+  joinEndsWithItsStream: told(
+    'waits for a copy that had caught up and is gone, although the store refused to name it',
+    ['liveness'],
+    '46b',
   ),
   incarnationCheckedAtJoin: fault(
     'takes a member back in another incarnation',
@@ -112,7 +145,8 @@ export const MUTANTS: Readonly<Record<Rule, Mutant>> = {
   stampsGoAfterCopies: fault(
     'gives a joining copy generations from before the last drop',
     ['delta'],
-    ['newcomers', 'resync'],
+    ['newcomers'],
+    'unsettledIsHandedOver',
   ),
   copyUnderRangeLock: fault('copies during resync without the range lock', UNEQUAL, ['resync', 'disks']),
   suspectsInDelta: fault('ignores the suspects of a returning copy', UNEQUAL, ['cooling', 'power']),
@@ -121,13 +155,25 @@ export const MUTANTS: Readonly<Record<Rule, Mutant>> = {
     'power',
     'stalls',
   ]),
-  joiningCopyStaysSuspect: uncaught(
+  joiningCopyStaysSuspect: told(
     'forgets what it took while it was joining',
-    'needs a copy that joins while a member is given up, cools, and meets that member as its primary: no mix is made for it yet',
+    ['coverage', 'equality'],
+    '66b',
+    'unsettledIsHandedOver',
   ),
   outSinceIsRecorded: fault('counts a delta from the epoch after the one that dropped it', UNEQUAL, [
     'resync',
   ]),
+  writtenSinceItLeft: fault(
+    'takes blocks noted by an opening that began later for all that a copy lacks',
+    UNEQUAL,
+    ['absences'],
+  ),
+  writtenHasRestamped: fault(
+    'does not note the blocks of writes that were in flight when a member left',
+    UNEQUAL,
+    ['absences'],
+  ),
   inSyncOnlyIfNamed: fault(
     'notes itself in sync in an incarnation that nobody named',
     ['promise'],
@@ -145,21 +191,19 @@ export const MUTANTS: Readonly<Record<Rule, Mutant>> = {
   ),
   // Leases and promotion
   leaseCheckedAtReply: fault('replies without looking at its leases', TWO_SERVE, ['stalls']),
-  leaseCountsFromSending: uncaught(
-    'counts a grant from its arrival',
-    'found before, too rare in the mixes so far',
-  ),
+  leaseCountsFromSending: fault('counts a grant from its arrival', TWO_SERVE, ['woken']),
   leaseFromEveryMember: fault('is content with one member’s grant', TWO_SERVE, ['leases', 'stalls']),
-  sitOutAfterRestart: uncaught(
-    'promotes after a restart without sitting out a lease',
-    'found before, too rare in the mixes so far',
-  ),
+  sitOutAfterRestart: fault('promotes after a restart without sitting out a lease', TWO_SERVE, ['reboots']),
   waitForOwnGrant: fault('promotes before its own grant has run out', TWO_SERVE, ['leases', 'stalls']),
-  brokenLinkIsNoProof: fault('takes a closed connection for death', TWO_SERVE, ['sessions']),
-  noGrantWhilePromoting: uncaught(
-    'answers the old primary while its promotion is on its way',
-    'found before, too rare in the mixes so far',
+  unheardDropsNobody: told(
+    'drops the members that it does not hear although no client hears it either',
+    ['liveness'],
+    '16b',
   ),
+  brokenLinkIsNoProof: fault('takes a closed connection for death', TWO_SERVE, ['sessions']),
+  noGrantWhilePromoting: fault('answers the old primary while its promotion is on its way', TWO_SERVE, [
+    'promoting',
+  ]),
   onlyMembersPromote: fault('promotes without being a member', TWO_SERVE, ['stalls', 'resync']),
   incarnationCheckedAtPromotion: fault('promotes in another incarnation', ACKNOWLEDGED, ['power', 'cooling']),
   everyMemberReportedBeforeRevival: fault('revives before every member reported', TWO_SERVE, ['power']),
@@ -172,11 +216,8 @@ export const MUTANTS: Readonly<Record<Rule, Mutant>> = {
   // Epochs, streams, sessions
   lowerEpochRefused: fault('follows a primary of a lower epoch', ['order', ...UNEQUAL], ['leases', 'stalls']),
   promiseIsDurable: fault('answers before its promise is durable', PROMISED, ['kills']),
-  lowerStreamRefused: uncaught('follows an older stream again', 'links keep Hellos of one primary in order'),
-  oldStreamIsVoid: uncaught(
-    'applies what an older stream still brings',
-    'a follower closes the old link first, and nothing newer overtakes what it still brings',
-  ),
+  lowerStreamRefused: fault('follows an older stream again', ['order', ...UNEQUAL], ['overtaken']),
+  oldStreamIsVoid: fault('applies what an older stream still brings', UNEQUAL, ['overtaken']),
   configNeverGoesBack: fault(
     'believes an older configuration than it knew',
     ['invariant', ...UNEQUAL],
@@ -187,31 +228,21 @@ export const MUTANTS: Readonly<Record<Rule, Mutant>> = {
     ['order'],
     ['sessions', 'disks'],
   ),
-  lowerSessionRefused: uncaught(
-    'serves an older session of a frontend',
-    'links keep Hellos of one frontend in order',
-  ),
-  oldSessionIsVoid: uncaught(
-    'takes requests of a session that is over',
-    'a session without requests is forgotten when it closes',
-  ),
+  lowerSessionRefused: fault('serves an older session of a frontend', ['order', 'history'], ['overtaken']),
+  oldSessionIsVoid: fault('takes requests of a session that is over', ACKNOWLEDGED, ['ghosts']),
   revokedAttachmentRefused: fault('goes on with an attachment that was revoked', ['history'], ['moves']),
-  oldAttachmentSettledFirst: uncaught(
+  oldAttachmentSettledFirst: fault(
     'welcomes the next attachment too early',
-    'the range locks order the old attachment’s writes before the new one’s',
+    ['history'],
+    ['calmMoves'],
+    'readsWaitForOverlappingWrites',
   ),
   // Reconciliation
   reconcileBeforeServing: fault('serves after a promotion without reconciling', UNEQUAL, ['kills']),
   suspectsOfEveryMember: fault('reconciles its own suspects only', UNEQUAL, ['kills']),
-  reconcileStampsAlone: uncaught(
-    'does not stamp suspects when no other copy remains',
-    'was caught before copies kept all that they took while joining suspect, which covers most of it',
-  ),
+  reconcileStampsAlone: fault('does not stamp suspects when no other copy remains', ['delta'], ['unheard']),
   inheritedMarksKept: fault('forgets what the process before it had in flight', UNEQUAL, ['kills']),
-  unknownWindowMeansHot: uncaught(
-    'takes an unreadable window for an empty one',
-    'a returning copy is filled by its marks as long as its incarnation is new',
-  ),
+  unknownWindowMeansHot: fault('takes an unreadable window for an empty one', UNEQUAL, ['writethrough']),
   // The local copy
   markBeforeWrite: fault('writes before the mark is durable', ['marks'], ['kills']),
   windowBeforeWrite: fault('keeps no window', ['coverage'], ['kills']),
@@ -238,42 +269,39 @@ export const MUTANTS: Readonly<Record<Rule, Mutant>> = {
   flushReachesEveryMember: fault('flushes its own copy only', ['acknowledged'], ['power']),
   fuaIsFlushed: fault('ignores FUA', ['acknowledged'], ['disks']),
   overlapsInOrder: fault('lets overlapping requests run side by side', UNEQUAL, ['kills']),
-  readsWaitForOverlappingWrites: uncaught(
+  readsWaitForOverlappingWrites: fault(
     'reads what may still be lost',
-    'frontends send no overlapping requests; with that rule off as well, acknowledged notices first',
+    ['history'],
+    ['calmMoves'],
+    'oldAttachmentSettledFirst',
   ),
   incarnationRedrawnAfterReboot: fault('keeps its incarnation after a power cut', UNEQUAL, ['power']),
-  bootIdChecked: uncaught(
-    'does not notice an image of an older boot',
-    'the simulator puts no old images of disks back at random',
-  ),
+  bootIdChecked: fault('does not notice an image of an older boot', INCOMPLETE, ['images']),
   cleanMarkErasedFirst: fault('leaves its clean mark standing while it serves', UNEQUAL, ['stops']),
-  lockOutlivesOperations: uncaught(
-    'a successor starts while disk writes of a killed process land',
-    'the successor takes over long after a killed process’s writes have landed',
-  ),
+  lockOutlivesOperations: fault('a successor starts while disk writes of a killed process land', UNEQUAL, [
+    'landing',
+  ]),
   // Handover
-  drainBeforeHandover: uncaught(
+  drainBeforeHandover: fault(
     'hands over with requests in flight',
-    'a handover with requests in flight is settled as a promotion is',
+    UNEQUAL,
+    ['calmHandover'],
+    'reconcileBeforeServing',
   ),
   renounceBeforeHandover: fault('replies after it has offered its place', TWO_SERVE, ['handover']),
   // Frontend
   frontendHoldsOverlaps: fault('sends a request that overlaps an unanswered one', ACKNOWLEDGED, ['sessions']),
-  frontendIgnoresOldSessions: uncaught(
-    'takes a reply of an older session',
-    'a primary sends nothing on a session that is over, and requests keep their slots',
-  ),
+  frontendIgnoresOldSessions: fault('takes a reply of an older session', ACKNOWLEDGED, ['overtaken']),
   frontendReplays: fault('drops its unanswered requests at a change of the primary', ['history'], ['kills']),
-  frontendNeverGoesBack: uncaught(
+  frontendNeverGoesBack: fault(
     'goes back to a primary of a lower epoch',
-    'leases keep a primary of a lower epoch from answering',
+    ['order', 'history'],
+    ['oldStates'],
   ),
 };
 
 export interface Catch {
-  readonly mix: MixName;
-  readonly seed: number;
+  readonly at: Seed | { readonly scenario: string };
   readonly checker: Checker;
   readonly message: string;
 }
@@ -294,28 +322,67 @@ export interface Budget {
 
 export const BUDGET: Budget = { seeds: 5000, seconds: 30 };
 
-export function rulesOf(rule: Rule): readonly Rule[] {
-  return [rule, ...(MUTANTS[rule].unmasked ?? [])];
-}
-
-/** One seed: what was caught, if it was by a checker of that fault. */
-export function trySeed(rule: Rule, mix: MixName, seed: number): Catch | undefined {
-  const { violation } = runSeed(seed, breaking(...rulesOf(rule)), false, mixedShape(mix, seed));
+/** One seed without these rules: what was caught. */
+function runWithout(rules: readonly Rule[], mix: MixName, seed: number): Catch | undefined {
+  const { violation } = runSeed(seed, breaking(...rules), false, mixedShape(mix, seed));
   if (violation === undefined) return undefined;
-  return { mix, seed, checker: violation.checker, message: violation.message };
+  return { at: { mix, seed }, checker: violation.checker, message: violation.message };
 }
 
-export function hunt(rule: Rule, firstSeed: number, budget: Budget = BUDGET): Hunt {
-  const { mixes, checkers } = MUTANTS[rule];
+/** One scenario without these rules: what was caught. A step that is not reached is a volume that does not serve. */
+function playWithout(rules: readonly Rule[], scenario: string): Catch | undefined {
+  const [file, ...others] = scenarioFiles().filter(({ name }) => name.startsWith(`${scenario}-`));
+  if (file === undefined || others.length > 0)
+    throw new Error(`the scenario '${scenario}' is not one file: look at the mutant that names it`);
+  try {
+    const missed = /^.*NOT REACHED.*$/m.exec(playFile(file, breaking(...rules)))?.[0];
+    return missed === undefined ? undefined : { at: { scenario }, checker: 'liveness', message: missed };
+  } catch (error) {
+    if (!(error instanceof Violation)) throw error;
+    return { at: { scenario }, checker: error.checker, message: error.message };
+  }
+}
+
+/** One seed: what was caught. Of a masked fault only what the masks alone do not show. */
+export function trySeed(rule: Rule, { mix, seed }: Seed): Catch | undefined {
+  const { masks } = MUTANTS[rule];
+  const caught = runWithout([rule, ...masks], mix, seed);
+  const isOfMask = caught !== undefined && masks.length > 0 && runWithout(masks, mix, seed) !== undefined;
+  return isOfMask ? undefined : caught;
+}
+
+/** The first of these seeds, or the scenario, in which the masks alone are caught by anything. */
+export function masksAlone(rule: Rule, firstSeed: number, budget: Budget): Catch | undefined {
+  const { mixes, scenario, masks } = MUTANTS[rule];
+  if (scenario !== undefined) return playWithout(masks, scenario);
+  const seconds = stopwatch();
+  for (let count = 0; count < budget.seeds && seconds() < budget.seconds; count++) {
+    const caught = runWithout(masks, mixes[count % mixes.length] as MixName, firstSeed + count);
+    if (caught !== undefined) return caught;
+  }
+  return undefined;
+}
+
+/** Of one core. */
+function stopwatch(): () => number {
   const cpu = process.cpuUsage();
-  const seconds = (): number => {
+  return () => {
     const { user, system } = process.cpuUsage(cpu);
     return (user + system) / 1e6;
   };
+}
+
+export function hunt(rule: Rule, firstSeed: number, budget: Budget = BUDGET): Hunt {
+  const { mixes, checkers, scenario, masks } = MUTANTS[rule];
+  const seconds = stopwatch();
   const others = new Map<Checker, number>();
   let count = 0;
-  for (; count < budget.seeds && seconds() < budget.seconds; count++) {
-    const caught = trySeed(rule, mixes[count % mixes.length] as MixName, firstSeed + count);
+  const attempts = scenario === undefined ? budget.seeds : 1;
+  for (; count < attempts && seconds() < budget.seconds; count++) {
+    const caught =
+      scenario === undefined
+        ? trySeed(rule, { mix: mixes[count % mixes.length] as MixName, seed: firstSeed + count })
+        : playWithout([rule, ...masks], scenario);
     if (caught === undefined) continue;
     if (checkers.includes(caught.checker)) return { seeds: count + 1, seconds: seconds(), caught, others };
     others.set(caught.checker, (others.get(caught.checker) ?? 0) + 1);
@@ -323,14 +390,17 @@ export function hunt(rule: Rule, firstSeed: number, budget: Budget = BUDGET): Hu
   return { seeds: count, seconds: seconds(), caught: undefined, others };
 }
 
+/** For people. */
+export function whereOf({ at }: Catch): string {
+  return 'mix' in at ? `mix ${at.mix} seed ${at.seed}` : `scenario ${at.scenario}`;
+}
+
 /** The intact core on the same seeds and mixes. */
 export function intact(mixes: readonly MixName[], firstSeed: number, count: number): Catch[] {
   const found: Catch[] = [];
   for (let at = 0; at < count; at++) {
-    const mix = mixes[at % mixes.length] as MixName;
-    const { violation } = runSeed(firstSeed + at, undefined, false, mixedShape(mix, firstSeed + at));
-    if (violation !== undefined)
-      found.push({ mix, seed: firstSeed + at, checker: violation.checker, message: violation.message });
+    const caught = runWithout([], mixes[at % mixes.length] as MixName, firstSeed + at);
+    if (caught !== undefined) found.push(caught);
   }
   return found;
 }

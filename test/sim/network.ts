@@ -37,6 +37,8 @@ interface Link {
   readonly lanes: readonly [Lane, Lane];
   /** By side: it wants to hear nothing more. */
   readonly isClosed: [boolean, boolean];
+  /** By the side that closed it: the other one has heard all. */
+  readonly hasEnded: [boolean, boolean];
   isBroken: boolean;
 }
 
@@ -47,6 +49,10 @@ export interface NetworkShape {
   readonly repeatRate: number;
   readonly reorderRate: number;
   readonly flipRate: number;
+  /** The connection stands still with it, and everything behind it waits: others overtake. */
+  readonly stallRate: number;
+  /** Of each connection of a process that is killed: what it had sent still arrives. */
+  readonly lingerRate: number;
   /** Who closed a link is still told what had arrived by then, as a host may that reads ahead. */
   readonly hearsAfterClose: boolean;
 }
@@ -58,11 +64,15 @@ export interface NetworkStreams {
 
 const CONNECT_TRIES = 10;
 const POLL_MS = 50;
+const STALL_MS = 2000;
+const EDGE_STALL_RATE = 0.2;
 
 export class Network {
   readonly #schedule: Schedule;
   readonly #random: NetworkStreams;
   shape: NetworkShape;
+  /** What is under way on a connection arrives even when both ends have closed it. */
+  readonly #isLasting: boolean;
   readonly #codec = new LinkCodec();
   readonly #links = new Map<number, Link>();
   /** from * 64 + to: nothing passes. How many faults want it so. */
@@ -78,6 +88,7 @@ export class Network {
     this.#schedule = schedule;
     this.#random = random;
     this.shape = shape;
+    this.#isLasting = shape.stallRate > 0;
   }
 
   // ---- cuts
@@ -135,6 +146,7 @@ export class Network {
       nodes: [from.node, toNode],
       lanes: this.#codec.lanes(),
       isClosed: [false, false],
+      hasEnded: [false, false],
       isBroken: false,
     };
     this.#links.set(id, link);
@@ -157,6 +169,15 @@ export class Network {
 
   #delay(): number {
     return this.#random.delay.wait(this.shape.delayMs) + 0.02;
+  }
+
+  /** Drawn only where connections stall at all: other runs stay as they were. */
+  #stall({ lastArrivalMs }: Lane, parcel: Parcel | null): number {
+    const { stallRate } = this.shape;
+    if (stallRate === 0) return 0;
+    // A beginning takes round trips of its own, and nothing behind an end tells that it was lost.
+    const rate = parcel === null || lastArrivalMs === 0 ? EDGE_STALL_RATE : stallRate;
+    return this.#random.faults.chance(rate) ? this.#random.faults.wait(STALL_MS) : 0;
   }
 
   // ---- frames
@@ -210,9 +231,9 @@ export class Network {
   #after(link: Link, side: Side, parcel: Parcel | null, lateMs: number): void {
     const lane = link.lanes[side];
     const { nowMs } = this.#schedule;
-    const atMs = Math.max(nowMs + this.#delay(), lane.lastArrivalMs);
+    const atMs = Math.max(nowMs + this.#delay() + this.#stall(lane, parcel), lane.lastArrivalMs);
     lane.lastArrivalMs = atMs;
-    this.#schedule.after(atMs - nowMs + lateMs, () => {
+    this.#schedule.at(atMs + lateMs, () => {
       if (link.isBroken) {
         if (parcel !== null) this.#codec.release(parcel);
       } else if (lane.held.length > 0 || !this.#passes(link, side)) lane.held.push(parcel);
@@ -225,6 +246,9 @@ export class Network {
     const end = link.ends[other] as Endpoint;
     if (link.isBroken) return;
     if (parcel === null) {
+      link.hasEnded[side] = true;
+      // What the other one sent before it closed is still under way.
+      if (this.#isLasting && link.isClosed[other] && !link.hasEnded[other]) return;
       link.isBroken = true;
       this.#links.delete(link.id);
       if (!link.isClosed[other] && end.isAlive()) end.deliver(() => end.linkClosed(link.id));
@@ -266,7 +290,7 @@ export class Network {
     if (link === undefined || link.isBroken) return;
     const side = sideOf(link, by);
     link.isClosed[side] = true;
-    if (link.isClosed[opposite(side)]) {
+    if (link.isClosed[opposite(side)] && !this.#isLasting) {
       link.isBroken = true;
       this.#links.delete(id);
     } else this.#after(link, side, null, 0);
@@ -296,9 +320,20 @@ export class Network {
     for (const link of this.#links.values()) if (this.#random.faults.chance(rate)) this.#break(link);
   }
 
+  /** Every link between two nodes. */
+  breakBetween(one: number, other: number): void {
+    for (const link of this.#links.values())
+      if (link.nodes.includes(one) && link.nodes.includes(other)) this.#break(link);
+  }
+
   /** A process is gone: its kernel ends its connections. */
   processEnded(endpoint: Endpoint): void {
-    for (const link of this.#links.values()) if (link.ends.includes(endpoint)) this.#break(link);
+    const { lingerRate } = this.shape;
+    for (const link of this.#links.values()) {
+      if (!link.ends.includes(endpoint)) continue;
+      if (lingerRate > 0 && this.#random.faults.chance(lingerRate)) this.close(link.id, endpoint);
+      else this.#break(link);
+    }
   }
 
   /** A machine is gone: nobody says so. */

@@ -35,9 +35,10 @@ import {
 } from '../../src/replication/layout/superblock.ts';
 import { WindowFile } from '../../src/replication/layout/window.ts';
 import type { VolumeConfig } from '../../src/replication/config.ts';
+import { Pace } from '../../src/replication/pace.ts';
 import type { ReplicaEvent, ReplicaPorts } from '../../src/replication/ports.ts';
 import { Replica } from '../../src/replication/replica.ts';
-import { NONE, READ, RequestTable } from '../../src/replication/requests.ts';
+import { NONE, READ, RequestTable, UNTOUCHED } from '../../src/replication/requests.ts';
 import { TICK_MS } from '../../src/replication/timing.ts';
 import { bufferBytesOf, needsRequest } from '../../src/replication/wire-types.ts';
 import { GENERATION_BLOCKS_PER_EXTENT } from '../../src/core/units.ts';
@@ -48,11 +49,14 @@ const EIO = 5;
 const SLOTS = 192;
 /** Kept for what arrives. */
 const RESERVED_SLOTS = 96;
+/** So long the clients of other volumes are there, and then away. */
+const OTHERS_MS = 3000;
 
 export class SimProcess implements ReplicaPorts, Endpoint {
   readonly node: number;
   readonly replica: Replica;
   readonly table = new RequestTable(SLOTS);
+  readonly pace: Pace;
   readonly #world: World;
   readonly #home: SimNode;
   readonly #buffers: (Int32Array | undefined)[] = new Array(SLOTS).fill(undefined);
@@ -61,6 +65,7 @@ export class SimProcess implements ReplicaPorts, Endpoint {
   #diskOperations = 0;
   #dataWrites = 0;
   #isStopping = false;
+  #resyncCount = 0;
   /** By link: frames that wait for a slot, and what came behind them. */
   readonly #waiting = new Map<number, (() => boolean)[]>();
 
@@ -70,14 +75,21 @@ export class SimProcess implements ReplicaPorts, Endpoint {
     this.node = home.index;
     this.#storeGeneration = world.store.generation;
     const { disk } = home;
+    const othersBegun = (): number => this.#othersBegun();
+    this.pace = new Pace({
+      openCount: 0,
+      get begunCount() {
+        return othersBegun();
+      },
+    });
     // An earlier process marked these; its successor makes them durable before it relies on them.
     disk.intent.flush();
     const { superblock: kept, sequence } = decodeSuperblockSlots(disk.superblock.cache);
     const found = { ...kept, sizeBytes: disk.sizeBytes };
     disk.superblockSequence = sequence + 1;
-    // A person has taken the failed copy up again: as another incarnation, which has to be filled.
-    const superblock = disk.isMarked ? { ...found, incarnation: world.drawId() } : found;
-    disk.isMarked = false;
+    // A person has taken the failed copy up again: as it was, or as another incarnation, which has to be filled.
+    const superblock = disk.isDoubted ? { ...found, incarnation: world.drawId() } : found;
+    disk.isMarked = disk.isDoubted = false;
     const window = new WindowFile(disk.window);
     this.replica = new Replica(this.table, this, {
       replicaId: home.replicaId,
@@ -108,6 +120,7 @@ export class SimProcess implements ReplicaPorts, Endpoint {
     this.#world.calls += 1;
     run();
     if (this.#waiting.size > 0) this.#retryWaiting();
+    if (this.pace.isAnyoneWaiting && this.pace.waitMs(this.nowMs()) === 0) this.replica.primary?.resyncTurn();
     this.#world.checkStep();
   }
 
@@ -238,9 +251,15 @@ export class SimProcess implements ReplicaPorts, Endpoint {
 
   /**
    * Ends after a while, by `end` with an errno; `land` is what the kernel does even for a killed process, `write`
-   * what of it may be on its way when the power goes.
+   * what of it may be on its way when the power goes, `tear` what an operation that failed may leave.
    */
-  #operation(what: DiskAction, land: () => void, end: (errno: number) => void, write?: () => void): void {
+  #operation(
+    what: DiskAction,
+    land: () => void,
+    end: (errno: number) => void,
+    write?: () => void,
+    tear?: (arrives: () => boolean) => void,
+  ): void {
     const home = this.#home;
     const { bootId } = home;
     this.#diskOperations += 1;
@@ -252,7 +271,8 @@ export class SimProcess implements ReplicaPorts, Endpoint {
       if (home.bootId !== bootId) return;
       if (write !== undefined) home.writesInFlight.delete(write);
       if (errno === 0) land();
-      else if (what === 'write' && errno === EIO && this.#world.random.disk.chance(0.3)) land();
+      else if (what === 'write' && (errno & UNTOUCHED) === 0 && this.#world.random.disk.chance(0.3)) land();
+      else tear?.(() => this.#world.random.disk.chance(0.5));
       this.deliver(() => end(errno));
     });
   }
@@ -320,8 +340,8 @@ export class SimProcess implements ReplicaPorts, Endpoint {
       encodeIntentSector(bytes, 0, sector, bits);
       sectors.push({ offset: intentSectorOffset(sector), bytes });
     }
-    const write = (): void => {
-      for (const { offset, bytes } of sectors) disk.intent.write(offset, bytes);
+    const write = (arrives?: () => boolean): void => {
+      for (const { offset, bytes } of sectors) disk.intent.write(offset, bytes, arrives);
     };
     this.#operation(
       'meta',
@@ -330,6 +350,7 @@ export class SimProcess implements ReplicaPorts, Endpoint {
         if (durable) disk.intent.flush();
       },
       (errno) => this.replica.intentRoundDone(errno),
+      write,
       write,
     );
   }
@@ -350,9 +371,9 @@ export class SimProcess implements ReplicaPorts, Endpoint {
       encodeGenerationSector(bytes, 0, extent, stamps, 0);
       sectors.push({ offset, bytes });
     }
-    const write = (): void => {
+    const write = (arrives?: () => boolean): void => {
       if (this.#world.broken.generationsBeforeCooling) return;
-      for (const { offset, bytes } of sectors) disk.generations.write(offset, bytes);
+      for (const { offset, bytes } of sectors) disk.generations.write(offset, bytes, arrives);
     };
     this.#operation(
       'meta',
@@ -361,6 +382,7 @@ export class SimProcess implements ReplicaPorts, Endpoint {
         disk.generations.flush();
       },
       (errno) => this.replica.generationsMerged(errno),
+      write,
       write,
     );
   }
@@ -385,7 +407,7 @@ export class SimProcess implements ReplicaPorts, Endpoint {
     const world = this.#world;
     world.checks.keeps(this.#home, superblock);
     world.expect(superblock.promisedEpoch >= disk.highestPromise, 'a promised epoch never goes back');
-    const write = (): void => disk.superblock.write(offset, bytes);
+    const write = (arrives?: () => boolean): void => disk.superblock.write(offset, bytes, arrives);
     this.#operation(
       'meta',
       () => {
@@ -394,6 +416,7 @@ export class SimProcess implements ReplicaPorts, Endpoint {
         disk.highestPromise = Math.max(disk.highestPromise, superblock.promisedEpoch);
       },
       (errno) => this.replica.superblockDone(errno === 0 ? 0 : EIO),
+      write,
       write,
     );
   }
@@ -423,6 +446,25 @@ export class SimProcess implements ReplicaPorts, Endpoint {
   closeLink(link: number): void {
     this.#waiting.delete(link);
     this.#world.network.close(link, this);
+  }
+
+  /** By clients of the node's other volumes, where there are such: they come for some seconds, and go. */
+  #othersBegun(): number {
+    if (!this.#world.hasOtherVolumes) return 0;
+    const nowMs = this.nowMs();
+    return Math.floor(nowMs / (2 * OTHERS_MS)) * OTHERS_MS + Math.min(nowMs % (2 * OTHERS_MS), OTHERS_MS);
+  }
+
+  /** Other volumes of the node are before it, at times. */
+  beginResync(_isFull: boolean, isUrgent: boolean): boolean {
+    const isTurn = isUrgent || this.#world.isResyncTurn();
+    if (isTurn) this.#resyncCount += 1;
+    return isTurn;
+  }
+
+  endResync(): void {
+    this.#resyncCount -= 1;
+    this.#world.expect(this.#resyncCount >= 0, 'a turn is given back once');
   }
 
   // ---- ports: store

@@ -3,6 +3,7 @@
 
 import { EXTENT_BYTES, BLOCK_BYTES } from '../../src/core/units.ts';
 import { InvariantError } from '../../src/core/invariant.ts';
+import { memberOf } from '../../src/replication/config.ts';
 import { type BrokenRules, NOTHING_BROKEN } from '../../src/replication/rules.ts';
 import { arrangeFaults } from './faults.ts';
 import { Random } from './random.ts';
@@ -85,6 +86,18 @@ export function drawShape(seed: number): Shape {
     safetyMs: random.between(6000, 20_000),
     growMs: sometimes(0.12, 1500, 6000),
     forceMs: sometimes(0.08, 3000, 10_000),
+    turnChance: random.pick([1, 1, 1, 0.1]),
+    // Of directed mixes only.
+    metaErrorMs: 0,
+    frameStallRate: 0,
+    lingerRate: 0,
+    storeLateRate: 0,
+    storeOldRate: 0,
+    imageMs: 0,
+    fullMs: sometimes(hasFault * 0.3, 2500, 8000),
+    fullForMs: 1500,
+    fullSparesRate: 0,
+    endsFull: false,
   };
 }
 
@@ -103,10 +116,22 @@ function heal(world: World): void {
   world.network.mendAll();
   const delayMs = Math.min(world.shape.networkDelayMs, 2);
   const { hearsAfterClose } = world.shape;
-  world.network.shape = { delayMs, lossRate: 0, repeatRate: 0, reorderRate: 0, flipRate: 0, hearsAfterClose };
+  world.network.shape = {
+    delayMs,
+    lossRate: 0,
+    repeatRate: 0,
+    reorderRate: 0,
+    flipRate: 0,
+    stallRate: 0,
+    lingerRate: 0,
+    hearsAfterClose,
+  };
   world.store.isDown = false;
+  world.isEveryDiskFull = false;
   world.store.cutOff.clear();
   world.store.lossRate = 0;
+  world.store.lateRate = 0;
+  world.store.oldRate = 0;
   world.store.delayMs = world.shape.storeDelayMs;
   for (const node of world.nodes) {
     node.slowFactor = 1;
@@ -117,6 +142,7 @@ function heal(world: World): void {
   }
   const repair = (): void => {
     world.restartFailed();
+    world.readmitCopies();
     world.schedule.after(500, repair);
   };
   repair();
@@ -167,16 +193,15 @@ function play(world: World): void {
   const { schedule, shape } = world;
   arrangeFaults(world);
   const watch = (): void => {
-    if (!world.isHealed) {
-      keepAttached(world);
-      schedule.after(500, watch);
-      const checkEverything = (): void => {
-        world.checks.everything();
-        schedule.after(250, checkEverything);
-      };
-      checkEverything();
-    }
+    if (world.isHealed) return;
+    keepAttached(world);
+    schedule.after(500, watch);
   };
+  const checkEverything = (): void => {
+    world.checks.everything();
+    schedule.after(250, checkEverything);
+  };
+  schedule.after(500, checkEverything);
   schedule.after(500, watch);
   runUntil(world, shape.safetyMs, () => false);
   const snapshot = arrangeRestore(world);
@@ -186,20 +211,68 @@ function play(world: World): void {
     return;
   }
   keepAttached(world);
-  // It serves again.
+  // It serves again. A client that thinks for long asks little.
   const before = world.answeredCount;
+  const wanted = shape.thinkMs > 500 ? 5 : 20;
   let lastCheckMs = 0;
   const servesAgain = runUntil(world, schedule.nowMs + SERVE_AGAIN_MS, () => {
     if (schedule.nowMs - lastCheckMs > 1000) {
       lastCheckMs = schedule.nowMs;
       keepAttached(world);
     }
-    return world.answeredCount >= before + 20;
+    return world.answeredCount >= before + wanted;
   });
   if (!servesAgain)
     throw new Violation('liveness', `nothing is served ${SERVE_AGAIN_MS} ms after everything was mended`);
+  rest(world);
+  if (shape.endsFull) {
+    answersWhileFull(world);
+    rest(world);
+  }
+}
+
+/** All copies are there, no disk has room, and connections break: whoever asks is answered all the same. */
+function answersWhileFull(world: World): void {
+  const { schedule } = world;
+  const random = new Random(world.seed, 'full end');
+  // Copies that have just joined have heard that everything is settled: none is to be filled again.
+  runUntil(world, schedule.nowMs + 1000, () => false);
+  world.fillDisks(true);
+  world.isIssuing = true;
+  world.consumers.at(-1)?.fill();
+  for (let count = random.below(4); count >= 0; count--) {
+    runUntil(world, schedule.nowMs + random.wait(100), () => false);
+    world.network.breakSome(random.pick([0.5, 1]));
+  }
+  const before = world.answeredCount;
+  const isAnswered = (): boolean => world.answeredCount >= before + 20;
+  if (!runUntil(world, schedule.nowMs + SERVE_AGAIN_MS, isAnswered))
+    throw new Violation('liveness', `nothing is answered for ${SERVE_AGAIN_MS} ms while every disk is full`);
+  const lost = world.inSyncNodes().find(({ replicaId, index }) => {
+    const isUsed = world.consumers.some(({ node }) => node.index === index);
+    return replicaId !== world.current.primary.replicaId && !isUsed;
+  });
+  if (lost !== undefined && world.shape.failureMode === 'hard') {
+    // It comes back with room: the others fill it, whatever they have refused, and have not failed.
+    world.isIssuing = false;
+    world.cutPower([lost]);
+    lost.errorsLeft = 0;
+    const cutMs = schedule.nowMs;
+    const named = (): string | null | undefined => memberOf(world.current, lost.replicaId)?.incarnation;
+    const old = named();
+    const isBack = (): boolean => named() !== old;
+    if (!runUntil(world, schedule.nowMs + SERVE_AGAIN_MS, isBack))
+      throw new Violation('liveness', `${lost.name} is not filled while the other disks are full`);
+    for (const { name, failedMs } of world.nodes)
+      if (failedMs > cutMs) throw new Violation('liveness', `${name} counts as failed, and is only full`);
+  }
+  world.fillDisks(false);
+}
+
+/** All copies come back, nothing is left to do, and they are equal. */
+function rest(world: World): void {
+  const { schedule } = world;
   world.isIssuing = false;
-  // All copies come back, and nothing is left to do.
   const isQuiet = (): boolean =>
     world.current.inSync.length === world.current.replicas.length &&
     (world.consumers.at(-1)?.asked.length ?? 0) === 0 &&

@@ -8,6 +8,7 @@ import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { EXTENT_BYTES, MIB } from '../../src/core/units.ts';
 import type { FailureMode, VolumeConfig } from '../../src/replication/config.ts';
+import { type BrokenRules, NOTHING_BROKEN } from '../../src/replication/rules.ts';
 import type { ReplicaEvent } from '../../src/replication/ports.ts';
 import { FLAG_FUA, FLUSH, READ, WRITE, ZERO } from '../../src/replication/requests.ts';
 import { type Asked, describe } from './consumer.ts';
@@ -53,6 +54,7 @@ function quietShape(change: Partial<Shape>): Shape {
     diskDelayMs: 0.5,
     clockDrift: 0,
     restoresStore: false,
+    turnChance: 1,
     ...change,
   };
 }
@@ -68,10 +70,12 @@ export class Scenario {
   readonly #images = new Map<SimNode, Disk>();
   readonly #states = new Map<SimNode, string>();
   #copiedBytes = 0;
+  #isRepeating = false;
+  #lastErrno = -1;
   #last: VolumeConfig;
 
-  constructor(change: Partial<Shape>) {
-    const world = new World(1, quietShape(change), undefined, true, (name) => new Steady(1, name));
+  constructor(change: Partial<Shape>, broken: BrokenRules = NOTHING_BROKEN) {
+    const world = new World(1, quietShape(change), broken, true, (name) => new Steady(1, name));
     this.#world = world;
     this.#last = world.current;
     const { onChange } = world.store;
@@ -136,6 +140,9 @@ export class Scenario {
   }
 
   #answered(asked: Asked, errno: number, values: Int32Array | undefined): void {
+    const isSame = errno === this.#lastErrno;
+    if (this.#isRepeating) this.#lastErrno = errno;
+    if (this.#isRepeating && isSame) return;
     const pauseMs = this.#world.schedule.nowMs - asked.operation.issuedMs;
     const pause = pauseMs < 250 ? '' : ` after ${rounded(pauseMs)}`;
     const shows = asked.kind === READ && errno === 0 ? `, shows ${[...(values ?? [])].join(' ')}` : '';
@@ -156,7 +163,7 @@ export class Scenario {
         this.#tell(`${node.name} has ${this.#node(event.replicaId)} back, ${copied / 1024} KiB were copied`);
         return;
       }
-      case 'suspected':
+      case 'leaseOver':
         this.#tell(`${node.name} takes over from ${this.#node(event.replicaId)}, if the store agrees`);
         return;
       case 'reconciled':
@@ -165,7 +172,12 @@ export class Scenario {
       case 'failed':
         this.#tell(`${node.name}: its disk failed (${event.what}, ${event.errno})`);
         return;
+      case 'heldOut':
+        this.#tell(`${node.name} holds ${this.#node(event.replicaId)} out for ${rounded(event.forMs)}`);
+        return;
       case 'memberSilent':
+      case 'suspected':
+      case 'firstIo':
       case 'resync':
       case 'role':
     }
@@ -188,7 +200,8 @@ export class Scenario {
     const { schedule } = this.#world;
     while (schedule.nowMs < endMs) {
       if (isDone()) return true;
-      schedule.step();
+      // Where every machine is off nothing happens, and time passes all the same.
+      if (!schedule.step()) schedule.nowMs = endMs;
       this.#look();
       this.#world.throwViolation();
     }
@@ -211,9 +224,11 @@ export class Scenario {
   #step(step: string): void {
     const words = step.split(/\s+/);
     const verb = words[0] as string;
-    if (verb in KINDS) this.#ask(KINDS[verb as keyof typeof KINDS], words);
+    if (verb === 'repeat') this.#repeat(words);
+    else if (verb in KINDS) this.#ask(KINDS[verb as keyof typeof KINDS], words);
     else if (verb === 'wait') this.#wait(step, words);
     else if (verb === 'cut' || verb === 'mend') this.#cut(verb, words);
+    else if (verb === 'links') this.#break(words);
     else if (verb === 'store') this.#store(words);
     else if (verb === 'disk') this.#disk(words);
     else if (verb === 'frames') this.#frames(words);
@@ -224,12 +239,34 @@ export class Scenario {
     else this.#machine(verb, words);
   }
 
+  /** links break [between NODE NODE] */
+  #break(words: readonly string[]): void {
+    const { network } = this.#world;
+    const [one, other] = words.filter((word) => /^node\d$/.test(word)).map((name) => this.#named(name).index);
+    if (one === undefined || other === undefined) network.breakSome(1);
+    else network.breakBetween(one, other);
+  }
+
   /** write BLOCK [COUNT] [fua] */
   #ask(kind: number, words: readonly string[]): void {
     const flags = words.includes('fua') ? FLAG_FUA : 0;
     const count = Number(words[2]) > 0 ? Number(words[2]) : 1;
     const consumer = this.#world.consumers.at(-1);
     consumer?.ask(kind, kind === FLUSH ? 0 : Number(words[1]), kind === FLUSH ? 0 : count, flags);
+  }
+
+  /** repeat write BLOCK every N ms for S s: one after the other. Told is what differs from the answer before. */
+  #repeat(words: readonly string[]): void {
+    const { schedule, consumers } = this.#world;
+    const everyMs = Number(words[4]);
+    const endMs = schedule.nowMs + Number(words[7]) * 1000;
+    this.#isRepeating = true;
+    while (schedule.nowMs < endMs) {
+      if (consumers.every(({ asked }) => asked.length === 0)) this.#step(`${words[1]} ${words[2]}`);
+      this.#run(Math.min(schedule.nowMs + everyMs, endMs), () => false);
+    }
+    this.#isRepeating = false;
+    this.#lastErrno = -1;
   }
 
   /** What a dead daemon's kernel still waits for does not count. */
@@ -302,6 +339,12 @@ export class Scenario {
       node.errorKind = kind;
       node.errorsLeft = kind === 'space' ? Number.POSITIVE_INFINITY : 1;
     }
+    const world = this.#world;
+    const copies = world.nodes.filter(({ replicaId }) =>
+      world.current.replicas.some(({ id }) => id === replicaId),
+    );
+    world.isEveryDiskFull = copies.every((copy) => copy.errorKind === 'space' && copy.errorsLeft > 0);
+    world.wasEveryDiskFull ||= world.isEveryDiskFull;
   }
 
   /** frames get lost|repeated|reordered|damaged ; frames pass */
@@ -325,11 +368,14 @@ export class Scenario {
     else this.#world.move(this.#named(words.at(-1) as string));
   }
 
-  /** replica added on NODE | removed from NODE | grows on NODE | wanted on NODE (an old one) | forced on NODE */
+  /** replica added on NODE | removed from NODE | readmitted on NODE | grows on NODE | wanted on NODE (an old one) | forced on NODE */
   #replica(words: readonly string[]): void {
     const node = this.#named(words[3] as string);
     if (words[1] === 'added') this.#world.addReplica(node, 0);
-    else if (words[1] === 'wanted') this.#world.takeUp(node, true);
+    else if (words[1] === 'readmitted') {
+      const primary = this.#world.nodeOf(this.#world.current.primary.replicaId).process;
+      if (primary?.replica.readmit(node.replicaId) !== true) this.#tell('it is not held out');
+    } else if (words[1] === 'wanted') this.#world.takeUp(node, true);
     else if (words[1] === 'forced') this.#world.force(node);
     else if (words[1] === 'grows') this.#world.growCopy(node, this.#world.current.sizeBytes);
     else this.#world.removeReplica(node, 100);
@@ -422,7 +468,7 @@ export function scenarioFiles(): ScenarioFile[] {
 }
 
 /** The first line that is no comment may change the cluster: 'cluster copies=2 failureMode=hard'. */
-export function playFile({ head }: ScenarioFile): string {
+export function playFile({ head }: ScenarioFile, broken?: BrokenRules): string {
   const lines = head.split('\n').map((line) => line.trim());
   const steps = lines.filter((line) => line !== '' && !line.startsWith('#'));
   const change: Record<string, unknown> = {};
@@ -431,7 +477,7 @@ export function playFile({ head }: ScenarioFile): string {
       const [name = '', value = ''] = part.split('=');
       change[name] = Number.isNaN(Number(value)) ? (value as FailureMode) : Number(value);
     }
-  return `${new Scenario(change as Partial<Shape>).play(steps).join('\n')}\n`;
+  return `${new Scenario(change as Partial<Shape>, broken).play(steps).join('\n')}\n`;
 }
 
 if (process.argv[1] === new URL(import.meta.url).pathname) {

@@ -13,8 +13,13 @@ export class Schedule {
   #number = 0;
 
   after(delayMs: number, run: () => void): void {
+    this.at(this.nowMs + delayMs, run);
+  }
+
+  /** Not before now. What is to happen at the same time happens in the order of these calls. */
+  at(atMs: number, run: () => void): void {
     this.#number += 1;
-    this.#push({ atMs: this.nowMs + delayMs, number: this.#number, run });
+    this.#push({ atMs, number: this.#number, run });
   }
 
   /** Runs the next event; false when there is none. */

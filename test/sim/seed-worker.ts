@@ -2,12 +2,15 @@
 
 import { parentPort } from 'node:worker_threads';
 import { breaking, NOTHING_BROKEN, type Rule } from '../../src/replication/rules.ts';
-import { drawShape, runSeed } from './run.ts';
+import { type MixName, mixedShape } from './mixes.ts';
+import { runSeed } from './run.ts';
 import type { Shape } from './world.ts';
 
 export interface SeedTask {
   readonly first: number;
   readonly end: number;
+  /** By seed, in turn. */
+  readonly mixes: readonly MixName[];
   readonly change: Partial<Shape>;
   readonly brokenRules: readonly Rule[];
 }
@@ -23,7 +26,7 @@ export interface Tally {
   readonly failures: { readonly seed: number; readonly checker: string; readonly message: string }[];
 }
 
-parentPort?.on('message', ({ first, end, change, brokenRules }: SeedTask) => {
+parentPort?.on('message', ({ first, end, mixes, change, brokenRules }: SeedTask) => {
   const rules = brokenRules.length === 0 ? NOTHING_BROKEN : breaking(...brokenRules);
   const before = process.threadCpuUsage();
   const tally: Tally = {
@@ -36,7 +39,8 @@ parentPort?.on('message', ({ first, end, change, brokenRules }: SeedTask) => {
     failures: [],
   };
   for (let seed = first; seed < end; seed++) {
-    const outcome = runSeed(seed, rules, false, { ...drawShape(seed), ...change });
+    const shape = mixedShape(mixes[seed % mixes.length] as MixName, seed);
+    const outcome = runSeed(seed, rules, false, { ...shape, ...change });
     tally.seeds += 1;
     tally.calls += outcome.calls;
     tally.operations += outcome.operations;

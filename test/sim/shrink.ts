@@ -24,6 +24,7 @@ const SWITCHES = [
   'slowDiskRate',
   'diskErrorMs',
   'spaceMs',
+  'fullMs',
   'moveMs',
   'handOverMs',
   'burstMs',

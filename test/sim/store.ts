@@ -13,6 +13,10 @@ export class SimStore {
   isDown = false;
   delayMs: number;
   lossRate: number;
+  /** Chance of each swap that its outcome is heard seconds later. */
+  lateRate = 0;
+  /** Chance of each read that may be old that it is. */
+  oldRate = 0;
   /** Nodes that do not reach it. */
   readonly cutOff = new Set<number>();
   changes = 0;
@@ -41,7 +45,8 @@ export class SimStore {
     return this.isDown || this.cutOff.has(node);
   }
 
-  read(node: number, answer: (stored: StoredConfig | undefined) => void): void {
+  /** `mayBeOld`: of somebody whom an older state must not mislead. */
+  read(node: number, answer: (stored: StoredConfig | undefined) => void, mayBeOld = false): void {
     let isAnswered = false;
     const once = (stored: StoredConfig | undefined): void => {
       if (!isAnswered) answer(stored);
@@ -51,7 +56,8 @@ export class SimStore {
     if (this.#isSilent(node) || this.#random.chance(this.lossRate)) return;
     this.#schedule.after(this.#delay(), () => {
       if (this.#isSilent(node)) return;
-      const { current } = this;
+      const isOld = mayBeOld && this.oldRate > 0 && this.#random.chance(this.oldRate);
+      const current = (isOld ? this.past.at(-1 - this.#random.below(3)) : undefined) ?? this.current;
       this.#schedule.after(this.#delay(), () => once(current));
     });
   }
@@ -82,7 +88,9 @@ export class SimStore {
         this.losesNextReply = false;
         return;
       }
-      this.#schedule.after(this.#delay(), () => {
+      const isHeardLate = this.lateRate > 0 && this.#random.chance(this.lateRate);
+      const delayMs = isHeardLate ? TIMEOUT_MS * this.#random.between(1, 4) : this.#delay();
+      this.#schedule.after(delayMs, () => {
         isAnswered = true;
         answer(outcome);
       });

@@ -13,6 +13,7 @@ import {
 import type { ControlMessage } from '../../src/replication/frames.ts';
 import type { Durability, Superblock } from '../../src/replication/layout/superblock.ts';
 import type { ReplicaEvent } from '../../src/replication/ports.ts';
+import { UNTOUCHED } from '../../src/replication/requests.ts';
 import { type BrokenRules, NOTHING_BROKEN } from '../../src/replication/rules.ts';
 import { Checks } from './checks.ts';
 import { type Asked, Consumer, type FrontendProcess } from './consumer.ts';
@@ -106,7 +107,28 @@ export interface Shape {
   readonly restoresStore: boolean;
   readonly safetyMs: number;
   readonly growMs: number;
+  /** Of a node's turns to fill a copy: how often it is this volume's. */
+  readonly turnChance: number;
   readonly forceMs: number;
+  /** Of superblock, intent log and generations. */
+  readonly metaErrorMs: number;
+  /** Chance of each frame that its connection stands still for a while. */
+  readonly frameStallRate: number;
+  /** Chance of each connection of a killed process that what it had sent still arrives. */
+  readonly lingerRate: number;
+  /** Chance of each swap that its outcome is heard seconds later. */
+  readonly storeLateRate: number;
+  /** Chance of each look of a frontend at the store that it shows an older state. */
+  readonly storeOldRate: number;
+  /** Old images of a copy's disk are put back. */
+  readonly imageMs: number;
+  /** No node has room any more, for so long. */
+  readonly fullMs: number;
+  readonly fullForMs: number;
+  /** How often those have room that are not in sync. */
+  readonly fullSparesRate: number;
+  /** When everything is mended no node has room, and connections break: that is answered, too. */
+  readonly endsFull: boolean;
 }
 
 export type DiskAction = 'read' | 'write' | 'meta' | 'flush';
@@ -118,6 +140,9 @@ export class SimNode {
   disk: Disk;
   /** It is to have a copy: its daemon opens one. */
   isHost = false;
+  /** As a primary: it gave somebody up; its own disk failed. */
+  droppedSomebodyMs = Number.NEGATIVE_INFINITY;
+  failedMs = Number.NEGATIVE_INFINITY;
   bootId: string;
   process: SimProcess | undefined;
   isUp = true;
@@ -125,7 +150,7 @@ export class SimNode {
   slowFactor = 1;
   /** Operations that fail from now on: how many, of what. */
   errorsLeft = 0;
-  errorKind: 'data' | 'flush' | 'space' = 'data';
+  errorKind: 'data' | 'flush' | 'meta' | 'space' = 'data';
   /** What a power cut may leave behind in part. */
   readonly writesInFlight = new Set<() => void>();
   readonly #world: World;
@@ -191,17 +216,26 @@ export class SimNode {
     if (this.errorsLeft === 0) return 0;
     const { errorKind } = this;
     const isHit =
-      errorKind === 'flush'
-        ? what === 'flush'
+      errorKind === 'flush' || errorKind === 'meta'
+        ? what === errorKind
         : what === 'write' || (what === 'read' && errorKind === 'data');
     if (!isHit) return 0;
     // The last good copy is spared: without one there is nothing to judge.
+    const { config } = this.#world.store.current;
+    // One that lost power may be named still, and has lost what it had not flushed.
+    const isOfSet = ({ process, replicaId }: SimNode): boolean =>
+      process === undefined || isMember(config, replicaId, process.replica.incarnation);
     const others = this.#world
       .surelyInSync()
-      .filter((node) => node !== this && node.isUp && !node.disk.isMarked);
-    if (others.length === 0) return 0;
+      .filter((node) => node !== this && node.isUp && !node.disk.isMarked && isOfSet(node));
+    if (others.length === 0 && !this.#world.isEveryDiskFull) return 0;
     this.errorsLeft -= 1;
-    return errorKind === 'space' ? ENOSPC : EIO;
+    const { disk } = this.#world.random;
+    // Most often that is known before anything is written. Always on the last good copy: what of a write that was
+    // answered with an error a power cut takes back, after reads have shown it, no history can tell.
+    const isKnownBefore = others.length === 0 || this.#world.isHealed || disk.chance(0.8);
+    if (errorKind === 'space') return isKnownBefore ? ENOSPC | UNTOUCHED : ENOSPC;
+    return errorKind === 'meta' && disk.chance(0.5) ? ENOSPC : EIO;
   }
 }
 
@@ -240,6 +274,10 @@ export class World {
   onEvent: (node: SimNode, event: ReplicaEvent) => void = () => {};
   /** An error may reach the application: every copy there was has failed. */
   mayFail = false;
+  isEveryDiskFull = false;
+  wasEveryDiskFull = false;
+  /** Of all that the store ever held, before it was put back too. */
+  highestAttachment = 0;
   log: string[] | undefined;
   #idCount = 0;
   #linkCount = 0;
@@ -247,6 +285,7 @@ export class World {
   #isGrowing = false;
   #isMending = false;
   #lineageCount = 0;
+  readonly #turns: Random;
   /** Its bytes are the volume once it serves in this lineage. */
   #forced: { readonly node: SimNode; readonly lineage: string } | undefined;
   #violation: Violation | undefined;
@@ -262,6 +301,7 @@ export class World {
     this.shape = shape;
     this.broken = broken;
     if (isTraced) this.log = [];
+    this.#turns = stream('turns');
     this.checks = new Checks(this);
     this.random = {
       client: stream('client'),
@@ -279,6 +319,8 @@ export class World {
         repeatRate: shape.frameRepeatRate,
         reorderRate: shape.frameReorderRate,
         flipRate: shape.frameFlipRate,
+        stallRate: shape.frameStallRate,
+        lingerRate: shape.lingerRate,
         hearsAfterClose: shape.hearsAfterClose,
       },
     );
@@ -295,7 +337,10 @@ export class World {
       shape.storeDelayMs,
       shape.storeLossRate,
     );
+    this.store.lateRate = shape.storeLateRate;
+    this.store.oldRate = shape.storeOldRate;
     this.checks.named(this.current);
+    let known = this.current;
     this.store.onChange = () => {
       const { config } = this.store.current;
       this.trace(
@@ -304,7 +349,16 @@ export class World {
       );
       // The last ones that had everything came back from a reboot: what was not flushed may be gone.
       this.checks.named(config);
-      if (config.attachment.node === null) this.history.allLost();
+      const user = this.consumers.at(-1);
+      // Nobody goes on who has seen what may be gone now.
+      const isFresh =
+        config.attachment.number > known.attachment.number ||
+        user?.isDead === true ||
+        user?.wasAnswered === false;
+      if (config.attachment.node === null || (isRevival(known, config) && isFresh))
+        this.history.allLost(this.schedule.nowMs);
+      known = config;
+      this.highestAttachment = Math.max(this.highestAttachment, config.attachment.number);
       const isSeen = this.random.faults.chance(0.7) || this.isHealed;
       if (isSeen) for (const node of this.nodes) node.process?.storeChanged();
     };
@@ -313,6 +367,15 @@ export class World {
       node.process = new SimProcess(this, node);
     }
     if (shape.depth > 0) this.move();
+  }
+
+  /** Its nodes do more than this. */
+  get hasOtherVolumes(): boolean {
+    return this.shape.turnChance < 1;
+  }
+
+  isResyncTurn(): boolean {
+    return !this.hasOtherVolumes || this.#turns.chance(this.shape.turnChance);
   }
 
   drawId(): string {
@@ -335,7 +398,9 @@ export class World {
       promisedEpoch: 0,
       incarnation: `first${index}`,
       lastInSyncIncarnation: index < this.shape.copies ? `first${index}` : null,
+      earlierIncarnations: [],
       bootId: null,
+      earlierBootIds: [],
       storedBootId: null,
       cleanMark: null,
       inSync: { epoch: 0, members: [] },
@@ -407,8 +472,13 @@ export class World {
   event(node: SimNode, event: ReplicaEvent): void {
     this.trace(() => `${node.name}: ${JSON.stringify(event)}`);
     this.onEvent(node, event);
+    if (event.type === 'memberSilent') node.droppedSomebodyMs = this.schedule.nowMs;
+    if (event.type === 'failed') node.failedMs = this.schedule.nowMs;
     if (event.type === 'role' && event.role === 'primary') this.#serves(node);
-    if (event.type === 'failed' && event.what !== 'data') node.disk.isMarked = true;
+    if (event.type === 'failed' && event.what !== 'data') {
+      node.disk.isMarked = true;
+      node.disk.isDoubted ||= event.what === 'flush';
+    }
   }
 
   fault(text: string): void {
@@ -631,7 +701,10 @@ export class World {
     if (next === undefined || !this.current.replicas.some(({ id }) => id === replicaId)) return;
     this.fault(`${replicaId} is removed`);
     this.store.change(() => next);
-    this.schedule.after(lagMs, () => this.#closeCopy(node));
+    this.schedule.after(lagMs, () => {
+      // It may have been taken up again.
+      if (!this.current.replicas.some(({ id }) => id === replicaId)) this.#closeCopy(node);
+    });
   }
 
   #closeCopy(node: SimNode): void {
@@ -641,9 +714,33 @@ export class World {
     this.trace(() => `${node.name} has no copy any more`);
   }
 
+  /** No disk has room; or all of those have it again. */
+  fillDisks(isFull: boolean): void {
+    this.isEveryDiskFull = isFull;
+    this.wasEveryDiskFull ||= isFull;
+    for (const node of this.nodes) {
+      if (!isFull && node.errorKind !== 'space') continue;
+      node.errorKind = 'space';
+      node.errorsLeft = isFull ? Number.POSITIVE_INFINITY : 0;
+    }
+  }
+
   /** People take up again what its daemon closed. */
   restartFailed(): void {
     for (const node of this.nodes) if (node.process?.replica.copy.hasFailed === true) this.kill(node);
+  }
+
+  /** A person has looked at those that are held out. */
+  readmitCopies(): void {
+    for (const { process } of this.nodes)
+      for (const { replicaId } of process?.replica.primary?.seats ?? []) process?.replica.readmit(replicaId);
+  }
+
+  /** The only copy that is left failed after it had given up the others: its error is the application's. */
+  get hasSoleCopyFailed(): boolean {
+    const { inSync, primary } = this.current;
+    const node = this.nodes.find(({ replicaId }) => replicaId === primary.replicaId);
+    return inSync.length === 1 && node !== undefined && node.droppedSomebodyMs <= node.failedMs;
   }
 
   /** For people: where everybody stands. */
@@ -714,4 +811,18 @@ export class World {
       if (problem !== undefined) this.violate('history', `at rest, ${primary.name}: ${problem}`);
     }
   }
+}
+
+/** All members came back from a reboot, and one of them is the volume from here on. */
+function isRevival(before: VolumeConfig, after: VolumeConfig): boolean {
+  const { replicaId } = after.primary;
+  const hasReported = ({ replicas }: VolumeConfig, of: string): boolean =>
+    replicas.some(({ id, report }) => id === of && report !== null);
+  const isOfAll = before.inSync.every((member) => hasReported(before, member.replicaId));
+  return (
+    isOfAll &&
+    memberOf(before, replicaId) !== undefined &&
+    after.inSync.length === 1 &&
+    !hasReported(after, replicaId)
+  );
 }

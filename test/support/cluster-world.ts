@@ -164,8 +164,13 @@ export class TestDaemon {
     });
     membership.start();
     cleanups.push(() => membership.close());
-    const cluster = { nodes, calls, frontends: storage.cluster };
-    const volumes = new Volumes(store, storage, { node, maxVolumesPerNode: 100, cluster });
+    const cluster = { nodes, calls };
+    const volumes = new Volumes(store, storage, {
+      node,
+      maxVolumesPerNode: 100,
+      replication: storage.cluster,
+      cluster,
+    });
     keeper.start();
     cleanups.push(() => keeper.close());
     return new TestDaemon(

@@ -6,12 +6,13 @@ import { randomBytes } from 'node:crypto';
 import { HoldfastError } from '../../src/core/errors.ts';
 import { invariant } from '../../src/core/invariant.ts';
 import { GIB } from '../../src/core/units.ts';
+import type { ServingStorage } from '../../src/control/served-volumes.ts';
+import type { OpenFrontend } from '../../src/dataplane/cluster-storage.ts';
 import type {
   ClosedPool,
   ExportHandle,
   NodeStorage,
   OpeningReport,
-  OpenVolume,
   PoolStatus,
   ReplicaSpec,
   ReplicaStatus,
@@ -42,9 +43,16 @@ export class MemoryDisks {
   }
 }
 
-export class MemoryStorage implements NodeStorage {
+export class MemoryStorage implements NodeStorage, ServingStorage {
   readonly disks: MemoryDisks;
-  readonly open = new Map<string, OpenVolume>();
+  readonly openReplicas = new Set<string>();
+  readonly frontends = new Map<string, OpenFrontend>();
+  readonly configChanges: string[] = [];
+  /** By pool: openings there wait for it. */
+  readonly hung = new Map<string, Promise<void>>();
+  opening = 0;
+  openings = 0;
+  mostOpening = 0;
 
   constructor(disks: MemoryDisks) {
     this.disks = disks;
@@ -90,7 +98,9 @@ export class MemoryStorage implements NodeStorage {
       promisedEpoch: spec.epoch,
       incarnation: randomBytes(16).toString('hex'),
       lastInSyncIncarnation: null,
+      earlierIncarnations: [],
       bootId: null,
+      earlierBootIds: [],
       storedBootId: null,
       cleanMark: null,
       inSync: { epoch: 0, members: [] },
@@ -105,7 +115,7 @@ export class MemoryStorage implements NodeStorage {
 
   async deleteReplica(volumeId: string, pool: string): Promise<void> {
     if (this.disks.closed.has(pool)) throw new HoldfastError('UNAVAILABLE', `pool ${pool} is not open`);
-    if (this.isOpen(volumeId)) throw new HoldfastError('CONFLICT', `replica ${volumeId} is open`);
+    if (this.isReplicaOpen(volumeId)) throw new HoldfastError('CONFLICT', `replica ${volumeId} is open`);
     this.disks.replicas.delete(volumeId);
   }
 
@@ -127,36 +137,64 @@ export class MemoryStorage implements NodeStorage {
     return this.disks.replicas.get(volumeId)?.hasData ?? false;
   }
 
-  async openVolume(open: OpenVolume): Promise<OpeningReport> {
-    const superblock = this.superblockOf(open.volumeId);
+  // ---- replication: nothing is replicated, it shows what was asked
+
+  async openReplica(volumeId: string): Promise<OpeningReport> {
+    this.opening += 1;
+    this.openings += 1;
+    this.mostOpening = Math.max(this.mostOpening, this.opening);
+    try {
+      await this.hung.get(this.disks.replicas.get(volumeId)?.spec.pool ?? '');
+      const superblock = this.superblockOf(volumeId);
+      const hasRebooted =
+        !this.isReplicaOpen(volumeId) &&
+        superblock.bootId !== null &&
+        superblock.bootId !== this.disks.bootId;
+      this.#write(volumeId, { bootId: this.disks.bootId, cleanMark: null });
+      this.openReplicas.add(volumeId);
+      return { lastEnd: hasRebooted ? 'rebooted' : 'clean', isWindowIntact: false };
+    } finally {
+      this.opening -= 1;
+    }
+  }
+
+  async closeReplica(volumeId: string): Promise<void> {
+    if (!this.openReplicas.delete(volumeId)) return;
+    this.#write(volumeId, { cleanMark: { epoch: this.superblockOf(volumeId).promisedEpoch } });
+  }
+
+  isReplicaOpen(volumeId: string): boolean {
+    return this.openReplicas.has(volumeId);
+  }
+
+  configChanged(volumeId: string): void {
+    this.configChanges.push(volumeId);
+  }
+
+  async openFrontend(frontend: OpenFrontend): Promise<void> {
+    const standing = this.frontends.get(frontend.volumeId);
     invariant(
-      open.epoch >= superblock.promisedEpoch,
-      'a replica is opened in an epoch not below its promise',
+      standing === undefined || standing.attachmentNumber < frontend.attachmentNumber,
+      'a frontend is opened once for an attachment, and never for an older one',
     );
-    invariant(open.attachmentNumber >= superblock.attachmentNumber, 'an attachment number never goes back');
-    const rebooted =
-      !this.isOpen(open.volumeId) && superblock.bootId !== null && superblock.bootId !== this.disks.bootId;
-    this.#write(open.volumeId, {
-      promisedEpoch: open.epoch,
-      attachmentNumber: open.attachmentNumber,
-      bootId: this.disks.bootId,
-      ...(rebooted && superblock.cleanMark === null ? { incarnation: randomBytes(16).toString('hex') } : {}),
-      cleanMark: null,
-    });
-    this.open.set(open.volumeId, open);
-    return { lastEnd: rebooted ? 'rebooted' : 'clean', isWindowIntact: false };
+    this.frontends.set(frontend.volumeId, frontend);
   }
 
-  async closeVolume(volumeId: string): Promise<void> {
-    const open = this.open.get(volumeId);
-    if (open === undefined) return;
-    this.open.delete(volumeId);
-    this.#write(volumeId, { cleanMark: { epoch: open.epoch } });
+  async closeFrontend(volumeId: string): Promise<void> {
+    this.frontends.delete(volumeId);
   }
 
-  isOpen(volumeId: string): boolean {
-    return this.open.has(volumeId);
+  isFrontendOpen(volumeId: string): boolean {
+    return this.frontends.has(volumeId);
   }
+
+  async growFrontend(volumeId: string, sizeBytes: number): Promise<void> {
+    const standing = this.frontends.get(volumeId);
+    if (standing === undefined) throw new HoldfastError('CONFLICT', `no frontend of ${volumeId} is open`);
+    this.frontends.set(volumeId, { ...standing, sizeBytes });
+  }
+
+  // ---- the rest
 
   async resizeReplica(volumeId: string, sizeBytes: number): Promise<void> {
     if (this.superblockOf(volumeId).sizeBytes < sizeBytes) this.#write(volumeId, { sizeBytes });
@@ -184,7 +222,7 @@ export class MemoryStorage implements NodeStorage {
   }
 
   async close(): Promise<void> {
-    for (const volumeId of this.open.keys()) await this.closeVolume(volumeId);
+    for (const volumeId of this.openReplicas) await this.closeReplica(volumeId);
   }
 
   superblockOf(volumeId: string): Superblock {
@@ -201,7 +239,7 @@ export class MemoryStorage implements NodeStorage {
       pool: replica.spec.pool,
       superblock: replica.superblock,
       problem: replica.superblock === undefined ? 'its checksum is wrong' : undefined,
-      isOpen: this.isOpen(volumeId),
+      isOpen: this.isReplicaOpen(volumeId),
       allocatedBytes: 0,
     };
   }

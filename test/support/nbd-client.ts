@@ -26,7 +26,7 @@ export const CMD = {
   writeZeroes: 6,
   blockStatus: 7,
 } as const;
-export const CMD_FLAG = { fua: 1, noHole: 2, df: 4, reqOne: 8, fastZero: 16 } as const;
+export const CMD_FLAG = { fua: 1, noHole: 2, df: 4, reqOne: 8 } as const;
 export const EXPORT_FLAG = {
   hasFlags: 1,
   readOnly: 2,
@@ -38,7 +38,6 @@ export const EXPORT_FLAG = {
   df: 128,
   multiConn: 256,
   cache: 1024,
-  fastZero: 2048,
 } as const;
 export const ERR = { perm: 1, io: 5, inval: 22, nospc: 28, overflow: 75, notsup: 95, shutdown: 108 } as const;
 

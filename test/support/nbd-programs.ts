@@ -2,10 +2,11 @@
 
 import { type ChildProcess, fork, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { isListening } from './listening.ts';
 import type { ServerProcessCounters, ServerProcessOptions } from './nbd-server.fixture.ts';
 
 export interface NbdServer {
@@ -90,7 +91,7 @@ export async function startHoldfast(
 }
 
 export async function waitForSocket(child: ChildProcess, path: string): Promise<void> {
-  for (let waitedMs = 0; !existsSync(path); waitedMs += 20) {
+  for (let waitedMs = 0; !isListening(path); waitedMs += 20) {
     if (waitedMs > 10_000 || child.exitCode !== null) throw new Error(`no server came up at ${path}`);
     await sleep(20);
   }

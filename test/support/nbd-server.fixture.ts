@@ -5,6 +5,7 @@ import { randomBytes } from 'node:crypto';
 import { createNodeStorage } from '../../src/dataplane/create-storage.ts';
 import type { ThreadCounters } from '../../src/dataplane/thread-messages.ts';
 import type { VolumeCounters } from '../../src/dataplane/node-storage.ts';
+import { LONE_NODE, LoneVolumes } from './lone-volumes.ts';
 
 export interface ServerProcessOptions {
   readonly directory: string;
@@ -25,7 +26,7 @@ export interface ServerProcessCounters {
 const options = JSON.parse(process.argv[2] ?? '') as ServerProcessOptions;
 const volumeId = options.volumeId ?? randomBytes(16).toString('hex');
 const storage = await createNodeStorage({
-  nodeName: 'test',
+  nodeName: LONE_NODE,
   runDirectory: options.runDirectory,
   pools: [
     {
@@ -56,12 +57,8 @@ await storage.createReplica({
   durability: 'writeback',
   failureMode: 'soft',
 });
-await storage.openVolume({
-  volumeId,
-  epoch: 1,
-  opening: randomBytes(16).toString('hex'),
-  attachmentNumber: 0,
-});
+const volumes = await LoneVolumes.join(storage);
+await volumes.open(volumeId);
 const handle = await storage.exportUnix(volumeId, options.exportName, options.socketPath);
 
 async function counters(): Promise<ServerProcessCounters> {

@@ -29,7 +29,7 @@ export function request(name: string, changes: Partial<CreateVolume> = {}): Crea
 export class VolumeWorld {
   readonly disks = new MemoryDisks();
   readonly store: LevelStore;
-  readonly #options: VolumesOptions;
+  readonly #options: Omit<VolumesOptions, 'replication'>;
   storage: MemoryStorage;
   volumes: Volumes;
 
@@ -67,12 +67,18 @@ export class VolumeWorld {
         'deleteReplica',
         'replicas',
         'replica',
-        'openVolume',
-        'closeVolume',
         'resizeReplica',
         'updateSuperblock',
       ]),
-      this.#options,
+      {
+        ...this.#options,
+        replication: faults.around(this.storage, [
+          'openReplica',
+          'closeReplica',
+          'openFrontend',
+          'closeFrontend',
+        ]),
+      },
     );
   }
 

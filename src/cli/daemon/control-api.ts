@@ -5,8 +5,8 @@ import type { PeerCalls } from '../../control/channel/peer-calls.ts';
 import type { Nodes } from '../../control/nodes.ts';
 import { rebuildCatalog } from '../../control/rebuild-catalog.ts';
 import type { VolumeRecord } from '../../control/records.ts';
-import { failureModeSchema } from '../../control/records.ts';
 import type { Store } from '../../control/store.ts';
+import { optionOrLabel, optionsOfLabels, parseFailureMode } from '../../control/volume-labels.ts';
 import { invariant } from '../../core/invariant.ts';
 import type { NodeStorage } from '../../dataplane/node-storage.ts';
 import type { ApiHandlers, NodeView, Response, VolumeView } from '../api-schema.ts';
@@ -32,12 +32,6 @@ export interface ControlApiContext extends AttachContext {
 }
 
 type ClusterStatus = Response<'GetClusterStatus'>;
-
-/** '' is the default; '3' the number. */
-function failureMode(text: string): VolumeRecord['failureMode'] {
-  if (text === '') return 'soft';
-  return failureModeSchema.parse(/^\d$/.test(text) ? Number(text) : text);
-}
 
 export function controlApi(context: ControlApiContext): ApiHandlers {
   const { volumes, storage, nodes, devices, exports } = context;
@@ -141,15 +135,22 @@ export function controlApi(context: ControlApiContext): ApiHandlers {
     },
 
     async CreateVolume(request) {
+      const asked = optionsOfLabels(request.labels);
+      const mode = request.failureMode === '' ? 'soft' : parseFailureMode(request.failureMode);
       const record = await volumes.create({
         name: request.name,
         sizeBytes: request.sizeBytes,
         pool: request.pool === '' ? undefined : request.pool,
-        replicaCount: request.replicas,
+        replicaCount: optionOrLabel(
+          '--replicas',
+          request.replicas,
+          asked.replicaCount,
+          request.replicas === 0,
+        ),
         durability: request.durability === '' ? 'writeback' : request.durability,
-        failureMode: failureMode(request.failureMode),
+        failureMode: optionOrLabel('--failure-mode', mode, asked.failureMode, request.failureMode === ''),
         fileSystemType: null,
-        labels: request.labels,
+        labels: asked.labels,
       });
       return view(record);
     },
@@ -182,11 +183,17 @@ export function controlApi(context: ControlApiContext): ApiHandlers {
     },
 
     async SetFailureMode({ volume, failureMode: text }) {
-      return view(await volumes.setFailureMode((await volumes.find(volume)).id, failureMode(text)));
+      return view(await volumes.setFailureMode((await volumes.find(volume)).id, parseFailureMode(text)));
     },
 
     async MoveVolume({ volume, node }) {
       return view(await volumes.movePrimary((await volumes.find(volume)).id, node));
+    },
+
+    async ReadmitCopy({ volume, node }) {
+      const record = await volumes.find(volume);
+      await volumes.readmit(record, node);
+      return view(record);
     },
 
     async ForcePromotion({ volume, node, off }) {

@@ -44,7 +44,7 @@ export async function explainVolume(context: ExplainContext, nameOrId: string): 
   const pool = (await storage.pools()).find(({ name }) => name === local?.pool);
   return [
     ok(describe(view)),
-    ...useOf(view, context.exports.countOf(volumeId)),
+    ...useOf(view, context.exports.countOf(volumeId), context.node),
     ...problems,
     ...roomOf(pool, local),
   ];
@@ -68,8 +68,8 @@ function describe(view: VolumeView): string {
   return `${view.name} has ${formatSize(view.sizeBytes)}, ${fileSystem}, ${view.durability}, copies: ${copies}.`;
 }
 
-function useOf(view: VolumeView, exportCount: number): Finding[] {
-  const { node, number, readOnly } = view.attachment;
+function useOf(view: VolumeView, exportCount: number, here: string): Finding[] {
+  const { node, number, readOnly, use } = view.attachment;
   const findings: Finding[] = [];
   if (exportCount > 0)
     findings.push(ok(`It is exported on ${exportCount} socket${exportCount > 1 ? 's' : ''}.`));
@@ -90,7 +90,11 @@ function useOf(view: VolumeView, exportCount: number): Finding[] {
         `"holdfast volume detach ${view.id} --force".`,
     });
   }
-  if (node !== '' && view.device === '' && exportCount === 0) {
+  if (node !== here && node !== '' && use === 'export')
+    findings.push(ok(`It is exported on node ${node} (attachment ${number}).`));
+  if (node !== here && node !== '' && use === 'device')
+    findings.push(ok(`It is attached to node ${node} (attachment ${number}).`));
+  if (node === here && use === 'device' && view.device === '') {
     findings.push({
       level: 'warning',
       text: `It is published to node ${node} (attachment ${number}), but no block device of this daemon serves it.`,

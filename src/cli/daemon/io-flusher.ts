@@ -2,13 +2,14 @@
 // must never wait for memory that only it can free.
 //
 // The flag belongs to a thread and to those it creates, and Node has created its own before any of our code runs.
-// So the flag is set and the process executes itself: every thread of the new one has it. That is done before
-// anything else is loaded, since all of it is loaded once more; nothing is open yet, and the process id stays.
+// bin/holdfast therefore starts Node by native/build/launch, which sets it. Who starts Node otherwise pays for a second
+// start: the flag is set and the process executes itself, before anything else is loaded, since all of it is loaded once
+// more; nothing is open yet, and the process id stays.
 
 import { errorText } from '../../core/errors.ts';
 import { isNativeError, native } from '../../dataplane/native.ts';
 
-/** Set in the process that follows; never seen by its children. */
+/** Set for a process that is one; never seen by its children. */
 const FLUSHER_VARIABLE = 'HOLDFAST_IS_IO_FLUSHER';
 
 let outcome: { readonly problem: string | undefined } | undefined;

@@ -20,12 +20,12 @@ import type { Store } from '../../control/store.ts';
 import { Timelines } from '../../control/timeline.ts';
 import { VolumeRecords } from '../../control/volume-records.ts';
 import { errorText } from '../../core/errors.ts';
-import type { ClusterConnection } from '../../dataplane/cluster-storage.ts';
 import type { Storage } from '../../dataplane/storage.ts';
 import type { Logger } from '../../observe/log.ts';
 import type { ClusterOptions } from './cluster-options.ts';
 import { numericAddresses } from './numeric-addresses.ts';
 import { listenForPeers, type Peers } from './peers.ts';
+import { reportReplica } from './report-replica.ts';
 
 const ADDRESSES_RETRY_MS = 1000;
 
@@ -37,6 +37,8 @@ export interface JoinClusterOptions {
   /** undefined: no other daemon is talked with. */
   readonly options: ClusterOptions | undefined;
   readonly startNumber: number;
+  /** As ClusterConnection. */
+  readonly resyncLimit: number;
   readonly log: Logger;
   readonly onBroken: (error: unknown) => void;
   /** A record as it stands now. */
@@ -89,12 +91,16 @@ export async function joinCluster(options: JoinClusterOptions): Promise<Cluster>
     peerKey: new Uint8Array(key.derive('peers')),
     clusterId: store.identity,
     startNumber: options.startNumber,
+    resyncLimit: options.resyncLimit,
     onReplicaEvent: (event) => {
       timelines.note(event);
       failovers.note(event);
       reportReplica(log, event);
     },
-    onPeerEvent: (event) => log.debug(event, 'a link to another data plane'),
+    onPeerEvent: (event) => {
+      if (event.type === 'refused') log.warn(event, 'a link between data planes was refused');
+      else log.debug(event, 'a link to another data plane');
+    },
   });
   const adoptPeer = (fd: number, received: Uint8Array): void => replication.adoptPeer(fd, received);
   const peers =
@@ -141,26 +147,5 @@ async function followAddresses(
       hadTrouble = true;
     }
     await sleep(ADDRESSES_RETRY_MS, undefined, { signal, ref: false }).catch(() => undefined);
-  }
-}
-
-function reportReplica(log: Logger, event: Parameters<ClusterConnection['onReplicaEvent']>[0]): void {
-  switch (event.type) {
-    case 'role':
-      return log.info(event, 'the part of a copy has changed');
-    case 'memberAdded':
-      return log.info(event, 'a copy joined the in-sync set');
-    case 'memberSilent':
-      return log.warn(event, 'a copy is silent');
-    case 'memberDropped':
-      return log.warn(event, 'a copy left the in-sync set');
-    case 'suspected':
-      return log.warn(event, 'the primary is silent, and this copy takes over');
-    case 'reconciled':
-      return log.info(event, 'the copies are equal after a change of the primary');
-    case 'resync':
-      return log.debug(event, 'a copy is being filled');
-    case 'failed':
-      return log.error(event, 'the disk of a copy failed');
   }
 }

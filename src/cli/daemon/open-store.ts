@@ -2,8 +2,6 @@
 // there are devices or copies, another store, or an older one is refused, and nothing was touched.
 
 import { join } from 'node:path';
-import { storeExists } from '../../control/level-files.ts';
-import { LevelStore } from '../../control/level-store.ts';
 import { keepNoted, missingStore, type NodeRecord, requireKnownStore } from '../../control/node-record.ts';
 import type { Store } from '../../control/store.ts';
 import { replicaNames } from '../../dataplane/pool-directory.ts';
@@ -52,11 +50,14 @@ export async function openStore(
   };
 }
 
+/** Loaded only where it is used: a daemon of a cluster starts the sooner. */
 async function openLevelStore(
   directory: string,
   sync: boolean,
   evidence: string | undefined,
-): Promise<LevelStore> {
+): Promise<Store> {
+  const { storeExists } = await import('../../control/level-files.ts');
+  const { LevelStore } = await import('../../control/level-store.ts');
   if (evidence !== undefined && !(await storeExists(directory))) throw missingStore(directory, evidence);
   return await LevelStore.open(directory, { sync });
 }

@@ -36,7 +36,14 @@ export function requireRing(): RingProbe {
 
 /** Faults that tests of durability switch on to prove that they would notice; nothing without HOLDFAST_TEST=1. */
 export function testFaults(environment: NodeJS.ProcessEnv, log: Logger): ReadonlySet<string> {
-  const known = ['no-data-flush', 'no-intent-flush', 'no-store-sync', 'no-zeroing', 'stuck-thread'];
+  const known = [
+    'no-data-flush',
+    'no-intent-flush',
+    'no-store-sync',
+    'no-zeroing',
+    'cancelled-entries',
+    'stuck-thread',
+  ];
   const asked = (environment['HOLDFAST_TEST_FAULTS'] ?? '').split(',').filter((fault) => fault !== '');
   if (asked.length === 0) return new Set();
   if (environment['HOLDFAST_TEST'] !== '1') {

@@ -20,6 +20,7 @@ import { VolumeRecords } from '../../control/volume-records.ts';
 import { volumeDuties } from '../../control/volume-duties.ts';
 import { Volumes } from '../../control/volumes.ts';
 import type { JudgeAttachment } from '../../core/attachment-verdict.ts';
+import { packageFile } from '../../dataplane/package-files.ts';
 import { errorText } from '../../core/errors.ts';
 import { createNodeStorage } from '../../dataplane/create-storage.ts';
 import { KnownPools } from '../../dataplane/known-pools.ts';
@@ -32,9 +33,7 @@ import { HeldDevices } from '../../host/held-devices.ts';
 import { NbdDevices } from '../../host/nbd-devices.ts';
 import { repairStaleMounts } from '../../host/stale-mounts.ts';
 import { Health } from '../../observe/health.ts';
-import { startHttpServer } from '../../observe/http-server.ts';
 import { createLogger, type Logger } from '../../observe/log.ts';
-import { createMetrics } from '../../observe/metrics.ts';
 import { EXIT_CODE } from '../api-errors.ts';
 import { startApiServer } from '../api-server.ts';
 import { unknownVariables } from '../config.ts';
@@ -50,11 +49,12 @@ import { type Cluster, joinCluster } from './join-cluster.ts';
 import { listenForPeers } from './peers.ts';
 import { lockMemory, requireRing, testFaults } from './process-setup.ts';
 import { type Sampled, scrapeOf } from './samples.ts';
+import { serveAlone } from './serve-alone.ts';
 
 const SERVER_GRACE_MS = 5000;
 
 function version(): string {
-  const text = readFileSync(new URL('../../../package.json', import.meta.url), 'utf8');
+  const text = readFileSync(packageFile('package.json'), 'utf8');
   return (JSON.parse(text) as { version: string }).version;
 }
 
@@ -85,8 +85,6 @@ function reportEvent(log: Logger, event: ThreadEvent): void {
   switch (event.type) {
     case 'ready':
       return;
-    case 'volumeFailed':
-      return log.error(event, 'the disk of a volume failed; it serves nothing more until its pool is mended');
     case 'poolSpace':
       return log.warn(
         event,
@@ -96,6 +94,12 @@ function reportEvent(log: Logger, event: ThreadEvent): void {
       return log.warn(event, 'the kernel ended the session of a device');
     case 'refusedSession':
       return log.debug(event, 'a session was refused');
+    case 'noKernelWorkers':
+      return log.warn(
+        event,
+        'the kernel starts no worker for disk operations, which wait: look at the memory and at the limit of processes ' +
+          '(pids.max) of this daemon',
+      );
   }
 }
 
@@ -210,6 +214,8 @@ async function start(options: {
 
   const current: Sampled = { names: new Map() };
   if (config.metrics !== undefined) {
+    const { startHttpServer } = await import('../../observe/http-server.ts');
+    const { createMetrics } = await import('../../observe/metrics.ts');
     const facts = { node: config.nodeName, version: version(), ringSetupFlags: ring.setupFlags };
     const registry = createMetrics(scrapeOf(current), facts);
     const metrics = async () => ({ contentType: registry.contentType, text: await registry.metrics() });
@@ -255,14 +261,17 @@ async function start(options: {
 
   stopping.throwIfAborted();
   const onBroken = (error: unknown): never => stopAtOnce(log, health, 'broken invariant', error);
-  if (config.store.kind !== 'level') {
+  const startNumber = await nodeRecord.countStart();
+  if (config.store.kind === 'level') await serveAlone(store, opened, startNumber, log);
+  else {
     joined = await joinCluster({
       store,
       nodes,
       self,
       storage: opened,
       options: cluster,
-      startNumber: await nodeRecord.countStart(),
+      startNumber,
+      resyncLimit: config.resyncLimit,
       log,
       onBroken,
       onRecord: (record) => {
@@ -278,7 +287,8 @@ async function start(options: {
     node: config.nodeName,
     defaultPool: config.pool[0]?.name,
     maxVolumesPerNode: config.maxVolumes,
-    cluster: joined && { nodes, calls: joined.calls, frontends: opened.cluster },
+    replication: opened.cluster,
+    cluster: joined && { nodes, calls: joined.calls },
   });
   const unfinished = joined === undefined ? await repairAlone(volumes, log) : await volumes.findUnfinished();
   joined?.keeper.start();

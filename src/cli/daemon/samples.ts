@@ -110,12 +110,14 @@ function replicaOf(sample: ReplicaSample): VolumeSample['replica'] {
 }
 
 function othersOf({ view, nodes, streams }: ReplicaSample) {
-  return view.others.map(({ replicaId, isConnected, resyncBytesLeft = 0, resyncBytesSent }) => ({
+  return view.others.map(({ replicaId, isConnected, resyncBytesLeft = 0, heldOutMs, ...other }) => ({
     replicaId,
     node: nodes.find((one) => one.replicaId === replicaId)?.node ?? '',
     isConnected,
     resyncBytesLeft,
-    resyncBytesSent,
+    resyncBytesSent: other.resyncBytesSent,
+    isWaitingForTurn: other.isWaitingForTurn,
+    heldOutSeconds: heldOutMs / 1000,
     ...(streams.find((one) => one.replicaId === replicaId) ?? NOTHING_SENT),
   }));
 }

@@ -40,7 +40,7 @@ export function volumeView(
     durability: record.durability,
     failureMode: String(record.failureMode),
     fileSystem: record.fileSystem,
-    attachment: { number: attachment.number, node: attachment.node ?? '', readOnly: attachment.readOnly },
+    attachment: attachmentView(attachment),
     primary: nodeOf(primary.replicaId),
     inSync: inSync
       .filter(({ incarnation }) => incarnation !== UNDECIDED)
@@ -55,6 +55,15 @@ export function volumeView(
     serving: local?.isOpen ?? false,
     labels: { ...record.labels },
   };
+}
+
+function attachmentView({
+  number,
+  node,
+  readOnly,
+  use,
+}: VolumeRecord['attachment']): VolumeView['attachment'] {
+  return { number, node: node ?? '', readOnly, use: node === null ? '' : use };
 }
 
 function replicaView(
@@ -158,7 +167,7 @@ export function rebuildView({ nodes, problems, volumes }: RebuildReport): Respon
         epoch: record.epoch,
         attachmentNumber: record.attachment.number,
         primary: primaryReplica(record).node,
-        inSync: verdict === 'waitsForPerson' ? [] : record.replicas.filter(isIn).map(({ node }) => node),
+        inSync: verdict === 'inSync' ? record.replicas.filter(isIn).map(({ node }) => node) : [],
         toFill: record.replicas.filter((replica) => !isIn(replica)).map(({ node }) => node),
         reason,
         notes: [...notes],

@@ -105,6 +105,7 @@ export class ControlClient {
         ':method': 'POST',
         ':path': `/${method}`,
         [HEADER.version]: String(CONTROL_VERSIONS.max),
+        [HEADER.oldestVersion]: String(CONTROL_VERSIONS.min),
         [HEADER.cluster]: cluster,
         [HEADER.from]: from,
         [HEADER.to]: to,

@@ -11,9 +11,13 @@ import { durabilitySchema } from '../records.ts';
 /** Both ends must share one. */
 export const CONTROL_VERSIONS = { min: 1, max: 1 };
 
-/** Who speaks to whom, in the headers of every call. `to` keeps a call from a daemon that it was not meant for. */
+/**
+ * Who speaks to whom, in the headers of every call: in which versions at most and at least, too. `to` keeps a call from a
+ * daemon that it was not meant for.
+ */
 export const HEADER = {
   version: 'holdfast-version',
+  oldestVersion: 'holdfast-oldest-version',
   cluster: 'holdfast-cluster',
   from: 'holdfast-from',
   to: 'holdfast-to',
@@ -66,7 +70,9 @@ const superblock = z.object({
   promisedEpoch: z.number().int(),
   incarnation: z.string(),
   lastInSyncIncarnation: z.string().nullable(),
+  earlierIncarnations: z.array(z.string()).readonly(),
   bootId: z.string().nullable(),
+  earlierBootIds: z.array(z.string()).readonly(),
   storedBootId: z.string().nullable(),
   cleanMark: z.object({ epoch: z.number().int() }).nullable(),
   inSync: z.object({ epoch: z.number().int(), members: z.array(inSyncMember) }),
@@ -91,6 +97,9 @@ const replicaState = z.object({
       isConnected: z.boolean(),
       resyncBytesLeft: bytes.nullable(),
       resyncBytesSent: bytes,
+      isWaitingForTurn: z.boolean().default(false),
+      departureCount: z.number().int().default(0),
+      heldOutMs: z.number().default(0),
     }),
   ),
 });
@@ -170,6 +179,11 @@ export const METHODS = {
   handOver: {
     request: z.object({ volumeId: id, toReplicaId: id }),
     response: z.object({ isUnderWay: z.boolean() }),
+  },
+  /** The primary here takes this copy up, which it holds out. False: it does not hold it out. */
+  readmit: {
+    request: z.object({ volumeId: id, replicaId: id }),
+    response: z.object({ wasHeldOut: z.boolean() }),
   },
   /** What this daemon saw of the volume's replication, the oldest first. */
   timeline: {

@@ -23,7 +23,9 @@ export interface ReplicaCallsContext {
   /** Of the copies on this node, by volume: whoever makes or deletes one holds it. */
   readonly locks?: KeyedLock | undefined;
   /** undefined: copies here are not replicated. */
-  readonly replication?: Pick<ClusterStorage, 'closeReplica' | 'replicaView' | 'handOver'> | undefined;
+  readonly replication?:
+    | Pick<ClusterStorage, 'closeReplica' | 'replicaView' | 'handOver' | 'readmit'>
+    | undefined;
   readonly timelines?: Timelines | undefined;
   /** Why the copy here is not as its record wants it. */
   readonly problemWith?: ((volumeId: string) => string | undefined) | undefined;
@@ -149,6 +151,10 @@ export function replicaCalls(context: ReplicaCallsContext): ControlHandlers {
 
     async handOver({ volumeId, toReplicaId }) {
       return { isUnderWay: (await replication?.handOver(volumeId, toReplicaId)) ?? false };
+    },
+
+    async readmit({ volumeId, replicaId }) {
+      return { wasHeldOut: (await replication?.readmit(volumeId, replicaId)) ?? false };
     },
 
     async timeline({ volumeId }) {

@@ -16,6 +16,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { errorText, HoldfastError, isHoldfastError } from '../../core/errors.ts';
 import { InvariantError } from '../../core/invariant.ts';
 import type { Logger } from '../../observe/log.ts';
+import { chooseVersion } from '../../replication/wire.ts';
 import type { ClusterKey } from '../cluster-key.ts';
 import {
   CONTROL_VERSIONS,
@@ -143,12 +144,13 @@ export class ControlServer {
 
   #checkCaller(headers: IncomingHttpHeaders, address: string | undefined): void {
     const { cluster, node } = this.#options;
-    const version = Number(headers[HEADER.version]);
-    if (!(version >= CONTROL_VERSIONS.min && version <= CONTROL_VERSIONS.max)) {
+    const max = Number(headers[HEADER.version]);
+    const min = Number(headers[HEADER.oldestVersion] ?? max);
+    if (chooseVersion(CONTROL_VERSIONS, { min, max }) === undefined) {
       throw new HoldfastError(
         'UNSUPPORTED',
         `node "${node}" speaks versions ${CONTROL_VERSIONS.min} to ${CONTROL_VERSIONS.max} of the control channel, asked was ` +
-          `${version}: upgrade the older daemon first`,
+          `one of ${min} to ${max}: upgrade the older daemon first`,
       );
     }
     if (headers[HEADER.cluster] !== cluster) {

@@ -1,8 +1,8 @@
 // The calls of etcd's API that we make, as grpc-js wants them: from proto/etcd.proto.
 
-import { fileURLToPath } from 'node:url';
 import type { MethodDefinition, ServiceDefinition } from '@grpc/grpc-js';
 import { loadSync } from '@grpc/proto-loader';
+import { packageFile } from '../../dataplane/package-files.ts';
 import type { AuthClient, KVClient, LeaseClient, MaintenanceClient, WatchRequest } from './messages.ts';
 import type { LeaseKeepAliveRequest, LeaseKeepAliveResponse, Sent, WatchResponse } from './messages.ts';
 
@@ -28,10 +28,7 @@ type Method = MethodDefinition<object, object>;
 const LOAD_OPTIONS = { keepCase: true, longs: String, enums: String, defaults: true } as const;
 
 const methods = new Map<string, Method>();
-const definitions = loadSync(
-  fileURLToPath(new URL('../../../proto/etcd.proto', import.meta.url)),
-  LOAD_OPTIONS,
-);
+const definitions = loadSync(packageFile('proto/etcd.proto'), LOAD_OPTIONS);
 for (const service of ['KV', 'Watch', 'Lease', 'Auth', 'Maintenance']) {
   const definition = definitions[`etcdserverpb.${service}`] as ServiceDefinition;
   for (const [name, method] of Object.entries(definition)) methods.set(name, method);

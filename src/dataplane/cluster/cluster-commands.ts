@@ -17,9 +17,11 @@ export const CLUSTER_COMMANDS: ReadonlySet<string> = new Set<ClusterCommand['typ
   'adoptGreeted',
   'openReplica',
   'closeReplica',
+  'failReplica',
   'replicaGrown',
   'replicaView',
   'handOver',
+  'readmit',
   'storeChanged',
   'superblockDone',
   'configRead',
@@ -67,6 +69,9 @@ export class ClusterCommands {
       case 'handOver':
         answer({ value: this.#replica(command.volumeId)?.replica.handOver(command.toReplicaId) ?? false });
         return;
+      case 'readmit':
+        answer({ value: this.#replica(command.volumeId)?.replica.readmit(command.replicaId) ?? false });
+        return;
       case 'joinCluster':
         invariant(this.#joined === undefined, 'a thread joins one cluster, once');
         this.#joined = new ClusterLinks(this.#thread, command);
@@ -85,6 +90,9 @@ export class ClusterCommands {
         break;
       case 'openFrontend':
         this.#openFrontend(command.open);
+        break;
+      case 'failReplica':
+        this.#replica(command.volumeId)?.replica.copy.fail('superblock', command.errno);
         break;
       case 'replicaGrown':
         this.#replica(command.volumeId)?.replica.grow(command.sizeBytes);
@@ -148,6 +156,7 @@ export class ClusterCommands {
   // ---- replicas
 
   #openReplica(message: OpenReplicaMessage): void {
+    if (this.#thread.faults.stuckThread) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0);
     const cluster = this.#cluster;
     const index = this.#thread.freeVolumeIndex();
     const host = new ReplicaHost(this.#thread, cluster, index, message);

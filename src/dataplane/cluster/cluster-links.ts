@@ -2,17 +2,23 @@
 // that the protocol needs.
 
 import type { Hello } from '../../replication/frames.ts';
+import { Pace } from '../../replication/pace.ts';
 import { ClusterKey } from '../peers/handshake.ts';
 import type { GreetedConnection, GreetedHost, LinkHost, PeerEvent, PeersHost } from '../peers/hosts.ts';
 import { Peers } from '../peers/peers.ts';
 import type { Thread } from '../thread.ts';
+import { SharedClientLoad } from './client-load.ts';
 import type { FrontendHost } from './frontend-host.ts';
 import type { ReplicaHost } from './replica-host.ts';
+import { ResyncPlaces } from './resync-places.ts';
 
 export interface ClusterIdentity {
   readonly node: string;
   readonly clusterId: string;
   readonly peerKey: Uint8Array;
+  readonly resyncPlaces: SharedArrayBuffer;
+  readonly clientLoad: SharedArrayBuffer;
+  readonly threadIndex: number;
 }
 
 export class ClusterLinks implements PeersHost {
@@ -20,14 +26,24 @@ export class ClusterLinks implements PeersHost {
   readonly peers: Peers;
   readonly replicas = new Map<string, ReplicaHost>();
   readonly frontends = new Map<string, FrontendHost>();
+  /** Of this node. */
+  readonly resyncPlaces: ResyncPlaces;
+  readonly clientLoad: SharedClientLoad;
+  /** Of the thread's resyncs. */
+  readonly pace: Pace;
   readonly #thread: Thread;
   #addresses: ReadonlyMap<string, string> = new Map();
   /** Ends of operations that failed at once: the core hears of them after the call that started them. */
   #ended: (() => void)[] = [];
   #isTickArmed = false;
+  #isRestArmed = false;
 
-  constructor(thread: Thread, { node, clusterId, peerKey }: ClusterIdentity) {
+  constructor(thread: Thread, identity: ClusterIdentity) {
+    const { node, clusterId, peerKey } = identity;
     this.#thread = thread;
+    this.resyncPlaces = new ResyncPlaces(identity.resyncPlaces);
+    this.clientLoad = new SharedClientLoad(identity.clientLoad, identity.threadIndex);
+    this.pace = new Pace(this.clientLoad);
     this.node = node;
     this.peers = new Peers(thread, {
       clusterKey: new ClusterKey(peerKey, clusterId),
@@ -85,6 +101,23 @@ export class ClusterLinks implements PeersHost {
       this.#ended = [];
       for (const end of ended) end();
     }
+    if (this.pace.isAnyoneWaiting) this.#resyncTurn();
+  }
+
+  /** A resync waits until a rest is over, which a turn need not follow. */
+  #resyncTurn(): void {
+    const restMs = this.pace.waitMs(this.#thread.nowMs());
+    if (restMs === undefined) return;
+    if (restMs === 0) for (const replica of this.replicas.values()) replica.resyncTurn();
+    else if (!this.#isRestArmed) {
+      this.#isRestArmed = true;
+      this.#thread.startRestTimer(restMs);
+    }
+  }
+
+  /** The next carryOut() looks who waits. */
+  restOver(): void {
+    this.#isRestArmed = false;
   }
 
   // ---- time

@@ -16,7 +16,7 @@ import type {
 } from '../cluster-storage.ts';
 import { native } from '../native.ts';
 import type { OpeningReport } from '../node-storage.ts';
-import { type OpenReplica, openUnjudged } from '../open-replica.ts';
+import { type OpenReplica, openReplica } from '../open-replica.ts';
 import type { GreetedConnection } from '../peers/hosts.ts';
 import type { Pool } from '../pool.ts';
 import type { ThreadHandle } from '../thread-handle.ts';
@@ -24,8 +24,11 @@ import type { VolumeTurns } from '../volume-turns.ts';
 import { whileBusy } from '../while-busy.ts';
 import type { WindowFiles } from '../window-files.ts';
 import type { ClusterEvent } from './messages.ts';
+import { SharedClientLoad } from './client-load.ts';
+import { ResyncPlaces } from './resync-places.ts';
 
 const EIO = 5;
+const RESYNC_LIMIT = 4;
 /** Session numbers of one frontend, one process: see #firstSession(). */
 const SESSIONS_A_FRONTEND = 2 ** 14;
 const SESSIONS_A_PROCESS = 2 ** 32;
@@ -36,9 +39,15 @@ export interface OpenedReplica {
   readonly thread: ThreadHandle;
 }
 
-interface OpenedFrontend {
+export interface OpenedFrontend {
   readonly thread: ThreadHandle;
   readonly attachmentNumber: number;
+}
+
+/** Callers do not wait long for a thread that hangs with a disk; what they asked of it is done when it goes on. */
+interface Frontend extends OpenedFrontend {
+  readonly opening: Promise<unknown>;
+  closing: Promise<void> | undefined;
 }
 
 /** What Storage lends. */
@@ -57,12 +66,14 @@ export interface ClusterContext {
   /** That serve this pool; never empty. */
   threadsOf(pool: Pool): readonly ThreadHandle[];
   replicaFailed(volumeId: string, reason: string): void;
+  /** The mark of its failure, if there was one, is on its disk, or cannot be. */
+  marked(volumeId: string): Promise<void>;
 }
 
 export class ClusterVolumes implements ClusterStorage {
   readonly #context: ClusterContext;
   readonly #replicas = new Map<string, OpenedReplica>();
-  readonly #frontends = new Map<string, OpenedFrontend>();
+  readonly #frontends = new Map<string, Frontend>();
   #connection: ClusterConnection | undefined;
   #frontendCount = 0;
   #nextThread = 0;
@@ -77,9 +88,13 @@ export class ClusterVolumes implements ClusterStorage {
   async connectCluster(connection: ClusterConnection): Promise<void> {
     invariant(this.#connection === undefined, 'a node joins one cluster, once');
     this.#connection = connection;
-    const { clusterId, peerKey } = connection;
-    const join = { type: 'joinCluster', node: this.#context.nodeName, clusterId, peerKey } as const;
-    await Promise.all(this.#context.threads.map((thread) => thread.ask(join)));
+    const { clusterId, peerKey, resyncLimit = RESYNC_LIMIT } = connection;
+    const resyncPlaces = ResyncPlaces.allocate(resyncLimit);
+    const node = this.#context.nodeName;
+    const { threads } = this.#context;
+    const clientLoad = SharedClientLoad.allocate(threads.length);
+    const join = { type: 'joinCluster', node, clusterId, peerKey, resyncPlaces, clientLoad } as const;
+    await Promise.all(threads.map((thread, threadIndex) => thread.ask({ ...join, threadIndex })));
   }
 
   setNodeAddresses(addresses: ReadonlyMap<string, string>): void {
@@ -111,7 +126,7 @@ export class ClusterVolumes implements ClusterStorage {
       whileBusy(() =>
         context.hold(pool, async () => {
           await context.requireUnfailed(pool, volumeId);
-          return await openUnjudged(pool, context.windows, volumeId, context.bootId);
+          return await openReplica(pool, context.windows, volumeId, context.bootId);
         }),
       ),
     );
@@ -142,9 +157,10 @@ export class ClusterVolumes implements ClusterStorage {
       });
       thread.volumeCount += 1;
       const opened = { pool, replica, thread };
-      replica.superblock.onFailure((error) =>
-        context.replicaFailed(volumeId, `its superblock could not be written (${errorText(error)})`),
-      );
+      replica.superblock.onFailure((error) => {
+        context.replicaFailed(volumeId, `its superblock could not be written (${errorText(error)})`);
+        this.failReplica(volumeId, EIO);
+      });
       this.#replicas.set(volumeId, opened);
       return opened;
     } catch (error) {
@@ -175,6 +191,8 @@ export class ClusterVolumes implements ClusterStorage {
     if (opened === undefined) return;
     const { replica, thread } = opened;
     await thread.ask({ type: 'closeReplica', volumeId });
+    // Its last flush may have failed: the next process must know.
+    await this.#context.marked(volumeId);
     this.#replicas.delete(volumeId);
     thread.volumeCount -= 1;
     await replica.release();
@@ -187,6 +205,14 @@ export class ClusterVolumes implements ClusterStorage {
   /** For operations on its files, which are locked. */
   openedReplica(volumeId: string): OpenedReplica | undefined {
     return this.#replicas.get(volumeId);
+  }
+
+  /** What its superblock promises is unknown from here on: it applies nothing more. Not open: nothing. */
+  failReplica(volumeId: string, errno: number): void {
+    void this.#replicas
+      .get(volumeId)
+      ?.thread.ask({ type: 'failReplica', volumeId, errno })
+      .catch(ignoreDeath);
   }
 
   /** The files have grown. */
@@ -208,6 +234,12 @@ export class ClusterVolumes implements ClusterStorage {
     return (await this.#context.turns.answer(volumeId, `moving volume ${volumeId}`, asked)) === true;
   }
 
+  async readmit(volumeId: string, replicaId: string): Promise<boolean> {
+    const asked = this.#replicas.get(volumeId)?.thread.ask({ type: 'readmit', volumeId, replicaId });
+    if (asked === undefined) return false;
+    return (await this.#context.turns.answer(volumeId, `taking up a copy of ${volumeId}`, asked)) === true;
+  }
+
   configChanged(volumeId: string): void {
     const threads = new Set([this.#replicas.get(volumeId)?.thread, this.#frontends.get(volumeId)?.thread]);
     for (const thread of threads) void thread?.ask({ type: 'storeChanged', volumeId }).catch(ignoreDeath);
@@ -218,7 +250,10 @@ export class ClusterVolumes implements ClusterStorage {
   async openFrontend({ volumeId, attachmentNumber, sizeBytes, giveUpAfterMs }: OpenFrontend): Promise<void> {
     const thread = this.#replicas.get(volumeId)?.thread ?? (await this.#threadOfFrontend(volumeId));
     for (let standing = this.#frontends.get(volumeId); standing !== undefined; ) {
-      if (standing.attachmentNumber === attachmentNumber) return;
+      if (standing.attachmentNumber === attachmentNumber && standing.closing === undefined) {
+        await this.#beginning(volumeId, standing.opening);
+        return;
+      }
       if (standing.attachmentNumber > attachmentNumber) {
         throw new HoldfastError(
           'CONFLICT',
@@ -228,24 +263,22 @@ export class ClusterVolumes implements ClusterStorage {
       await this.closeFrontend(volumeId);
       standing = this.#frontends.get(volumeId);
     }
-    this.#frontends.set(volumeId, { thread, attachmentNumber });
-    try {
-      const firstSession = this.#firstSession();
-      await thread.ask({
-        type: 'openFrontend',
-        open: {
-          instance: this.#nextInstance(),
-          volumeId,
-          attachmentNumber,
-          firstSession,
-          sizeBytes,
-          giveUpAfterMs,
-        },
-      });
-    } catch (error) {
-      this.#frontends.delete(volumeId);
-      throw error;
-    }
+    const firstSession = this.#firstSession();
+    const instance = this.#nextInstance();
+    const open = { instance, volumeId, attachmentNumber, firstSession, sizeBytes, giveUpAfterMs };
+    const opening = thread.ask({ type: 'openFrontend', open });
+    const frontend: Frontend = { thread, attachmentNumber, opening, closing: undefined };
+    this.#frontends.set(volumeId, frontend);
+    void opening.catch(() => this.#forget(volumeId, frontend));
+    await this.#beginning(volumeId, opening);
+  }
+
+  async #beginning(volumeId: string, opening: Promise<unknown>): Promise<void> {
+    await this.#context.turns.answer(volumeId, `beginning the use of volume ${volumeId}`, opening);
+  }
+
+  #forget(volumeId: string, frontend: Frontend): void {
+    if (this.#frontends.get(volumeId) === frontend) this.#frontends.delete(volumeId);
   }
 
   async #threadOfFrontend(volumeId: string): Promise<ThreadHandle> {
@@ -269,13 +302,15 @@ export class ClusterVolumes implements ClusterStorage {
   async closeFrontend(volumeId: string): Promise<void> {
     const standing = this.#frontends.get(volumeId);
     if (standing === undefined) return;
-    const closed = standing.thread.ask({ type: 'closeFrontend', volumeId });
-    await this.#context.turns.answer(volumeId, `ending the use of volume ${volumeId}`, closed);
-    if (this.#frontends.get(volumeId) === standing) this.#frontends.delete(volumeId);
+    standing.closing ??= standing.thread
+      .ask({ type: 'closeFrontend', volumeId })
+      .then(() => this.#forget(volumeId, standing));
+    await this.#context.turns.answer(volumeId, `ending the use of volume ${volumeId}`, standing.closing);
   }
 
   isFrontendOpen(volumeId: string): boolean {
-    return this.#frontends.has(volumeId);
+    const standing = this.#frontends.get(volumeId);
+    return standing !== undefined && standing.closing === undefined;
   }
 
   /** What serves the volume's clients here. */
@@ -291,7 +326,9 @@ export class ClusterVolumes implements ClusterStorage {
   }
 
   async growFrontend(volumeId: string, sizeBytes: number): Promise<void> {
-    await this.#frontends.get(volumeId)?.thread.ask({ type: 'growFrontend', volumeId, sizeBytes });
+    const grown = this.#frontends.get(volumeId)?.thread.ask({ type: 'growFrontend', volumeId, sizeBytes });
+    if (grown === undefined) return;
+    await this.#context.turns.answer(volumeId, `growing volume ${volumeId} for its clients`, grown);
   }
 
   #leastLoaded(): ThreadHandle {
@@ -358,6 +395,8 @@ export class ClusterVolumes implements ClusterStorage {
     invariant(this.#connection !== undefined, 'replicas belong to a cluster');
     const outcome = await this.#connection.configs.swap(volumeId, baseRevision, config);
     await thread.ask({ type: 'proposed', volumeId, instance, proposal, outcome }).catch(ignoreDeath);
+    // A frontend here hears of it before the store tells everybody.
+    if (outcome.type === 'committed') this.configChanged(volumeId);
   }
 
   async #keep(

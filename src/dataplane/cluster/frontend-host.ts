@@ -7,7 +7,7 @@
 import type { StoredConfig } from '../../replication/config.ts';
 import { type ControlMessage, FRAME_REQUEST, type FrameFields, SEQUENCE } from '../../replication/frames.ts';
 import { Frontend, type FrontendPorts } from '../../replication/frontend.ts';
-import { FLAG_FAST_ZERO, NONE, READ } from '../../replication/requests.ts';
+import { NONE, READ } from '../../replication/requests.ts';
 import type { FrontendView } from '../cluster-storage.ts';
 import { LayerCounts } from '../layer-counts.ts';
 import { describeBlocks, describeData } from '../nbd/block-status.ts';
@@ -29,7 +29,6 @@ export class FrontendHost implements FrontendPorts, LinkHost, ServedVolume {
   sizeBytes: number;
   readonly sessions = new Set<Session>();
   inFlightCount = 0;
-  readonly isShared = true;
   /** What its clients ask for. */
   readonly counts: LayerCounts;
   /** Of that, what goes to a primary on another node; what is sent again counts again. */
@@ -41,6 +40,12 @@ export class FrontendHost implements FrontendPorts, LinkHost, ServedVolume {
   #localLink = NONE;
   /** The primary that it is connected with is on this node. */
   #isOnThisNode = false;
+  /** The node of the primary that it was connected with last, and of the one whose answer is the next to come. */
+  #answeredBy = '';
+  #connectedWith = '';
+  /** [0]: when the last request was answered well; 0: none was. */
+  readonly #lastGoodMs = new Float64Array(1);
+  #isNewConnection = false;
   /** Of stalledMs: up to when it is counted. */
   #lookedMs = 0;
   #stalledMs = 0;
@@ -113,8 +118,6 @@ export class FrontendHost implements FrontendPorts, LinkHost, ServedVolume {
     const slots = this.#thread.slots;
     this.counts.began(request);
     slots.networkMs[request] = 0;
-    // Whether zeroing is fast is not known of all copies.
-    slots.flags[request] = (slots.flags[request] as number) & ~FLAG_FAST_ZERO;
     this.#frontend.admit(request);
   }
 
@@ -155,6 +158,8 @@ export class FrontendHost implements FrontendPorts, LinkHost, ServedVolume {
     const isLocal = this.#cluster.isLocal(node, this.volumeId);
     const link = this.#cluster.connect(this, node, this.volumeId);
     this.#localLink = isLocal ? link : NONE;
+    this.#connectedWith = node;
+    this.#isNewConnection = true;
     this.#isOnThisNode = node === this.#cluster.node;
     return link;
   }
@@ -183,8 +188,27 @@ export class FrontendHost implements FrontendPorts, LinkHost, ServedVolume {
   reply(request: number, errno: number): void {
     const { startedMs, networkMs } = this.#thread.slots;
     this.counts.ended(startedMs, request, errno);
-    if (networkMs[request] !== 0) this.networkCounts.ended(networkMs, request, errno);
+    if (networkMs[request] !== 0) {
+      this.networkCounts.ended(networkMs, request, errno);
+      this.#cluster.clientLoad.answeredElsewhere();
+    }
+    if (errno === 0) this.#answeredWell();
     this.#thread.sessionOf(request).reply(request, errno);
+  }
+
+  /** For the timeline: the first good answer after another connection, and how long ago the last one was. */
+  #answeredWell(): void {
+    const nowMs = this.#thread.clockMs[0] as number;
+    const lastMs = this.#lastGoodMs[0] as number;
+    this.#lastGoodMs[0] = nowMs;
+    if (!this.#isNewConnection) return;
+    this.#isNewConnection = false;
+    const fromNode = this.#answeredBy;
+    const toNode = this.#connectedWith;
+    this.#answeredBy = toNode;
+    if (lastMs === 0) return;
+    const event = { type: 'firstIo', fromNode, toNode, pauseMs: nowMs - lastMs } as const;
+    this.#thread.tell({ type: 'replica', volumeId: this.volumeId, event });
   }
 
   takePayload(request: number, from: number): void {

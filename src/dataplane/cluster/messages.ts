@@ -49,6 +49,11 @@ export type ClusterCommand =
       readonly node: string;
       readonly clusterId: string;
       readonly peerKey: Uint8Array;
+      /** Shared by all threads of the node: see ResyncPlaces. */
+      readonly resyncPlaces: SharedArrayBuffer;
+      /** The same: see SharedClientLoad. */
+      readonly clientLoad: SharedArrayBuffer;
+      readonly threadIndex: number;
     }
   /** Every replica and frontend must be closed before. Answers when no link is left. */
   | { readonly type: 'leaveCluster' }
@@ -60,9 +65,12 @@ export type ClusterCommand =
   | { readonly type: 'openReplica'; readonly open: OpenReplicaMessage }
   /** Answers when nothing refers to the files any more: true if the clean mark is on the disk. */
   | { readonly type: 'closeReplica'; readonly volumeId: string }
+  /** Its superblock could not be written. */
+  | { readonly type: 'failReplica'; readonly volumeId: string; readonly errno: number }
   | { readonly type: 'replicaGrown'; readonly volumeId: string; readonly sizeBytes: number }
   | { readonly type: 'replicaView'; readonly volumeId: string }
   | { readonly type: 'handOver'; readonly volumeId: string; readonly toReplicaId: string }
+  | { readonly type: 'readmit'; readonly volumeId: string; readonly replicaId: string }
   | { readonly type: 'storeChanged'; readonly volumeId: string }
   /** The outcome of a 'superblock' event. */
   | {

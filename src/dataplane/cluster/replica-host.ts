@@ -23,6 +23,7 @@ import {
 } from '../../replication/layout/generations.ts';
 import type { Superblock } from '../../replication/layout/superblock.ts';
 import { WINDOW_FILE_BYTES, WindowFile } from '../../replication/layout/window.ts';
+import type { Pace } from '../../replication/pace.ts';
 import type { ReplicaEvent, ReplicaPorts } from '../../replication/ports.ts';
 import { Replica } from '../../replication/replica.ts';
 import { COPY_READ, NONE, REWRITE } from '../../replication/requests.ts';
@@ -72,6 +73,8 @@ export class ReplicaHost implements ReplicaPorts, GreetedHost, DataFileHost, Fil
   readonly #streams: StreamCounts[] = [];
   #tickedMs: number;
   #degradedMs = 0;
+  /** Since when the primary that this copy follows says nothing; undefined: it does, or did again. */
+  #silentSinceMs: number | undefined;
 
   constructor(thread: Thread, cluster: ClusterLinks, index: number, message: OpenReplicaMessage) {
     this.#thread = thread;
@@ -84,16 +87,24 @@ export class ReplicaHost implements ReplicaPorts, GreetedHost, DataFileHost, Fil
     this.#tickedMs = thread.nowMs();
     this.logs = new VolumeLogs(thread, index, message, () => this);
     this.#stampBuffer = thread.memory.allocate(BLOCK_BYTES, 0);
+    let windowMemory: NativeMemory | undefined;
     try {
       if (this.#stampBuffer < 0)
         throw new HoldfastError('BUSY', 'the data-plane thread has no memory free: try again');
-      this.#windowMemory = native.mapFile(message.windowFd, WINDOW_FILE_BYTES);
+      windowMemory = native.mapFile(message.windowFd, WINDOW_FILE_BYTES);
+      this.#windowMemory = windowMemory;
+      this.replica = this.#createReplica(message);
     } catch (error) {
+      // The mapping would keep the window's description, and its lock, for as long as the thread lives.
       this.logs.dispose();
+      if (windowMemory !== undefined) native.freeMemory(windowMemory);
       if (this.#stampBuffer >= 0) thread.memory.free(this.#stampBuffer);
       throw error;
     }
-    this.replica = new Replica(thread.slots, this, {
+  }
+
+  #createReplica(message: OpenReplicaMessage): Replica {
+    return new Replica(this.#thread.slots, this, {
       replicaId: message.replicaId,
       bootId: message.bootId,
       superblock: message.superblock,
@@ -135,22 +146,26 @@ export class ReplicaHost implements ReplicaPorts, GreetedHost, DataFileHost, Fil
     this.begin();
     this.replica.tick();
     const nowMs = this.#thread.nowMs();
+    if (this.replica.secondary?.isFollowing === true) this.#silentSinceMs = undefined;
     if (this.#isDegraded) this.#degradedMs += nowMs - this.#tickedMs;
     this.#tickedMs = nowMs;
   }
 
-  /** As the primary knows: fewer copies are in sync than the volume has. */
+  /** As the primary knows: fewer copies are in sync than the volume has, or one that is named is not to be reached. */
   get #isDegraded(): boolean {
     const { replica } = this;
     if (replica.primary === undefined || !replica.hasKnown) return false;
     const { inSync, replicas } = replica.known.config;
-    return inSync.length < replicas.length;
+    if (inSync.length < replicas.length) return true;
+    for (const seat of replica.primary.seats) if (!seat.isOpen) return true;
+    return false;
   }
 
   view(): ReplicaView {
     this.begin();
     const { replica } = this;
     const { primary, secondary } = replica;
+    const nowMs = this.nowMs();
     return {
       volumeId: this.volumeId,
       replicaId: replica.replicaId,
@@ -166,6 +181,9 @@ export class ReplicaHost implements ReplicaPorts, GreetedHost, DataFileHost, Fil
         isConnected: seat.isOpen,
         resyncBytesLeft: seat.resync?.bytesLeft,
         resyncBytesSent: seat.resyncBytesSent,
+        isWaitingForTurn: seat.isWaitingForTurn,
+        departureCount: seat.holdOut.departureCount,
+        heldOutMs: seat.holdOut.isFlapping ? seat.holdOut.leftMs(nowMs) : 0,
       })),
     };
   }
@@ -242,6 +260,7 @@ export class ReplicaHost implements ReplicaPorts, GreetedHost, DataFileHost, Fil
   requestDone(request: number, errno: number): void {
     this.begin();
     this.file.counted(request, errno);
+    if (this.#isClients(request)) this.#cluster.clientLoad.ended();
     if (this.#isStarting) {
       this.#cluster.endSoon(() => {
         this.begin();
@@ -254,6 +273,11 @@ export class ReplicaHost implements ReplicaPorts, GreetedHost, DataFileHost, Fil
     if (kind === COPY_READ || kind === REWRITE)
       slots.isHole[request] = errno === 0 && this.#isZero(request) ? 1 : 0;
     this.replica.dataDone(request, errno);
+  }
+
+  mayAnswer(request: number): boolean {
+    this.begin();
+    return this.replica.primary?.mayAnswer(request) === true;
   }
 
   #isZero(request: number): boolean {
@@ -275,20 +299,28 @@ export class ReplicaHost implements ReplicaPorts, GreetedHost, DataFileHost, Fil
 
   // ---- DiskPorts
 
+  /** An operation for a client, of this node or of another one, and not of a resync or a reconciliation. */
+  #isClients(request: number): boolean {
+    return (this.#thread.slots.kind[request] as number) < REWRITE;
+  }
+
   startRead(request: number): void {
     this.#isStarting = true;
+    if (this.#isClients(request)) this.#cluster.clientLoad.began();
     this.file.startRead(request);
     this.#isStarting = false;
   }
 
   startWrite(request: number): void {
     this.#isStarting = true;
+    if (this.#isClients(request)) this.#cluster.clientLoad.began();
     this.file.startWrite(request);
     this.#isStarting = false;
   }
 
   startZero(request: number): void {
     this.#isStarting = true;
+    if (this.#isClients(request)) this.#cluster.clientLoad.began();
     this.file.startZero(request);
     this.#isStarting = false;
   }
@@ -431,6 +463,25 @@ export class ReplicaHost implements ReplicaPorts, GreetedHost, DataFileHost, Fil
     this.#cluster.peers.closeLink(link);
   }
 
+  beginResync(isFull: boolean, isUrgent: boolean): boolean {
+    return this.#cluster.resyncPlaces.take(isFull, isUrgent);
+  }
+
+  endResync(isFull: boolean): void {
+    this.#cluster.resyncPlaces.giveBack(isFull);
+  }
+
+  get pace(): Pace {
+    return this.#cluster.pace;
+  }
+
+  /** The pace lets one resync of the thread go on. */
+  resyncTurn(): void {
+    if (this.replica.primary === undefined) return;
+    this.begin();
+    this.replica.primary.resyncTurn();
+  }
+
   readConfig(): void {
     const { volumeId, instance } = this;
     this.#thread.tell({ type: 'readConfig', volumeId, instance, asker: 'replica' });
@@ -442,6 +493,13 @@ export class ReplicaHost implements ReplicaPorts, GreetedHost, DataFileHost, Fil
   }
 
   event(event: ReplicaEvent): void {
+    const nowMs = this.#thread.nowMs();
+    if (event.type === 'suspected') this.#silentSinceMs = nowMs - event.silentMs;
+    if (event.type === 'role') {
+      // Nobody served meanwhile, and this one took over: it counts what nobody else has.
+      if (this.#silentSinceMs !== undefined) this.#degradedMs += nowMs - this.#silentSinceMs;
+      this.#silentSinceMs = undefined;
+    }
     this.#thread.tell({ type: 'replica', volumeId: this.volumeId, event });
   }
 }

@@ -74,7 +74,6 @@ export const NBD_FLAG_SEND_DF = 1 << 7;
 export const NBD_FLAG_CAN_MULTI_CONN = 1 << 8;
 export const NBD_FLAG_SEND_RESIZE = 1 << 9;
 export const NBD_FLAG_SEND_CACHE = 1 << 10;
-export const NBD_FLAG_SEND_FAST_ZERO = 1 << 11;
 
 // ---- requests: magic (u32), command flags (u16), type (u16), cookie (u64), offset (u64), length (u32), payload
 export const NBD_REQUEST_MAGIC = 0x25609513;
@@ -96,8 +95,6 @@ export const NBD_CMD_FLAG_NO_HOLE = 1 << 1;
 export const NBD_CMD_FLAG_DF = 1 << 2;
 /** BLOCK_STATUS: one extent. */
 export const NBD_CMD_FLAG_REQ_ONE = 1 << 3;
-/** WRITE_ZEROES: NBD_ENOTSUP unless it is faster than writing. */
-export const NBD_CMD_FLAG_FAST_ZERO = 1 << 4;
 
 // ---- simple replies: magic (u32), error (u32), cookie (u64), data of a READ
 export const NBD_SIMPLE_REPLY_MAGIC = 0x67446698;

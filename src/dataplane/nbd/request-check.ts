@@ -1,21 +1,12 @@
 // What a request must be before the volume sees it. One place refuses; behind it everything is asserted.
 
-import {
-  FLAG_FAST_ZERO,
-  FLAG_FUA,
-  FLAG_NO_HOLE,
-  FLUSH,
-  READ,
-  WRITE,
-  ZERO,
-} from '../../replication/requests.ts';
+import { FLAG_FUA, FLAG_NO_HOLE, FLUSH, READ, WRITE, ZERO } from '../../replication/requests.ts';
 import type { Slots } from '../slots.ts';
 import { MAX_PAYLOAD_BYTES } from '../thread-memory.ts';
 import {
   NBD_CMD_BLOCK_STATUS,
   NBD_CMD_CACHE,
   NBD_CMD_FLAG_DF,
-  NBD_CMD_FLAG_FAST_ZERO,
   NBD_CMD_FLAG_FUA,
   NBD_CMD_FLAG_NO_HOLE,
   NBD_CMD_FLAG_REQ_ONE,
@@ -100,7 +91,7 @@ function allowedFlags(command: number, client: number): number {
     case NBD_CMD_READ:
       return (client & CLIENT_STRUCTURED) !== 0 ? NBD_CMD_FLAG_FUA | NBD_CMD_FLAG_DF : NBD_CMD_FLAG_FUA;
     case NBD_CMD_WRITE_ZEROES:
-      return NBD_CMD_FLAG_FUA | NBD_CMD_FLAG_NO_HOLE | NBD_CMD_FLAG_FAST_ZERO;
+      return NBD_CMD_FLAG_FUA | NBD_CMD_FLAG_NO_HOLE;
     case NBD_CMD_BLOCK_STATUS:
       return NBD_CMD_FLAG_FUA | NBD_CMD_FLAG_REQ_ONE;
     default:
@@ -110,10 +101,7 @@ function allowedFlags(command: number, client: number): number {
 
 function coreFlags(command: number, wireFlags: number): number {
   let flags = (wireFlags & NBD_CMD_FLAG_FUA) !== 0 ? FLAG_FUA : 0;
-  if (command === NBD_CMD_WRITE_ZEROES) {
-    if ((wireFlags & NBD_CMD_FLAG_NO_HOLE) !== 0) flags |= FLAG_NO_HOLE;
-    if ((wireFlags & NBD_CMD_FLAG_FAST_ZERO) !== 0) flags |= FLAG_FAST_ZERO;
-  }
+  if (command === NBD_CMD_WRITE_ZEROES && (wireFlags & NBD_CMD_FLAG_NO_HOLE) !== 0) flags |= FLAG_NO_HOLE;
   if (command === NBD_CMD_BLOCK_STATUS && (wireFlags & NBD_CMD_FLAG_REQ_ONE) !== 0)
     flags |= FLAG_ONE_DESCRIPTOR;
   return flags;

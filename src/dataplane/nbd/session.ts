@@ -49,7 +49,10 @@ const PAYLOAD_STALL_LIMIT_MS = 10_000;
 /** A command that no protocol of ours knows, as it is kept in a byte. */
 const UNKNOWN_COMMAND = 255;
 
-/** What a session serves: requests go in by admit(), and each comes back by one reply(). */
+/**
+ * What a session serves: requests go in by admit(), and each comes back by one reply(). Links may still read from a
+ * request after its reply: PeerSlots says when a slot is free.
+ */
 export interface ServedVolume {
   /** In its thread, for the requests' slots. */
   readonly index: number;
@@ -57,8 +60,6 @@ export interface ServedVolume {
   readonly sessions: Set<Session>;
   /** Requests of sessions that have not been released. */
   inFlightCount: number;
-  /** Its requests may still be read from by links after their reply: PeerSlots says when a slot is free. */
-  readonly isShared: boolean;
   admit(request: number): void;
   /** Of BLOCK_STATUS: fills the buffer and replyBytes, and returns the reply's errno. */
   describeBlocks(request: number): number;
@@ -209,7 +210,7 @@ export class Session {
     const { slots } = this.#thread;
     const wireFlags = view.getUint16(at + 4);
     const errno = checkRequest(slots, request, wireFlags, this.#clientBits, volume.sizeBytes);
-    if (errno === 0 && !(this.#hasRoom(request, command, volume) && this.#buffers.take(request))) {
+    if (errno === 0 && !(this.#hasRoom(request, command) && this.#buffers.take(request))) {
       // The header stays where it is: a parked session reads it again.
       slots.release(request);
       return this.#park();
@@ -219,23 +220,26 @@ export class Session {
     memory.bytes.copyWithin(memory.headerOffset(request) + 8, at + 8, at + 16);
     this.inFlightCount += 1;
     volume.inFlightCount += 1;
-    if (volume.isShared) this.#thread.peers.slots.track(request);
+    this.#thread.peers.slots.track(request);
     if (command === NBD_CMD_WRITE) this.#beginWrite(request, errno);
     else this.#beginOther(request, command, errno, volume);
     return true;
   }
 
-  #hasRoom(request: number, command: number, volume: ServedVolume): boolean {
-    if (!volume.isShared || (command !== NBD_CMD_READ && command !== NBD_CMD_WRITE)) return true;
+  #hasRoom(request: number, command: number): boolean {
+    if (command !== NBD_CMD_READ && command !== NBD_CMD_WRITE) return true;
     const { memory, slots } = this.#thread;
-    return memory.hasRoomBesideCopies(slots.lengthBytes[request] as number, this.inFlightCount === 0);
+    const length = slots.lengthBytes[request] as number;
+    // What is too large takes no buffer: it is refused.
+    if (length > MAX_PAYLOAD_BYTES) return true;
+    return memory.hasRoomBesideCopies(length, this.inFlightCount === 0);
   }
 
   /** A slot with what the header says, or NONE. */
   #takeSlot(at: number, command: number, volume: ServedVolume): number {
     const { memory, slots } = this.#thread;
     // A session holds no more slots than it leaves free, so that those who never read leave some to the others.
-    const freeCount = volume.isShared ? this.#thread.peers.slots.trackableCount : slots.freeCount;
+    const freeCount = this.#thread.peers.slots.trackableCount;
     const mayTake = this.inFlightCount < IN_FLIGHT_LIMIT && this.inFlightCount < freeCount;
     const request = mayTake ? slots.take() : NONE;
     if (request === NONE) return NONE;
@@ -317,9 +321,6 @@ export class Session {
       this.#endBegun(request, errno);
       return;
     }
-    // A write's bytes have gone where they go: its buffer need not wait for the reply to leave.
-    if (slots.command[request] === NBD_CMD_WRITE && this.volume?.isShared !== true)
-      this.#buffers.free(request);
     this.#replies.push(request);
     this.#markDirty();
   }
@@ -385,8 +386,7 @@ export class Session {
 
   #release(request: number): void {
     // Nobody is told of its end any more: a primary in this thread may keep its bytes, not its slot.
-    if (this.volume?.isShared === true) this.#thread.peers.slots.releaseTracked(request, this.isClosing);
-    else this.freed(request);
+    this.#thread.peers.slots.releaseTracked(request, this.isClosing);
   }
 
   /** Nobody has the request any more. */
@@ -397,7 +397,8 @@ export class Session {
     if (this.volume !== undefined) this.volume.inFlightCount -= 1;
     slots.release(request);
     this.#thread.somethingFreed();
-    if (this.isClosing) this.#endIfDone();
+    // A primary may have kept it beyond the last reply.
+    if (this.isClosing || this.#isLast) this.#endIfDone();
   }
 
   // ---- handshake

@@ -1,20 +1,25 @@
 // Both ends prove that they hold the cluster's key before anything else is read or said (ADR 0006):
 //
-//   initiator → acceptor   greeting: "HFpeer", version, 0, nonce of 32 bytes
+//   initiator → acceptor   greeting: "HFpeer", newest and oldest version of this handshake, nonce of 32 bytes
 //   acceptor → initiator   greeting
 //   initiator → acceptor   HMAC-SHA256(proof key, "initiator" ‖ transcript)
 //   acceptor → initiator   HMAC-SHA256(proof key, "acceptor" ‖ transcript)
 //
 // The transcript is SHA-256 of both greetings, the proof key comes from the cluster's key and id by HKDF. Who does
-// not hold the key gets a greeting and nothing else: no name, no version of ours, no reason. The two keys of the
-// connection, one a direction, come from the transcript as well: what was said on another connection is of no use.
+// not hold the key gets a greeting and nothing else: no name, no reason. The two keys of the connection, one a
+// direction, come from the transcript as well: what was said on another connection is of no use. So do the versions: both
+// ends go by the newest that both know, and whoever changes a greeting on its way ends the connection.
 
 import { createHash, createHmac, hkdfSync, randomBytes, timingSafeEqual } from 'node:crypto';
 import { HoldfastError } from '../../core/errors.ts';
+import { chooseVersion, tooFarApart, type VersionRange } from '../../replication/wire.ts';
 
 const MIN_KEY_BYTES = 32;
 const MAGIC = Buffer.from('HFpeer', 'latin1');
-const VERSION = 1;
+/** What this program speaks; the bytes up to the nonce keep their meaning in every version. */
+export const HANDSHAKE_VERSIONS: VersionRange = { min: 1, max: 1 };
+const NEWEST_AT = 6;
+const OLDEST_AT = 7;
 const NONCE_AT = 8;
 export const GREETING_BYTES = NONCE_AT + 32;
 const PROOF_BYTES = 32;
@@ -46,9 +51,17 @@ export class Handshake {
   wantedBytes = GREETING_BYTES;
   /** Once both have proven it. */
   keys: LinkKeys | undefined;
+  /** Why take() took nothing. */
+  problem = 'it does not prove that it holds the key of this cluster';
+  /** What the other end is told all the same, so that its log says why. */
+  lastWords: Uint8Array | undefined;
   readonly #clusterKey: ClusterKey;
   readonly #isInitiator: boolean;
-  readonly greeting: Uint8Array = Buffer.concat([MAGIC, Buffer.from([VERSION, 0]), randomBytes(32)]);
+  readonly greeting: Uint8Array = Buffer.concat([
+    MAGIC,
+    Buffer.from([HANDSHAKE_VERSIONS.max, HANDSHAKE_VERSIONS.min]),
+    randomBytes(32),
+  ]);
   #transcript: Buffer | undefined;
 
   constructor(clusterKey: ClusterKey, isInitiator: boolean) {
@@ -66,8 +79,13 @@ export class Handshake {
   }
 
   #greeted(greeting: Uint8Array): Uint8Array | undefined {
-    if (!MAGIC.equals(greeting.subarray(0, MAGIC.length)) || greeting[MAGIC.length] !== VERSION)
+    if (!MAGIC.equals(greeting.subarray(0, MAGIC.length))) return undefined;
+    const theirs = { min: greeting[OLDEST_AT] ?? 0, max: greeting[NEWEST_AT] ?? 0 };
+    if (chooseVersion(HANDSHAKE_VERSIONS, theirs) === undefined) {
+      this.problem = tooFarApart('the handshake between daemons', HANDSHAKE_VERSIONS, theirs);
+      if (!this.#isInitiator) this.lastWords = this.greeting;
       return undefined;
+    }
     const [first, second] = this.#isInitiator ? [this.greeting, greeting] : [greeting, this.greeting];
     this.#transcript = createHash('sha256').update(first).update(second).digest();
     this.wantedBytes = PROOF_BYTES;

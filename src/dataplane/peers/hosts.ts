@@ -25,7 +25,10 @@ export interface GreetedHost extends LinkHost {
 
 /** What happened to a connection, for the log. `peer`: its address. */
 export type PeerEvent =
-  /** It did not prove that it holds the key of this cluster, or could not be proven to. At most one a peer and minute. */
+  /**
+   * It did not prove that it holds the key of this cluster, or could not be proven to, or there is no version that both
+   * speak. At most one a peer and minute.
+   */
   | { readonly type: 'refused'; readonly peer: string; readonly reason: string }
   /** It could not be connected to. Said as rarely. */
   | { readonly type: 'unreachable'; readonly peer: string; readonly reason: string }

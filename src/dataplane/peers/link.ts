@@ -27,7 +27,7 @@ import { isInterruption } from '../ring.ts';
 import { SocketReceiver } from '../socket-receiver.ts';
 import { TAG_CLOSE, TAG_LINK_CONNECT, TAG_LINK_RECEIVE } from '../tags.ts';
 import { GREETING_BYTES, Handshake, type LinkKeys } from './handshake.ts';
-import { readHello } from './hello.ts';
+import { readHello, refusalNaming, refusedVersions } from './hello.ts';
 import type { GreetedConnection, LinkHost } from './hosts.ts';
 import { type FrameTaker, LinkFrames, STEP_DONE, STEP_MEMORY, STEP_TURN } from './link-frames.ts';
 import { LINK_RECEIVE_AT, STAGING_AT } from './link-memory.ts';
@@ -265,7 +265,7 @@ export class Link implements PeerLink, FrameTaker {
     const answer = handshake.take(bytes.slice(receiver.at, receiver.at + wantedBytes));
     receiver.consume(wantedBytes);
     if (answer === undefined) {
-      this.#refuse('it does not prove that it holds the key of this cluster');
+      this.#refuse(handshake.problem, handshake.lastWords);
       return false;
     }
     this.#say(answer);
@@ -291,6 +291,8 @@ export class Link implements PeerLink, FrameTaker {
       }
       const message = decodeControl(type, bytes);
       if (type === FRAME_WELCOME) this.#useVersion(welcomeVersion(bytes, this.#peers.versions));
+      const reason = type === FRAME_REFUSED ? refusedVersions(bytes, this.#peers.versions) : undefined;
+      if (reason !== undefined) this.#peers.event({ type: 'refused', peer: this.#peer, reason });
       this.host?.control(this.number, type, message);
     } catch (error) {
       if (!isHoldfastError(error, 'CORRUPT')) throw error;
@@ -309,7 +311,7 @@ export class Link implements PeerLink, FrameTaker {
     if (typeof read === 'string') {
       this.#peers.event({ type: 'refused', peer: this.#peer, reason: read });
       this.#state = OPEN;
-      this.sendControl(FRAME_REFUSED, { reason: 'busy', epoch: 0 });
+      this.sendControl(FRAME_REFUSED, refusalNaming(this.#peers.versions));
       this.close();
       return;
     }
@@ -423,9 +425,15 @@ export class Link implements PeerLink, FrameTaker {
 
   // ---- the end
 
-  #refuse(reason: string): void {
+  #refuse(reason: string, lastWords?: Uint8Array): void {
     this.#peers.event({ type: 'refused', peer: this.#peer, reason });
-    this.end();
+    if (lastWords === undefined) {
+      this.end();
+      return;
+    }
+    this.#say(lastWords);
+    this.#state = OPEN;
+    this.close();
   }
 
   /** Ends the connection now. `reason`: for the log, of one that was not ended by this side's own will. */

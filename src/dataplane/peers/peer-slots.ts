@@ -100,6 +100,12 @@ export class PeerSlots {
     return Math.floor((this.#thread.slots.freeCount - RESERVED_SLOTS - wantedTwins) / 2);
   }
 
+  /** The session's request whose buffer this twin reads into; NONE: the reader is not in this thread. */
+  trackedSourceOf(request: number): number {
+    const source = this.#source[request] as number;
+    return source !== NONE && this.#link[source] === TRACKED ? source : NONE;
+  }
+
   hold(request: number): void {
     const references = this.#references[request] as number;
     invariant(references > 0 && references < 255, 'a slot that is held was taken here, or is tracked');

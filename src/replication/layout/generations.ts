@@ -12,22 +12,15 @@
 // Unreadable: the caller takes every block of the extent as newer than every epoch.
 
 import { GENERATION_BLOCKS_PER_EXTENT } from '../../core/units.ts';
-import {
-  type Format,
-  getU32,
-  isReadableSector,
-  magicOf,
-  putU32,
-  SECTOR_BYTES,
-  sealSector,
-} from './sector.ts';
+import { FORMATS } from './formats.ts';
+import { getU32, isReadableSector, putU32, SECTOR_BYTES, sealSector } from './sector.ts';
 
 export const GENERATION_SECTOR_BYTES = SECTOR_BYTES;
 /** Newer than every epoch: the stamp of a block about which nothing is known. */
 export const NEWEST_STAMP = 0xffff_ffff;
 
 const STAMPS_AT = 256;
-const FORMAT: Format = { name: 'generation table', magic: magicOf('HFGT'), version: 1 };
+const FORMAT = FORMATS.generations;
 
 export function generationFileOffset(extentIndex: number): number {
   return extentIndex * GENERATION_SECTOR_BYTES;

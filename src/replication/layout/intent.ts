@@ -13,15 +13,8 @@
 // An unreadable sector makes all of its extents hot, an unreadable header all extents of the volume.
 
 import { invariant } from '../../core/invariant.ts';
-import {
-  type Format,
-  getU32,
-  isReadableSector,
-  magicOf,
-  putU32,
-  SECTOR_BYTES,
-  sealSector,
-} from './sector.ts';
+import { FORMATS } from './formats.ts';
+import { getU32, isReadableSector, putU32, SECTOR_BYTES, sealSector } from './sector.ts';
 
 export const INTENT_SECTOR_BYTES = SECTOR_BYTES;
 const BITS_AT = 32;
@@ -29,7 +22,7 @@ const BITMAP_BYTES_PER_SECTOR = INTENT_SECTOR_BYTES - BITS_AT;
 /** 15 GiB of a volume. */
 export const EXTENTS_PER_SECTOR = BITMAP_BYTES_PER_SECTOR * 8;
 
-const FORMAT: Format = { name: 'intent log', magic: magicOf('HFIL'), version: 1 };
+const FORMAT = FORMATS.intent;
 
 /** Bitmap sectors, without the header. */
 export function intentSectorCount(extentCount: number): number {

@@ -29,11 +29,14 @@
 //   720    16   fileSystemMade         text, empty: none; mkfs is done once in a volume's life
 //   736    512  wrappedKey             u16 length, bytes; only ever wrapped
 //   3584   64   storedBootId           text, empty: none; the boot that the store knew when bootId was written
+//   3648   192  earlierIncarnations 3 texts of 64, empty: no more
+//   3840   256  earlierBootIds     4 texts of 64, empty: no more
 //   1280   2304 inSync members         6 × 384: replicaId 64, incarnation 64 (empty: null), node 256; texts
 
 import { HoldfastError } from '../../core/errors.ts';
 import { invariant } from '../../core/invariant.ts';
-import { type Format, getU32, isReadableSector, magicOf, putU32, sealSector } from './sector.ts';
+import { FORMATS } from './formats.ts';
+import { getU32, isReadableSector, putU32, sealSector } from './sector.ts';
 
 export type Durability = 'writeback' | 'writethrough';
 
@@ -55,8 +58,15 @@ export interface Superblock {
   readonly incarnation: string;
   /** The last incarnation that was a member of an in-sync set; null: none was. */
   readonly lastInSyncIncarnation: string | null;
+  /**
+   * Between the last one in sync and the present one, newest first: those drawn by reboots. A swap of a process that is
+   * gone may have named one of them.
+   */
+  readonly earlierIncarnations: readonly string[];
   /** The boot of the machine in which this replica was last opened; null: never opened. */
   readonly bootId: string | null;
+  /** In which it was opened before, newest first: a swap of a process that is gone may have recorded one of them. */
+  readonly earlierBootIds: readonly string[];
   /** The boot that the store had recorded for this replica when `bootId` was written. */
   readonly storedBootId: string | null;
   /** Set by a clean stop in this epoch; null while the replica is served and after any other end. */
@@ -78,8 +88,10 @@ export const SUPERBLOCK_SLOT_BYTES = 4096;
 export const SUPERBLOCK_FILE_BYTES = 2 * SUPERBLOCK_SLOT_BYTES;
 export const MAX_IN_SYNC_MEMBERS = 6;
 export const MAX_WRAPPED_KEY_BYTES = 510;
+export const MAX_EARLIER_INCARNATIONS = 3;
+export const MAX_EARLIER_BOOTS = 4;
 
-const FORMAT: Format = { name: 'superblock', magic: magicOf('HFSB'), version: 2 };
+const FORMAT = FORMATS.superblock;
 const FLAG_CLEAN = 1;
 const FLAG_WRAPPED_KEY = 2;
 
@@ -108,6 +120,8 @@ const OFFSET = {
   wrappedKey: 736,
   members: 1280,
   storedBootId: 3584,
+  earlierIncarnations: 3648,
+  earlierBootIds: 3840,
 } as const;
 const MEMBER_BYTES = 2 * ID_BYTES + NAME_BYTES;
 
@@ -135,6 +149,8 @@ export function encodeSuperblock(superblock: Superblock, sequence: number): Uint
   putTextOrNull(slot, OFFSET.lastInSyncIncarnation, ID_BYTES, superblock.lastInSyncIncarnation);
   putTextOrNull(slot, OFFSET.bootId, ID_BYTES, superblock.bootId);
   putTextOrNull(slot, OFFSET.storedBootId, ID_BYTES, superblock.storedBootId);
+  putTexts(slot, OFFSET.earlierIncarnations, superblock.earlierIncarnations, MAX_EARLIER_INCARNATIONS);
+  putTexts(slot, OFFSET.earlierBootIds, superblock.earlierBootIds, MAX_EARLIER_BOOTS);
   putText(slot, OFFSET.volumeName, NAME_BYTES, superblock.volumeName);
   putText(slot, OFFSET.failureMode, WORD_BYTES, superblock.failureMode);
   putTextOrNull(slot, OFFSET.fileSystemMade, WORD_BYTES, superblock.fileSystemMade);
@@ -147,6 +163,11 @@ export function encodeSuperblock(superblock: Superblock, sequence: number): Uint
   putMembers(slot, inSync.members);
   sealSector(slot, 0, SUPERBLOCK_SLOT_BYTES, FORMAT);
   return slot;
+}
+
+function putTexts(slot: Uint8Array, at: number, texts: readonly string[], limit: number): void {
+  invariant(texts.length <= limit, 'a list of the superblock fits its field');
+  for (const [index, text] of texts.entries()) putText(slot, at + index * ID_BYTES, ID_BYTES, text);
 }
 
 function putMembers(slot: Uint8Array, members: readonly InSyncMember[]): void {
@@ -199,7 +220,9 @@ function decodeSlot(bytes: Uint8Array, index: number): DecodedSuperblock | undef
     promisedEpoch: getU32(slot, OFFSET.promisedEpoch),
     incarnation: getText(slot, OFFSET.incarnation),
     lastInSyncIncarnation: getTextOrNull(slot, OFFSET.lastInSyncIncarnation),
+    earlierIncarnations: getTexts(slot, OFFSET.earlierIncarnations, MAX_EARLIER_INCARNATIONS),
     bootId: getTextOrNull(slot, OFFSET.bootId),
+    earlierBootIds: getTexts(slot, OFFSET.earlierBootIds, MAX_EARLIER_BOOTS),
     storedBootId: getTextOrNull(slot, OFFSET.storedBootId),
     cleanMark: flags & FLAG_CLEAN ? { epoch: getU32(slot, OFFSET.cleanEpoch) } : null,
     inSync: { epoch: getU32(slot, OFFSET.inSyncEpoch), members: getMembers(slot) },
@@ -210,6 +233,11 @@ function decodeSlot(bytes: Uint8Array, index: number): DecodedSuperblock | undef
     fileSystemMade: getTextOrNull(slot, OFFSET.fileSystemMade),
   };
   return { superblock, sequence };
+}
+
+function getTexts(slot: Uint8Array, at: number, limit: number): string[] {
+  const places = Array.from({ length: limit }, (_, index) => at + index * ID_BYTES);
+  return places.map((place) => getTextOrNull(slot, place)).filter((text) => text !== null);
 }
 
 function getMembers(slot: Uint8Array): InSyncMember[] {

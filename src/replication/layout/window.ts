@@ -24,14 +24,15 @@
 
 import { invariant } from '../../core/invariant.ts';
 import { isHoldfastError } from '../../core/errors.ts';
-import { type Format, isReadableSector, magicOf, SECTOR_BYTES, sealSector } from './sector.ts';
+import { FORMATS } from './formats.ts';
+import { isReadableSector, SECTOR_BYTES, sealSector } from './sector.ts';
 
 export const WINDOW_ENTRY_COUNT = 1024;
 const HEADER_BYTES = 4096;
 const ENTRY_BYTES = 64;
 export const WINDOW_FILE_BYTES = HEADER_BYTES + WINDOW_ENTRY_COUNT * ENTRY_BYTES;
 
-const FORMAT: Format = { name: 'in-flight window', magic: magicOf('HFWN'), version: 1 };
+const FORMAT = FORMATS.window;
 const OWNER_AT = 16;
 const OWNER_BYTES = 64;
 const WORDS_PER_ENTRY = ENTRY_BYTES / 4;

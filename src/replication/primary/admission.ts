@@ -198,6 +198,7 @@ export class Admission {
     this.#inFlight.add(request);
     table.sentMs[request] = ports.nowMs();
     table.waitMask[request] = this.#state.wantedMask;
+    table.refusedMask[request] = 0;
     table.error[request] = 0;
     copy.start(request, this.#state.config.epoch);
     this.#streams.forwardToAll(request);

@@ -19,7 +19,7 @@ import {
 } from '../frames.ts';
 import type { Reconcile } from './reconcile.ts';
 import type { Seat } from './seat.ts';
-import { FAILED_RETRY_MS, HELD_OUT_MS, LEASE_HELD_MS, RECONNECT_MS } from '../timing.ts';
+import { FAILED_RETRY_MS, LEASE_HELD_MS, LEASE_MS, RECONNECT_MS, TICK_MS } from '../timing.ts';
 import type { Admission } from './admission.ts';
 import type { Adoption } from './adoption.ts';
 import type { Flushes } from './flushes.ts';
@@ -30,6 +30,9 @@ import type { Settling } from './settling.ts';
 import type { Silence } from './silence.ts';
 import type { PrimaryState } from './state.ts';
 import type { Streams } from './streams.ts';
+
+/** A copy that is busy is asked again at every tick for so long: the store that it waits for may be slow. */
+const SOON_AGAIN_COUNT = LEASE_MS / TICK_MS;
 
 export interface AnswerTakers {
   readonly state: PrimaryState;
@@ -75,16 +78,26 @@ export class Answers {
     this.#to.streams.close(seat);
     if (reason === 'failed' || reason === 'lineage' || reason === 'size') seat.hasFailed = true;
     const isUrgent = !seat.hasFailed || seat.role === 'member';
-    seat.nextAttemptMs = hub.ports.nowMs() + (isUrgent ? RECONNECT_MS : FAILED_RETRY_MS);
+    const refusedMs = isUrgent ? RECONNECT_MS : FAILED_RETRY_MS;
+    const pauseMs = reason === 'busy' ? this.#busyMs(seat) : refusedMs;
+    seat.nextAttemptMs = hub.ports.nowMs() + pauseMs;
     if (reason === 'epoch' || epoch > config.epoch) hub.look();
     if (reason !== 'stopping') return;
     seat.isLeaving = true;
     this.#to.silence.considerDrops();
   }
 
+  /** One that is about to open is asked again at every tick; one that stays as it is, less and less often. */
+  #busyMs(seat: Seat): number {
+    seat.busyCount += 1;
+    const times = seat.busyCount - SOON_AGAIN_COUNT;
+    return times <= 0 ? 0 : Math.min(RECONNECT_MS * 2 ** (times - 1), FAILED_RETRY_MS);
+  }
+
   #welcomed(seat: Seat, welcome: StreamWelcome): void {
     const { state, streams } = this.#to;
     seat.isOpen = true;
+    seat.busyCount = 0;
     seat.welcome = welcome;
     seat.hasFailed = false;
     seat.isLeaving = false;
@@ -138,6 +151,7 @@ export class Answers {
     const { state, inFlight, settling, flushes, joining } = this.#to;
     const seat = state.seatOfLink(link);
     if (seat === undefined || state.phase === 'ended' || !seat.isOpen) return;
+    if (fields.type !== FRAME_GRANT) seat.workedMs = state.hub.ports.nowMs();
     const { ports, broken } = state.hub;
     seat.heardMs = ports.nowMs();
     const sequence = fields.numbers[SEQUENCE] as number;
@@ -145,11 +159,11 @@ export class Answers {
       case FRAME_DONE: {
         seat.unansweredCount -= 1;
         if (seat.isGating && sequence < seat.gateSequence) seat.olderUnansweredCount -= 1;
-        if (fields.errno !== 0) {
+        const request = inFlight.holder(sequence);
+        if (fields.errno !== 0 && !settling.isRefusal(request, seat, fields.errno)) {
           this.#failed(seat);
           return;
         }
-        const request = inFlight.holder(sequence);
         if (request >= 0) settling.answered(request, seat.bit);
         this.#to.admission.useRoom();
         joining.proceed(seat);
@@ -190,13 +204,8 @@ export class Answers {
     this.#to.joining.proceed(seat);
   }
 
-  /** Its disk refused something: it leaves the set, and comes back when it can. */
   #failed(seat: Seat): void {
-    const { ports } = this.#to.state.hub;
-    ports.event({ type: 'memberSilent', replicaId: seat.replicaId });
-    seat.hasFailed = true;
-    this.#to.streams.close(seat);
-    seat.nextAttemptMs = ports.nowMs() + HELD_OUT_MS;
+    this.#to.streams.fail(seat);
     this.#to.silence.considerDrops();
   }
 }

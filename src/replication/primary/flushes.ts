@@ -1,9 +1,12 @@
 // Flushes of a primary: one round at a time on every copy that counts; requests that come meanwhile share the next.
-// A round covers every write acknowledged before it began.
+// A round covers every write acknowledged before it began. None begins before the copies are equal after a change of the
+// primary: until then one of them may hold, on stable storage even, what nobody was told of in the place of what was
+// acknowledged.
 
 import { NONE, RequestQueue } from '../requests.ts';
 import type { Seat } from './seat.ts';
 import { SLOW_AFTER_MS } from '../timing.ts';
+import type { Reconcile } from './reconcile.ts';
 import type { Replies } from './replies.ts';
 import { LOCAL, type PrimaryState } from './state.ts';
 import type { Streams } from './streams.ts';
@@ -12,6 +15,7 @@ export class Flushes {
   readonly #state: PrimaryState;
   readonly #streams: Streams;
   readonly #replies: Replies;
+  readonly #reconcile: Reconcile;
   readonly #flushing: RequestQueue;
   readonly #next: RequestQueue;
   #round = 0;
@@ -21,17 +25,24 @@ export class Flushes {
   #sinceMs = 0;
   #isRunning = false;
 
-  constructor(state: PrimaryState, streams: Streams, replies: Replies) {
+  constructor(state: PrimaryState, streams: Streams, replies: Replies, reconcile: Reconcile) {
     this.#state = state;
     this.#streams = streams;
     this.#replies = replies;
+    this.#reconcile = reconcile;
     this.#flushing = new RequestQueue(state.hub.table);
     this.#next = new RequestQueue(state.hub.table);
   }
 
   flush(request: number): void {
     this.#next.push(request);
-    if (!this.#isRunning) this.#start();
+    this.begin();
+  }
+
+  /** The copies may be equal by now. */
+  begin(): void {
+    const isDue = !this.#isRunning && !this.#next.isEmpty && this.#state.phase !== 'ended';
+    if (isDue && this.#reconcile.isOver) this.#start();
   }
 
   #start(): void {
@@ -85,7 +96,7 @@ export class Flushes {
     const done = new RequestQueue(state.hub.table);
     this.#flushing.moveTo(done);
     this.#isRunning = false;
-    if (!this.#next.isEmpty && state.phase !== 'ended') this.#start();
+    this.begin();
     for (let request = done.shift(); request !== NONE; request = done.shift())
       this.#replies.replyOrWait(request);
   }

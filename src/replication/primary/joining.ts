@@ -20,6 +20,8 @@ export class Joining {
   readonly #locks: RangeLocks;
   readonly #streams: Streams;
   readonly #silence: Silence;
+  /** Requests of clients that are not answered. */
+  readonly #openCount: () => number;
   #roundCount = 0;
 
   constructor(
@@ -28,29 +30,46 @@ export class Joining {
     locks: RangeLocks,
     streams: Streams,
     silence: Silence,
+    openCount: () => number,
   ) {
     this.#state = state;
     this.#inFlight = inFlight;
     this.#locks = locks;
     this.#streams = streams;
     this.#silence = silence;
+    this.#openCount = openCount;
   }
 
+  /** When it is its turn: else this is tried again at every tick. */
   start(seat: Seat, welcome: StreamWelcome): void {
     const { hub, config } = this.#state;
     const { outSince, needsFullCopy } = replicaOf(config, seat.replicaId);
     const lacksFrom = seat.isLost ? welcome.lastInSyncEpoch : outSince;
     const isFull = needsFullCopy || lacksFrom === null || !welcome.isDeltaBase;
+    seat.isWaitingForTurn = !hub.ports.beginResync(isFull, this.#silence.isShort);
+    if (seat.isWaitingForTurn) return;
     const hotExtents = welcome.suspects === 'hot' || !hub.broken.suspectsInDelta ? welcome.hotExtents : [];
+    this.#streams.tellUnsettled(seat);
     seat.resync = new Resync(hub, this.#locks, {
       link: seat.link,
       suspects: welcome.suspects === 'hot' ? [] : welcome.suspects,
       hotExtents,
       since: isFull ? 0 : hub.broken.outSinceIsRecorded ? lacksFrom + 1 : lacksFrom,
       isFull,
+      openCount: this.#openCount,
+      isUrgent: () => this.#silence.isShort,
     });
     seat.resync.step();
     this.proceed(seat);
+  }
+
+  /** Copies may go on that gave way to it. */
+  clientAnswered(): void {
+    for (const seat of this.#state.seats) {
+      seat.resync?.clientAnswered();
+      // Nothing that all refuse may be in flight then.
+      if (!seat.isGating) this.proceed(seat);
+    }
   }
 
   /** Goes as far as it can now. */
@@ -99,6 +118,7 @@ export class Joining {
   /** The store names it. */
   joined(seat: Seat): void {
     const { hub, config } = this.#state;
+    seat.holdOut.joined(hub.ports.nowMs());
     seat.isGating = false;
     seat.isLost = false;
     seat.isReadyToJoin = false;

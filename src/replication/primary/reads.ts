@@ -66,7 +66,8 @@ export class Reads {
     const seat = this.#state.seatOfLink(this.#state.hub.table.origin[request] as number);
     if (seat?.resync !== undefined) seat.resync.readDone(request, errno);
     else this.#admission.endCopy(request);
-    if (errno !== 0 && seat !== undefined) this.#streams.close(seat);
+    // A bad block is read again, and with it everything before it, but not at once.
+    if (errno !== 0 && seat !== undefined) this.#streams.giveUp(seat, this.#state.hub.ports.nowMs());
     return false;
   }
 }

@@ -1,7 +1,7 @@
 // The way out of a primary's requests: each is answered once, given back to its frontend, or waits until a reply may
 // leave. A slot that was answered or given back is not the primary's any more.
 
-import { NONE, RequestQueue } from '../requests.ts';
+import { NONE, RequestQueue, UNTOUCHED } from '../requests.ts';
 import { STORE_RETRY_MS } from '../timing.ts';
 import type { PrimaryState } from './state.ts';
 
@@ -18,6 +18,8 @@ export interface PrimaryHost {
   isRevoked(request: number): boolean;
   /** Nobody hears its reply, and its frontend sends it again: what has not started need not. */
   isUnheard(request: number): boolean;
+  /** When any client last said something; undefined: nobody uses the volume. */
+  readonly clientHeardMs: number | undefined;
 }
 
 export class Replies {
@@ -45,6 +47,11 @@ export class Replies {
     return this.#openCount;
   }
 
+  /** Another copy is to take over, for their sake. */
+  get isAnyFailed(): boolean {
+    return !this.#failed.isEmpty;
+  }
+
   admitted(): void {
     this.#openCount += 1;
   }
@@ -57,9 +64,17 @@ export class Replies {
     return this.#host.isUnheard(request);
   }
 
+  /** A reply to it that left now would count. */
+  mayAnswer(request: number): boolean {
+    const isOver = this.#state.phase === 'ended' || this.isUnheard(request) || this.isRevoked(request);
+    return !isOver && this.#state.mayReply();
+  }
+
   /** What it is answered with is settled, or was read. */
   replyOrWait(request: number): void {
-    const hasFailed = (this.#state.hub.table.error[request] as number) !== 0;
+    const error = this.#state.hub.table.error[request] as number;
+    // What every copy has refused none does better.
+    const hasFailed = error !== 0 && (error & UNTOUCHED) === 0;
     if (this.#state.phase === 'ended' || this.isUnheard(request)) this.giveBack(request);
     else if (hasFailed && !this.#state.isSole) this.waitForOtherCopy(request);
     else if (this.#state.mayReply()) this.#reply(request);
@@ -71,7 +86,8 @@ export class Replies {
 
   #reply(request: number): void {
     this.#openCount -= 1;
-    this.#host.answer(request, this.#state.isUnfit ? EIO : (this.#state.hub.table.error[request] as number));
+    const error = (this.#state.hub.table.error[request] as number) & ~UNTOUCHED;
+    this.#host.answer(request, this.#state.isUnfit ? EIO : error);
     this.#replied();
   }
 

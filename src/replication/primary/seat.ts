@@ -3,6 +3,7 @@
 import type { ReplicaConfig } from '../config.ts';
 import type { StreamWelcome } from '../frames.ts';
 import { NONE } from '../requests.ts';
+import { HoldOut } from './hold-out.ts';
 import type { Resync } from './resync.ts';
 
 export class Seat {
@@ -25,8 +26,9 @@ export class Seat {
   /** Since when it is without an open stream. */
   closedSinceMs: number;
   nextAttemptMs = 0;
-  heldOutMs = 0;
-  droppedMs = Number.NEGATIVE_INFINITY;
+  readonly holdOut: HoldOut;
+  /** How often in a row it could not open a stream yet. */
+  busyCount = 0;
   /** Writes sent on this stream and not answered. */
   unansweredCount = 0;
   /** Of those, the ones below the first that waits for it (a joining replica). */
@@ -41,6 +43,10 @@ export class Seat {
   /** SETTLED goes out once everything up to here is. 0: it went. */
   settledAtSequence = 0;
   resync: Resync | undefined;
+  /** It could be filled, and others of this node are before it. */
+  isWaitingForTurn = false;
+  /** When it last ended some of what it had to do, or had nothing to do. */
+  workedMs: number;
   /** By resyncs that are over. */
   #copiedBytes = 0;
   /** Its disk failed: it said so. */
@@ -57,7 +63,9 @@ export class Seat {
     this.node = replica.node;
     this.bit = bit;
     this.heardMs = nowMs;
+    this.workedMs = nowMs;
     this.closedSinceMs = nowMs;
+    this.holdOut = new HoldOut(nowMs);
   }
 
   /** `forgetsJoin`: always, but in tests. */
@@ -78,7 +86,22 @@ export class Seat {
     this.endResync();
   }
 
+  /** It is not about to join any more. */
+  ungate(): void {
+    this.isGating = false;
+    this.isReadyToJoin = false;
+    this.joinRound = 0;
+    this.olderUnansweredCount = 0;
+  }
+
+  /** Something that it was sent waits for its disk. */
+  get isAtWork(): boolean {
+    const isFlushing = this.joinRound !== 0 && !this.isReadyToJoin;
+    return this.unansweredCount > 0 || isFlushing || this.resync?.isAwaited === true;
+  }
+
   endResync(): void {
+    this.isWaitingForTurn = false;
     this.#copiedBytes += this.resync?.bytesSent ?? 0;
     this.resync?.stop();
     this.resync = undefined;

@@ -1,13 +1,16 @@
 // The way of a request out of the copies: every copy that counts has answered → settled (its window entry is free) →
 // its range is free → its reply. A write that failed here is settled only where no other copy has it: one that has takes
-// the place over, and is asked again.
+// the place over, and is asked again. A write that every copy refused for want of room, untouched, is settled as well:
+// it is on all of them what it is on each, and the application hears that the volume's pools are full.
 //
 // Writes that a lost, still named member lacks are done, but their window entries stay until it is out or filled.
 
+import { memberOf } from '../config.ts';
 import type { Hub } from '../hub.ts';
 import type { Reconcile } from './reconcile.ts';
-import { REWRITE } from '../requests.ts';
+import { NONE, REWRITE, UNTOUCHED } from '../requests.ts';
 import type { Admission } from './admission.ts';
+import type { Seat } from './seat.ts';
 import type { InFlight } from './in-flight.ts';
 import type { Replies } from './replies.ts';
 import { LOCAL, type PrimaryState } from './state.ts';
@@ -22,8 +25,9 @@ export class Settling {
   readonly #admission: Admission;
   readonly #replies: Replies;
   readonly #rewritten: () => void;
+  readonly #fail: (mask: number) => void;
 
-  /** `rewritten`: a piece of the reconciliation is settled. */
+  /** `rewritten`: a piece of the reconciliation is settled. `fail`: the disks of these copies failed. */
   constructor(
     state: PrimaryState,
     inFlight: InFlight,
@@ -32,6 +36,7 @@ export class Settling {
     admission: Admission,
     replies: Replies,
     rewritten: () => void,
+    fail: (mask: number) => void,
   ) {
     this.#state = state;
     this.#hub = state.hub;
@@ -41,6 +46,7 @@ export class Settling {
     this.#admission = admission;
     this.#replies = replies;
     this.#rewritten = rewritten;
+    this.#fail = fail;
   }
 
   /** The copy of this bit has the write. */
@@ -54,22 +60,113 @@ export class Settling {
       this.#settleIfKept(request);
   }
 
-  /** Every copy that counts has it: it is settled, unless a higher epoch still waits for its promises. */
+  /**
+   * Notes that a copy has refused a write, and is not held to have failed until the others have answered. False: the errno
+   * says nothing of the kind.
+   */
+  isRefusal(request: number, seat: Seat, errno: number): boolean {
+    const { table } = this.#hub;
+    if ((errno & UNTOUCHED) === 0 || request < 0 || table.kind[request] === REWRITE) return false;
+    if (((table.waitMask[request] as number) & seat.bit) === 0) return false;
+    table.refusedMask[request] = (table.refusedMask[request] as number) | seat.bit;
+    return true;
+  }
+
+  /** The same of the local copy. When the opening is over nobody waits for the others: it is nobody's failure. */
+  isLocalRefusal(request: number, errno: number): boolean {
+    const { refusedMask } = this.#hub.table;
+    if ((errno & UNTOUCHED) === 0) return false;
+    refusedMask[request] = (refusedMask[request] as number) | LOCAL;
+    return true;
+  }
+
+  /**
+   * All that count have the write, or all have refused it. Else those which refused it have failed, and it waits until they
+   * are out.
+   */
+  #isAgreed(request: number): boolean {
+    const { table, broken } = this.#hub;
+    if (table.refusedMask[request] === 0) return true;
+    const wanted = this.#askedMask(table.sequence[request] as number);
+    const refused = (table.refusedMask[request] as number) & wanted;
+    // A lost member is not asked, nor waited for: its range must come free, so that it can be filled. No reply leaves before.
+    const isByAll = refused === wanted && !(broken.refusedBesideLost && this.#state.isAnyLost);
+    if (refused === 0 || isByAll || (broken.refusedByAll && (refused & LOCAL) !== 0)) return true;
+    table.refusedMask[request] = 0;
+    table.waitMask[request] = refused & ~LOCAL;
+    table.error[request] = (table.error[request] as number) & ~UNTOUCHED;
+    this.#fail(refused);
+    return false;
+  }
+
+  /** The bits of all that count, but those which are about to join and have this write by their stream only. */
+  #askedMask(sequence: number): number {
+    let mask = this.#state.wantedMask;
+    for (const seat of this.#state.seats) if (this.#isBeforeGate(seat, sequence)) mask &= ~seat.bit;
+    return mask;
+  }
+
+  /** Nobody waited for its answer to this write, and no set that names it has been proposed. */
+  #isBeforeGate(seat: Seat, sequence: number): boolean {
+    const { pending } = this.#hub;
+    if (!seat.isGating || sequence >= seat.gateSequence) return false;
+    return pending === undefined || memberOf(pending, seat.replicaId) === undefined;
+  }
+
+  /** Every copy that counts has answered: it is settled, unless a higher epoch still waits for its promises. */
   #settleIfKept(request: number): void {
     const { table, copy, broken } = this.#hub;
     if (!this.#state.isEpochKept(true) && !broken.epochKeptBeforeAck) return;
+    if (!this.#isAgreed(request)) return;
+    const error = table.error[request] as number;
     // Where the other members are lost its range must come free, or they could not be filled and take over.
-    const hasFailed = (table.error[request] as number) !== 0 && !broken.failedWriteIsNotSettled;
-    if (hasFailed && !this.#state.isAlone) return;
+    const hasFailed = error !== 0 && !broken.failedWriteIsNotSettled;
+    if (hasFailed && (error & UNTOUCHED) === 0 && !this.#state.isAlone) return;
     const sequence = table.sequence[request] as number;
-    if (this.#state.isAnyLost) this.#inFlight.keep(sequence);
-    else {
+    if (hasFailed) this.#endFillings(request, (error & UNTOUCHED) !== 0);
+    if (this.#state.isAnyLost) {
+      this.#inFlight.keep(sequence);
+      // Who was not asked may have room: when it is back, or out, that is seen.
+      table.error[request] = error & ~UNTOUCHED;
+    } else {
       this.#inFlight.clear(sequence);
       copy.settle(sequence);
       this.#advance();
     }
     this.finish(request);
     this.#admission.useRoom();
+  }
+
+  /**
+   * A copy that is being filled may have what failed here. Before it hears that the write is settled its stream ends: by its
+   * window it comes back in doubt about that range, and is filled anew there. Where all have refused it, untouched, it goes on,
+   * however often a client asks in vain, and gets the range once more; one that is about to join gets it before it does.
+   */
+  #endFillings(request: number, isRefused: boolean): void {
+    const { table, broken } = this.#hub;
+    const sequence = table.sequence[request] as number;
+    // Nothing is settled twice while streams end.
+    table.waitMask[request] = LOCAL;
+    for (const seat of Array.from(this.#state.seats)) {
+      const isFilled = !this.#state.counts(seat);
+      if (seat.link === NONE || (isRefused && broken.refusedIsCopiedAgain)) continue;
+      const isAbout = isRefused && this.#isBeforeGate(seat, sequence);
+      // What it has refused itself nobody would send it again.
+      const lacksAnother = isAbout && this.#hasRefused(seat);
+      if (isAbout && !lacksAnother) this.#streams.ungate(seat);
+      if (lacksAnother || (isFilled && !isRefused)) this.#streams.close(seat);
+      else if (isFilled || isAbout)
+        seat.resync?.again(table.offsetBytes[request] as number, table.lengthBytes[request] as number);
+    }
+    table.waitMask[request] = 0;
+  }
+
+  /** A write that is in flight, and that others may have taken. */
+  #hasRefused({ bit }: Seat): boolean {
+    const { refusedMask } = this.#hub.table;
+    for (const request of this.#inFlight.requests())
+      if (((refusedMask[request] as number) & bit) !== 0) return true;
+    return false;
   }
 
   #advance(): void {
@@ -107,6 +204,8 @@ export class Settling {
       this.#hub.copy.settle(sequence);
     }
     this.#advance();
+    // What was refused meanwhile another copy may take.
+    if (this.#replies.isAnyFailed && !this.#state.isSole && !this.#state.hasFailed) this.#fail(LOCAL);
   }
 
   // ---- the end

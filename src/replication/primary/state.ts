@@ -47,6 +47,11 @@ export class PrimaryState {
     this.#minimum = minimumInSync(config);
   }
 
+  /** How many copies must be in sync for requests to be answered. */
+  get minimum(): number {
+    return this.#minimum;
+  }
+
   seatOf(replicaId: string): Seat | undefined {
     return this.seats.find((seat) => seat.replicaId === replicaId);
   }

@@ -15,12 +15,13 @@ import {
   OFFSET,
   SEQUENCE,
   TIME,
+  type UnsettledWrite,
   WATERMARK,
 } from '../frames.ts';
 import type { Reconcile } from './reconcile.ts';
 import { NONE, REWRITE, ZERO } from '../requests.ts';
 import { Seat } from './seat.ts';
-import { BEAT_MS, DROP_AFTER_MS, HELD_OUT_LIMIT_MS, HELD_OUT_MS, RECONNECT_MS } from '../timing.ts';
+import { BEAT_MS, DROP_AFTER_MS, FAILED_RETRY_MS, HELD_OUT_MS, RECONNECT_MS } from '../timing.ts';
 import type { InFlight } from './in-flight.ts';
 import { LOCAL, type PrimaryState } from './state.ts';
 
@@ -28,7 +29,7 @@ export interface StreamsHost {
   /** Nothing may wait for this copy any more. */
   waitsNoMore(seat: Seat): void;
   /** A stream ended: who counts may have changed, and there may be room. */
-  streamEnded(): void;
+  countsNoMore(): void;
 }
 
 export class Streams {
@@ -80,14 +81,45 @@ export class Streams {
 
   #dropped(seat: Seat, nowMs: number): void {
     const { hub, config } = this.#state;
-    const isFlapping = nowMs - seat.droppedMs < HELD_OUT_LIMIT_MS;
-    seat.heldOutMs = isFlapping ? Math.min(seat.heldOutMs * 2, HELD_OUT_LIMIT_MS) : HELD_OUT_MS;
-    seat.droppedMs = nowMs;
-    seat.nextAttemptMs = nowMs + seat.heldOutMs;
+    const { holdOut, replicaId } = seat;
+    const forMs = holdOut.left(nowMs, seat.isLeaving);
+    seat.nextAttemptMs = nowMs + forMs;
     seat.isLost = false;
     this.close(seat);
     this.#host.waitsNoMore(seat);
-    hub.ports.event({ type: 'memberDropped', replicaId: seat.replicaId, epoch: config.epoch });
+    hub.ports.event({ type: 'memberDropped', replicaId, epoch: config.epoch });
+    if (holdOut.isFlapping && !seat.isLeaving)
+      hub.ports.event({ type: 'heldOut', replicaId, times: holdOut.departureCount, forMs });
+  }
+
+  /** A copy that is held out is taken up at once. False: it is not held out. */
+  readmit(seat: Seat): boolean {
+    const nowMs = this.#state.hub.ports.nowMs();
+    if (seat.holdOut.leftMs(nowMs) === 0) return false;
+    seat.holdOut.end();
+    seat.nextAttemptMs = nowMs;
+    return true;
+  }
+
+  /** Its disk refused something: it leaves the set, and comes back when it can. */
+  fail(seat: Seat): void {
+    const { ports } = this.#state.hub;
+    ports.event({ type: 'memberSilent', replicaId: seat.replicaId });
+    seat.hasFailed = true;
+    this.close(seat);
+    seat.nextAttemptMs = ports.nowMs() + HELD_OUT_MS;
+  }
+
+  /** Its disk does not answer: it is asked again later. */
+  giveUp(seat: Seat, nowMs: number): void {
+    this.close(seat);
+    seat.nextAttemptMs = nowMs + FAILED_RETRY_MS;
+  }
+
+  /** It has something to get before it can join: nobody waits for it till then. */
+  ungate(seat: Seat): void {
+    seat.ungate();
+    this.#host.countsNoMore();
   }
 
   close(seat: Seat): void {
@@ -99,7 +131,7 @@ export class Streams {
   closed(seat: Seat): void {
     const { ports, broken } = this.#state.hub;
     seat.closed(ports.nowMs(), !broken.joinEndsWithItsStream);
-    this.#host.streamEnded();
+    this.#host.countsNoMore();
   }
 
   // ---- time
@@ -108,7 +140,12 @@ export class Streams {
   keep(seat: Seat, nowMs: number): void {
     if (seat.link === NONE) {
       if (nowMs >= seat.nextAttemptMs) this.#connect(seat, nowMs);
-    } else if (nowMs - Math.max(seat.heardMs, seat.nextAttemptMs) >= DROP_AFTER_MS) this.close(seat);
+    } else if (nowMs - Math.max(seat.heardMs, seat.nextAttemptMs) >= DROP_AFTER_MS) {
+      const isSilent = seat.isOpen;
+      this.close(seat);
+      // It was silent before its stream ended.
+      if (isSilent) seat.closedSinceMs = seat.heardMs;
+    }
   }
 
   #connect(seat: Seat, nowMs: number): void {
@@ -183,10 +220,17 @@ export class Streams {
     hub.ports.sendFrame(seat.link, out, NONE);
   }
 
-  tellEpoch(seat: Seat): void {
+  tellEpoch(seat: Seat, unsettled: readonly UnsettledWrite[] = []): void {
     const { hub, config } = this.#state;
     const role = seat.isLost ? 'joining' : seat.role;
-    hub.ports.sendControl(seat.link, FRAME_EPOCH, { config, revision: hub.known.revision, role });
+    hub.ports.sendControl(seat.link, FRAME_EPOCH, { config, revision: hub.known.revision, role, unsettled });
+  }
+
+  /** Before it is filled: what is not settled reaches it as copies, unless it comes by its stream. */
+  tellUnsettled(seat: Seat): void {
+    const { copy, broken } = this.#state.hub;
+    const unsettled = [...copy.unsettledWrites()];
+    if (unsettled.length > 0 && !broken.unsettledIsHandedOver) this.tellEpoch(seat, unsettled);
   }
 
   tellEpochToAll(): void {

@@ -134,7 +134,7 @@ export class HoldfastTarget implements Target {
 }
 
 /** A process that is killed leaves no compile cache; a third of a guest's start of Node.js is compiling. */
-function warmCompileCache(dir: string): void {
+export function warmCompileCache(dir: string): void {
   const modules = ['src/cli/main.ts', 'src/cli/daemon/run.ts', 'src/cli/api-client.ts'];
   const imports = modules.map((path) => `await import(${JSON.stringify(join(REPOSITORY, path))});`);
   execFileSync(

@@ -146,12 +146,7 @@ export class PowerCutRig implements AsyncDisposable {
       shared: [this.#dir],
       timeoutMs: ROUND_TIMEOUT_MS,
     });
-    const make = `mkfs.${this.#fileSystem} -q ${this.#fileSystem === 'xfs' ? '-f' : '-F'} /dev/vda`;
-    // ext4 writes its superblock, two sectors with one checksum, outside its journal now and then: this disk may tear it,
-    // and the kernel then refuses the mount. A person would mend that from a backup copy; files are not touched by it.
-    const mend = this.#fileSystem === 'ext4' ? 'e2fsck -y /dev/vda >&2; [ $? -le 2 ]' : 'false';
-    const mount = `mount /dev/vda ${POOL_DIR} || { { ${mend}; } && mount /dev/vda ${POOL_DIR}; }`;
-    await mustRun(guest, `${round === 1 ? make : 'true'} && mkdir ${POOL_DIR} && { ${mount}; }`);
+    await mountPool(guest, this.#fileSystem, round === 1);
     return guest;
   }
 
@@ -195,6 +190,16 @@ export class PowerCutRig implements AsyncDisposable {
     const fixed = [join(this.#dir, 'writer'), 'write', device, log, this.#seed, round, WRITER_THREADS];
     return [...fixed, LAYOUT.extentBytes, LAYOUT.chunkBytes, flushPercent, ...extents].map(String);
   }
+}
+
+/** On the disk that forgets, at POOL_DIR. */
+export async function mountPool(guest: Guest, fileSystem: 'ext4' | 'xfs', isNew: boolean): Promise<void> {
+  const make = `mkfs.${fileSystem} -q ${fileSystem === 'xfs' ? '-f' : '-F'} /dev/vda`;
+  // ext4 writes its superblock, two sectors with one checksum, outside its journal now and then: this disk may tear it,
+  // and the kernel then refuses the mount. A person would mend that from a backup copy; files are not touched by it.
+  const mend = fileSystem === 'ext4' ? 'e2fsck -y /dev/vda >&2; [ $? -le 2 ]' : 'false';
+  const mount = `mount /dev/vda ${POOL_DIR} || { { ${mend}; } && mount /dev/vda ${POOL_DIR}; }`;
+  await mustRun(guest, `${isNew ? make : 'true'} && mkdir ${POOL_DIR} && { ${mount}; }`);
 }
 
 export interface RigOptions {

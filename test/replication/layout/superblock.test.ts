@@ -24,7 +24,9 @@ const SAMPLE: Superblock = {
   promisedEpoch: 0x01020304,
   incarnation: 'incarnation-1',
   lastInSyncIncarnation: 'incarnation-0',
+  earlierIncarnations: [],
   bootId: 'boot-1',
+  earlierBootIds: [],
   storedBootId: 'boot-0',
   cleanMark: { epoch: 7 },
   inSync: {
@@ -53,7 +55,9 @@ const superblocks: fc.Arbitrary<Superblock> = fc.record({
   promisedEpoch: epoch,
   incarnation: id,
   lastInSyncIncarnation: orNull(id),
+  earlierIncarnations: fc.array(id, { maxLength: 3 }),
   bootId: orNull(id),
+  earlierBootIds: fc.array(id, { maxLength: 4 }),
   storedBootId: orNull(id),
   cleanMark: orNull(fc.record({ epoch })),
   inSync: fc.record({
@@ -199,7 +203,7 @@ test('values that do not fit their field are refused before anything is written'
 function resealWith(slot: Uint8Array, field: number, value: number): void {
   const magic = new DataView(slot.buffer, slot.byteOffset).getUint32(4, true);
   const version = field === 8 ? value : 2;
-  sealSector(slot, 0, slot.length, { name: 'superblock', magic, version });
+  sealSector(slot, 0, slot.length, { magic, version });
   if (field === 12) {
     putU32(slot, 12, value);
     putU32(slot, 0, crc32c(slot, 4, slot.length));

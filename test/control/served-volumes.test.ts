@@ -1,33 +1,32 @@
-// What AttachedVolumes asks of the storage; the storage is in memory and shows it, the store is real.
+// What ServedVolumes asks of the storage; the storage is in memory and shows it, the store is real.
 
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import { AttachedVolumes } from '../../src/control/attached-volumes.ts';
 import { withAttachment } from '../../src/control/attachment.ts';
 import { LevelStore } from '../../src/control/level-store.ts';
 import { drawId } from '../../src/control/names.ts';
 import { newReplica, type VolumeRecord } from '../../src/control/records.ts';
+import { ServedVolumes } from '../../src/control/served-volumes.ts';
 import { VolumeRecords } from '../../src/control/volume-records.ts';
 import { HoldfastError } from '../../src/core/errors.ts';
 import { MIB } from '../../src/core/units.ts';
-import { MemoryClusterStorage } from '../support/memory-cluster-storage.ts';
-import { MemoryDisks } from '../support/memory-storage.ts';
+import { MemoryDisks, MemoryStorage } from '../support/memory-storage.ts';
 
 let directory: string;
 let store: LevelStore;
 let records: VolumeRecords;
-let storage: MemoryClusterStorage;
-let volumes: AttachedVolumes;
+let storage: MemoryStorage;
+let volumes: ServedVolumes;
 const id = drawId();
 
 beforeEach(async () => {
   directory = await mkdtemp(join(tmpdir(), 'holdfast-attached-'));
   store = await LevelStore.open(directory, { sync: false });
   records = new VolumeRecords(store);
-  storage = new MemoryClusterStorage(new MemoryDisks());
-  volumes = new AttachedVolumes('here', records, storage);
+  storage = new MemoryStorage(new MemoryDisks());
+  volumes = new ServedVolumes({ node: 'here', records, storage, replication: storage, isAlone: false });
   const replicaId = drawId();
   await records.insert({
     version: 2,

@@ -1,8 +1,8 @@
 // The memory of a disk that forgets: what its reader sees, what is on stable storage, and the writes
 // between the two. Pure: it knows no wire and no clock.
 //
-// At a power cut every sector (512 bytes, or larger physical ones) holds its flushed contents or those of any later write to it, torn
-// and out of order; what a flush covered is never lost. Older contents never replace newer ones: a cache
+// At a power cut every sector (512 bytes, or larger physical ones) holds its flushed contents or those of any later write
+// to it, torn and out of order; what a flush covered is never lost. Older contents never replace newer ones: a cache
 // may write a sector back early, but not backwards.
 
 import type { Random } from './random.ts';

@@ -25,6 +25,9 @@ const WRITER_THREADS = 4;
 const ROUND_TIMEOUT_MS = 180_000;
 export const VOLUME_BYTES = LAYOUT.extentCount * LAYOUT.extentBytes + 32 * MIB;
 export const POOL_DIR = '/mnt/pool';
+/** What the disk writes whole or not at all. XFS must not lose a part of a metadata block: its recovery takes a block
+ * whose first sector is new for new, leaves it alone, and then refuses the mount for its checksum. */
+const SECTOR_BYTES_OF = { ext4: 512, xfs: 4096 } as const;
 
 /** Which parts of the volume the writer uses: the first `chunkBytes` of every `extentBytes`. */
 export interface Layout {
@@ -86,7 +89,8 @@ export class PowerCutRig implements AsyncDisposable {
       join(dir, 'writer'),
       source,
     ]);
-    return new PowerCutRig(dir, await ForgetfulDisk.create(DISK_BYTES), options);
+    const disk = await ForgetfulDisk.create(DISK_BYTES, SECTOR_BYTES_OF[options.fileSystem ?? 'ext4']);
+    return new PowerCutRig(dir, disk, options);
   }
 
   /** Boots, checks what the previous cut left, writes for a while, cuts. */
@@ -199,7 +203,8 @@ export async function mountPool(guest: Guest, fileSystem: 'ext4' | 'xfs', isNew:
   // and the kernel then refuses the mount. A person would mend that from a backup copy; files are not touched by it.
   const mend = fileSystem === 'ext4' ? 'e2fsck -y /dev/vda >&2; [ $? -le 2 ]' : 'false';
   const mount = `mount /dev/vda ${POOL_DIR} || { { ${mend}; } && mount /dev/vda ${POOL_DIR}; }`;
-  await mustRun(guest, `${isNew ? make : 'true'} && mkdir ${POOL_DIR} && { ${mount}; }`);
+  const explain = '{ dmesg | tail -n 20 >&2; false; }';
+  await mustRun(guest, `${isNew ? make : 'true'} && mkdir ${POOL_DIR} && { ${mount} || ${explain}; }`);
 }
 
 export interface RigOptions {

@@ -106,6 +106,7 @@ export class MappedReads {
     // Time unmaps what is used no more.
     this.#thread.wakeForTime();
     native.sendMapped(this.#thread.memory.bytes, this.#entries, this.#count);
+    this.#thread.clockIsBehind();
     for (let i = 0; i < this.#count; i++) {
       const at = i * NUMBERS_PER_SEND;
       const replyBytes = ((this.#entries[at + 2] as number) + (this.#entries[at + 5] as number)) | 0;

@@ -242,6 +242,11 @@ export class Ring {
 
   // ---- completion
 
+  /** Completions that next() can take. */
+  get readyCount(): number {
+    return (Atomics.load(this.#memory, this.#cqTailAt) - this.#cqHead) | 0;
+  }
+
   /** Takes the next completion into index, tag and result; false when there is none. */
   next(): boolean {
     const head = this.#cqHead;

@@ -88,8 +88,9 @@ export class Thread {
   readonly #writes: WriteBatch[] = [];
   readonly #writesByPool = new Map<string, WriteBatch>();
   readonly eventFd = native.eventFd();
-  /** [0]: when this turn began, CLOCK_BOOTTIME in milliseconds; in an array so that it is never boxed. */
+  /** [0]: a moment of this turn, CLOCK_BOOTTIME in milliseconds; in an array so that it is never boxed. */
   readonly clockMs = new Float64Array(1);
+  #isClockBehind = false;
   readonly #port: MessagePort;
   readonly #busyPollMicros: number;
   readonly #beat: Int32Array;
@@ -124,7 +125,7 @@ export class Thread {
     this.#busyPollMicros = data.busyPollMicros;
     this.#beat = data.beat;
     nameThread(this.#beat);
-    native.readClock(this.clockMs);
+    this.#readClock();
   }
 
   /** The buffered writes to a pool. */
@@ -141,15 +142,30 @@ export class Thread {
     return this.clockMs[0] as number;
   }
 
+  /**
+   * For the replication core: not before anything that it is told of. A completion of this turn was there before the turn's
+   * clock was read, so a lease that held then covers the reply to it, however long the process stands still in between.
+   * It is read once a turn and not once an event: where a kernel has no clock in memory a look costs a system call.
+   */
+  eventMs(): number {
+    if (this.#isClockBehind) this.#readClock();
+    return this.clockMs[0] as number;
+  }
+
+  /** What the core is told next has happened since the clock was read: a system call within the turn, a message. */
+  clockIsBehind(): void {
+    this.#isClockBehind = true;
+  }
+
+  #readClock(): void {
+    this.#isClockBehind = false;
+    native.readClock(this.clockMs);
+  }
+
   /** For the next entry of `volumes`. */
   freeVolumeIndex(): number {
     const free = this.volumes.indexOf(undefined);
     return free === -1 ? this.volumes.length : free;
-  }
-
-  /** The time of now, not of the turn's beginning, into [0]. */
-  readClock(into: Float64Array): void {
-    native.readClock(into);
   }
 
   tell(event: ThreadEvent | ClusterEvent): void {
@@ -180,8 +196,10 @@ export class Thread {
     this.#drainMessages();
     while (!this.#isStopped) {
       turnBegins(this.#beat);
-      native.readClock(this.clockMs);
-      this.#takeCompletions();
+      // In this order: what has completed by now is earlier than the clock.
+      const readyCount = this.ring.readyCount;
+      this.#readClock();
+      this.#takeCompletions(readyCount);
       this.#goOnWithInterrupted();
       this.#carryOut();
       if (this.#hasBusiness) {
@@ -285,9 +303,9 @@ export class Thread {
 
   // ---- the turn
 
-  #takeCompletions(): void {
+  #takeCompletions(readyCount: number): void {
     const ring = this.ring;
-    for (let count = 0; count < COMPLETIONS_PER_TURN && ring.next(); count++) {
+    for (let left = Math.min(readyCount, COMPLETIONS_PER_TURN); left > 0 && ring.next(); left--) {
       if (!this.#notBegun.keeps(ring.index, ring.tag, ring.result))
         this.#dispatch(ring.index, ring.tag, ring.result);
     }
@@ -313,6 +331,7 @@ export class Thread {
     const reads = this.reads;
     while (!reads.isEmpty) {
       const count = reads.run();
+      this.clockIsBehind();
       for (let i = 0; i < count; i++) {
         const request = reads.request(i);
         this.#fileOf(request).dataDone(request, reads.result(i));
@@ -326,6 +345,7 @@ export class Thread {
       const writes = this.#writes[at] as WriteBatch;
       while (!writes.isEmpty) {
         const count = writes.run(this.clockMs);
+        this.clockIsBehind();
         for (let i = 0; i < count; i++) {
           const request = writes.request(i);
           this.#fileOf(request).dataDone(request, writes.result(i));
@@ -462,6 +482,7 @@ export class Thread {
       next !== undefined;
       next = receiveMessageOnPort(this.#port)
     ) {
+      this.clockIsBehind();
       this.#onMessage(next.message);
     }
   }

@@ -38,7 +38,10 @@ export type ProposalOutcome =
   | { readonly type: 'unknown' };
 
 export interface ReplicaPorts extends DiskPorts {
-  /** CLOCK_BOOTTIME, in milliseconds. */
+  /**
+   * CLOCK_BOOTTIME, in milliseconds: at or after all that the core has been told, and at or before now. A process that
+   * stands still within a batch of events goes on in the time of before: what it says then it says late.
+   */
   nowMs(): number;
   /** 32 hex digits that were never drawn before. */
   drawId(): string;

@@ -8,6 +8,9 @@ import { changeFailureMode, MAX_REPLICAS, weakenDurability } from './operators.t
 import { Random } from './random.ts';
 import type { SimNode, World } from './world.ts';
 
+/** At most so much time's events are of one turn of a machine that then stands still. */
+const GATHERED_MS = 20;
+
 /** Lets things go wrong until everything is mended. */
 export function arrangeFaults(world: World): void {
   new Faults(world).arrange();
@@ -90,7 +93,8 @@ class Faults {
     const lengthMs = random.pick([50, 500, 2000, 4000, 8000]) * random.between(0.5, 1.5);
     if (!node.isUp || node.isPaused) return;
     this.#world.fault(`${node.name} stands still`);
-    node.pause();
+    // From the draw before, so that there is no further one.
+    node.pause((lengthMs % 1) * GATHERED_MS);
     this.#world.schedule.after(lengthMs, () => node.resume());
   }
 

@@ -155,6 +155,10 @@ export class SimNode {
   readonly writesInFlight = new Set<() => void>();
   readonly #world: World;
   readonly #queue: (() => void)[] = [];
+  /** It stood still within a turn: so many events of the queue are of that turn, and its clock was read at this time. */
+  #turn = { left: 0, atMs: 0 };
+  /** It handles one of them. */
+  isInTurn = false;
   readonly #rate: number;
   readonly #offsetMs: number;
 
@@ -169,8 +173,9 @@ export class SimNode {
     this.#offsetMs = world.random.clock.between(0, 1e6);
   }
 
+  /** The clock of the turn, where it stood still within one (ReplicaPorts.nowMs). */
   nowMs(): number {
-    return this.#world.schedule.nowMs * this.#rate + this.#offsetMs;
+    return this.isInTurn ? this.#turn.atMs : this.#world.schedule.nowMs * this.#rate + this.#offsetMs;
   }
 
   /** At once, or when the machine goes on: nothing overtakes what piled up meanwhile. */
@@ -179,8 +184,14 @@ export class SimNode {
     else event();
   }
 
-  pause(): void {
+  /** `gatherMs`: what comes within this time is of one turn, whose clock has been read when the machine stands still. */
+  pause(gatherMs = 0): void {
     this.isPaused = true;
+    this.#turn = { left: 0, atMs: 0 };
+    if (gatherMs === 0) return;
+    this.#world.schedule.after(gatherMs, () => {
+      if (this.isPaused) this.#turn = { left: this.#queue.length, atMs: this.nowMs() };
+    });
   }
 
   resume(): void {
@@ -190,7 +201,10 @@ export class SimNode {
       if (this.isPaused) return;
       const event = this.#queue.shift();
       if (event === undefined) return;
+      this.isInTurn = this.#turn.left > 0;
+      this.#turn.left -= 1;
       event();
+      this.isInTurn = false;
       if (this.#queue.length > 0) this.#world.schedule.after(0.01, next);
     };
     next();
@@ -201,6 +215,7 @@ export class SimNode {
     for (const write of this.writesInFlight) if (random.chance(0.5)) write();
     this.writesInFlight.clear();
     this.#queue.length = 0;
+    this.#turn.left = 0;
     this.isPaused = false;
     this.disk.cutPower(random);
     this.bootId = this.#world.drawId();
@@ -499,7 +514,8 @@ export class World {
     let serving: SimNode | undefined;
     for (const node of this.nodes) {
       const primary = node.process?.isAlive() === true ? node.process.replica.primary : undefined;
-      if (primary === undefined || !primary.mayReply) continue;
+      // What a machine says late, in a turn of before it stood still, the histories judge.
+      if (primary === undefined || node.isInTurn || !primary.mayReply) continue;
       if (serving !== undefined)
         this.violate('oneServes', `${serving.name} and ${node.name} both may reply to requests`);
       serving = node;

@@ -143,9 +143,7 @@ export class ClusterCommands {
   }
 
   #replica(volumeId: string): ReplicaHost | undefined {
-    const host = this.#cluster.replicas.get(volumeId);
-    host?.begin();
-    return host;
+    return this.#cluster.replicas.get(volumeId);
   }
 
   #asker({ volumeId, instance }: { volumeId: string; instance: number }): ReplicaHost | undefined {

@@ -59,9 +59,6 @@ export class ReplicaHost implements ReplicaPorts, GreetedHost, DataFileHost, Fil
   /** The superblock that is on its way to the disk. */
   #keeping: Superblock | undefined;
   #isMarkedClean = false;
-  /** [0]: of the event that is being handled. */
-  readonly #timeMs = new Float64Array(1);
-  #isTimeKnown = false;
   /** A call that starts a data operation is under way: an end of it is told after the call. */
   #isStarting = false;
   /** Extents whose saved stamps are to be read, and for which link; the first one is under way. */
@@ -131,7 +128,6 @@ export class ReplicaHost implements ReplicaPorts, GreetedHost, DataFileHost, Fil
 
   /** The main thread has, or could not. */
   superblockDone(errno: number): void {
-    this.begin();
     this.#isMarkedClean = errno === 0 && (this.#keeping?.cleanMark ?? null) !== null;
     this.replica.superblockDone(errno);
   }
@@ -143,7 +139,6 @@ export class ReplicaHost implements ReplicaPorts, GreetedHost, DataFileHost, Fil
   }
 
   protocolTick(): void {
-    this.begin();
     this.replica.tick();
     const nowMs = this.#thread.nowMs();
     if (this.replica.secondary?.isFollowing === true) this.#silentSinceMs = undefined;
@@ -162,7 +157,6 @@ export class ReplicaHost implements ReplicaPorts, GreetedHost, DataFileHost, Fil
   }
 
   view(): ReplicaView {
-    this.begin();
     const { replica } = this;
     const { primary, secondary } = replica;
     const nowMs = this.nowMs();
@@ -221,36 +215,31 @@ export class ReplicaHost implements ReplicaPorts, GreetedHost, DataFileHost, Fil
   }
 
   intentRoundDone(errno: number): void {
-    this.begin();
     this.replica.intentRoundDone(errno);
   }
 
   generationsMerged(errno: number): void {
-    this.begin();
     this.replica.generationsMerged(errno);
   }
 
   // ---- GreetedHost
 
   greeted(link: number, hello: Hello): void {
-    this.begin();
     this.replica.greeted(link, hello);
   }
 
   control(link: number, type: number, message: ControlMessage): void {
-    this.begin();
     this.replica.control(link, type, message);
   }
 
   frame(link: number, fields: FrameFields, request: number): void {
-    this.begin();
     if (fields.type === FRAME_DONE) this.#streamOf(link)?.answered(fields);
     if (request !== NONE) this.#thread.slots.volume[request] = this.index;
     this.replica.frame(link, fields, request);
   }
 
   linkClosed(link: number): void {
-    this.begin();
+    this.#thread.clockIsBehind(); // perhaps by an error that sending met in this turn
     this.#streamEnded(link);
     this.replica.linkClosed(link);
   }
@@ -258,14 +247,10 @@ export class ReplicaHost implements ReplicaPorts, GreetedHost, DataFileHost, Fil
   // ---- DataFileHost
 
   requestDone(request: number, errno: number): void {
-    this.begin();
     this.file.counted(request, errno);
     if (this.#isClients(request)) this.#cluster.clientLoad.ended();
     if (this.#isStarting) {
-      this.#cluster.endSoon(() => {
-        this.begin();
-        this.replica.dataDone(request, errno);
-      });
+      this.#cluster.endSoon(() => this.replica.dataDone(request, errno));
       return;
     }
     const slots = this.#thread.slots;
@@ -276,7 +261,6 @@ export class ReplicaHost implements ReplicaPorts, GreetedHost, DataFileHost, Fil
   }
 
   mayAnswer(request: number): boolean {
-    this.begin();
     return this.replica.primary?.mayAnswer(request) === true;
   }
 
@@ -293,7 +277,6 @@ export class ReplicaHost implements ReplicaPorts, GreetedHost, DataFileHost, Fil
   }
 
   flushDone(errno: number): void {
-    this.begin();
     this.replica.flushDone(errno);
   }
 
@@ -364,7 +347,6 @@ export class ReplicaHost implements ReplicaPorts, GreetedHost, DataFileHost, Fil
   }
 
   stampsRead(result: number): void {
-    this.begin();
     const read = this.#stampReads.shift();
     invariant(read !== undefined, 'a read of stamps was asked for');
     const { state } = this.replica;
@@ -397,22 +379,8 @@ export class ReplicaHost implements ReplicaPorts, GreetedHost, DataFileHost, Fil
 
   // ---- ReplicaPorts
 
-  /**
-   * Read anew for every event that the core hears of, not for every turn: a lease may have run out since, if the
-   * process stood still. What an event completes was asked for and read before it, so the time of its beginning
-   * decides about its reply.
-   */
   nowMs(): number {
-    if (!this.#isTimeKnown) {
-      this.#isTimeKnown = true;
-      this.#thread.readClock(this.#timeMs);
-    }
-    return this.#timeMs[0] as number;
-  }
-
-  /** Before anything that the core hears of. */
-  begin(): void {
-    this.#isTimeKnown = false;
+    return this.#thread.eventMs();
   }
 
   drawId(): string {
@@ -478,7 +446,6 @@ export class ReplicaHost implements ReplicaPorts, GreetedHost, DataFileHost, Fil
   /** The pace lets one resync of the thread go on. */
   resyncTurn(): void {
     if (this.replica.primary === undefined) return;
-    this.begin();
     this.replica.primary.resyncTurn();
   }
 

@@ -1,4 +1,4 @@
-// How long something takes, counted without allocation: to within a turn of the loop, whose time is taken once.
+// How long something takes, counted without allocation: to within a turn of the loop, whose time is taken once or twice.
 
 import type { Thread } from './thread.ts';
 

@@ -67,7 +67,7 @@ export interface FileUser {
   readonly logs: VolumeLogs;
   /** Saved generations were read. */
   stampsRead(result: number): void;
-  /** A reply to this read may leave at this moment. */
+  /** A reply to this read may leave now, by the clock of the turn. */
   mayAnswer(request: number): boolean;
   /** About once a second. True: it wants the next tick. */
   tick(): boolean;

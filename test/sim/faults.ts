@@ -93,8 +93,8 @@ class Faults {
     const lengthMs = random.pick([50, 500, 2000, 4000, 8000]) * random.between(0.5, 1.5);
     if (!node.isUp || node.isPaused) return;
     this.#world.fault(`${node.name} stands still`);
-    // From the draw before, so that there is no further one.
-    node.pause((lengthMs % 1) * GATHERED_MS);
+    // Half of them between two turns. From the draw before, so that there is no further one.
+    node.pause(Math.max(0, 2 * (lengthMs % 1) - 1) * GATHERED_MS);
     this.#world.schedule.after(lengthMs, () => node.resume());
   }
 

@@ -157,7 +157,7 @@ export class SimNode {
   readonly #queue: (() => void)[] = [];
   /** It stood still within a turn: so many events of the queue are of that turn, and its clock was read at this time. */
   #turn = { left: 0, atMs: 0 };
-  /** It handles one of them. */
+  /** It handles them. */
   isInTurn = false;
   readonly #rate: number;
   readonly #offsetMs: number;
@@ -196,15 +196,15 @@ export class SimNode {
 
   resume(): void {
     this.isPaused = false;
-    // What piled up is handled one after the other, as fast as it goes.
+    this.isInTurn = true;
+    for (; this.#turn.left > 0 && !this.isPaused; this.#turn.left -= 1) this.#queue.shift()?.();
+    this.isInTurn = false;
+    // What else piled up is handled one after the other, as fast as it goes.
     const next = (): void => {
       if (this.isPaused) return;
       const event = this.#queue.shift();
       if (event === undefined) return;
-      this.isInTurn = this.#turn.left > 0;
-      this.#turn.left -= 1;
       event();
-      this.isInTurn = false;
       if (this.#queue.length > 0) this.#world.schedule.after(0.01, next);
     };
     next();

@@ -4,6 +4,7 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { vi } from 'vitest';
 import { ClusterListener } from '../../src/control/channel/listener.ts';
 import { PeerCalls } from '../../src/control/channel/peer-calls.ts';
@@ -30,6 +31,8 @@ import { silentLogger } from '../../src/observe/log.ts';
 const KEY = new ClusterKey(Buffer.from('the key of a cluster in one process'));
 const PEER_KEY = new Uint8Array(32).fill(7);
 const NODE_LEASE_MS = 1500;
+/** For one step of a daemon's end. */
+const CLOSE_MS = 20_000;
 export const soon = { timeout: 15_000, interval: 30 };
 
 export class ClusterWorld {
@@ -209,7 +212,12 @@ export class TestDaemon {
   }
 
   async close(): Promise<void> {
-    for (const clean of [...this.#cleanups].reverse()) await clean();
+    for (const clean of [...this.#cleanups].reverse()) {
+      const isOver = Promise.resolve(clean()).then(() => true);
+      const late = sleep(CLOSE_MS, false, { ref: false });
+      if (!(await Promise.race([isOver, late])))
+        throw new Error(`${this.node}: ${String(clean)} does not end`);
+    }
   }
 
   /** The nodes of the copies in sync, the primary's first. */

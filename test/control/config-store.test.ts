@@ -7,13 +7,11 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { RecordConfigs } from '../../src/control/config-store.ts';
 import { EtcdStore } from '../../src/control/etcd/etcd-store.ts';
 import { LevelStore } from '../../src/control/level-store.ts';
-import { drawId } from '../../src/control/names.ts';
 import { newReplica, type VolumeRecord } from '../../src/control/records.ts';
 import { type Store, UnknownSwapError } from '../../src/control/store.ts';
 import { configOf } from '../../src/control/volume-config.ts';
 import { VolumeRecords } from '../../src/control/volume-records.ts';
 import { invariant } from '../../src/core/invariant.ts';
-import { MIB } from '../../src/core/units.ts';
 import {
   attach,
   dropMembers,
@@ -22,6 +20,7 @@ import {
   type VolumeConfig,
 } from '../../src/replication/config.ts';
 import { EtcdServer } from './etcd-server.ts';
+import { recordOn } from '../support/volume-record.ts';
 
 interface Place {
   readonly store: Store;
@@ -60,28 +59,12 @@ const PLACES: readonly { readonly name: string; open(): Promise<Place> }[] = [
 ];
 
 function newRecord(): VolumeRecord {
-  return {
-    version: 2,
-    id: drawId(),
-    name: 'data',
-    state: 'ready',
-    coordinator: null,
-    sizeBytes: 64 * MIB,
-    targetSizeBytes: 64 * MIB,
-    lineage: drawId(),
+  return recordOn(['a', 'b'], {
     epoch: 1,
-    primary: { replicaId: 'r1', opening: null },
-    inSync: [
-      { replicaId: 'r1', incarnation: null },
-      { replicaId: 'r2', incarnation: null },
-    ],
     replicas: [newReplica('r1', 'a', 'fast'), newReplica('r2', 'b', 'slow')],
     attachment: { number: 3, node: 'c', readOnly: true, use: 'device' },
-    durability: 'writeback',
-    failureMode: 'soft',
-    fileSystem: null,
     labels: { app: 'db' },
-  };
+  });
 }
 
 /** The same store, but some calls are lost on their way: they happen, and nobody is told. */

@@ -7,12 +7,13 @@ import { afterEach, beforeEach, expect, test } from 'vitest';
 import { withAttachment } from '../../src/control/attachment.ts';
 import { LevelStore } from '../../src/control/level-store.ts';
 import { drawId } from '../../src/control/names.ts';
-import { newReplica, type VolumeRecord } from '../../src/control/records.ts';
 import { ServedVolumes } from '../../src/control/served-volumes.ts';
+import type { VolumeRecord } from '../../src/control/records.ts';
 import { VolumeRecords } from '../../src/control/volume-records.ts';
 import { HoldfastError } from '../../src/core/errors.ts';
 import { MIB } from '../../src/core/units.ts';
 import { MemoryDisks, MemoryStorage } from '../support/memory-storage.ts';
+import { recordOn } from '../support/volume-record.ts';
 
 let directory: string;
 let store: LevelStore;
@@ -27,26 +28,8 @@ beforeEach(async () => {
   records = new VolumeRecords(store);
   storage = new MemoryStorage(new MemoryDisks());
   volumes = new ServedVolumes({ node: 'here', records, storage, replication: storage, isAlone: false });
-  const replicaId = drawId();
-  await records.insert({
-    version: 2,
-    id,
-    name: 'data',
-    state: 'ready',
-    coordinator: null,
-    sizeBytes: 64 * MIB,
-    targetSizeBytes: 64 * MIB,
-    lineage: drawId(),
-    epoch: 1,
-    primary: { replicaId, opening: null },
-    inSync: [{ replicaId, incarnation: null }],
-    replicas: [newReplica(replicaId, 'there', 'pool')],
-    attachment: { number: 4, node: 'here', readOnly: false, use: 'device' },
-    durability: 'writeback',
-    failureMode: 'soft',
-    fileSystem: null,
-    labels: {},
-  });
+  const attachment = { number: 4, node: 'here', readOnly: false, use: 'device' } as const;
+  await records.insert(recordOn(['there'], { id, epoch: 1, attachment }));
 });
 
 afterEach(async () => {

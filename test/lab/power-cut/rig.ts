@@ -23,6 +23,10 @@ const DISK_BYTES = 1024 * MIB;
 const LAYOUT: Layout = { extentBytes: EXTENT_BYTES, chunkBytes: 256 * KIB, extentCount: 64 };
 const WRITER_THREADS = 4;
 const ROUND_TIMEOUT_MS = 180_000;
+/** No flush at all, few, or many, in turns: each hides what the others show. */
+const FLUSH_PERCENTS = [0, 2, 15];
+/** Enough for a flush, where many are asked for. */
+const MIN_WRITING_MS = 200;
 export const VOLUME_BYTES = LAYOUT.extentCount * LAYOUT.extentBytes + 32 * MIB;
 export const POOL_DIR = '/mnt/pool';
 /** What the disk writes whole or not at all. XFS must not lose a part of a metadata block: its recovery takes a block
@@ -105,7 +109,7 @@ export class PowerCutRig implements AsyncDisposable {
     const log = join(this.#dir, `log-${round}`);
     const writer = guest.start(this.#writerCommand(device, log, round), { timeoutMs: ROUND_TIMEOUT_MS });
     for (let tries = 0; tries < 1_000 && !existsSync(log); tries++) await sleep(10);
-    await sleep(this.#random.below(3_000));
+    await sleep(MIN_WRITING_MS + this.#random.below(3_000));
     await guest.cutPower();
     await writer.ended.then(
       async ({ exitCode, stderr }) => {
@@ -188,8 +192,7 @@ export class PowerCutRig implements AsyncDisposable {
   }
 
   #writerCommand(device: string, log: string, round: number): string[] {
-    // No flush at all, few, or many: each hides what the others show.
-    const flushPercent = [0, 2, 15][this.#random.below(3)] ?? 0;
+    const flushPercent = FLUSH_PERCENTS[(this.#seed + round) % FLUSH_PERCENTS.length] ?? 0;
     const extents = Array.from({ length: 6 }, () => this.#random.below(LAYOUT.extentCount));
     const fixed = [join(this.#dir, 'writer'), 'write', device, log, this.#seed, round, WRITER_THREADS];
     return [...fixed, LAYOUT.extentBytes, LAYOUT.chunkBytes, flushPercent, ...extents].map(String);

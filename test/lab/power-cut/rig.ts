@@ -104,8 +104,8 @@ export class PowerCutRig implements AsyncDisposable {
     const { violations, device } = await this.#startAndCheck(guest, round);
     if (violations.length > 0) return { round, violations, writes: 0, flushes: 0, cut: NOTHING_CUT };
 
-    // Its metadata's flushes cover the volume's data on the same disk: not in every round.
-    if (this.#random.chance(0.5)) this.#target.stir();
+    // Its metadata's flushes cover the volume's data on the same disk: in every other round only.
+    if ((this.#seed + round) % 2 === 0) this.#target.stir();
     const log = join(this.#dir, `log-${round}`);
     const writer = guest.start(this.#writerCommand(device, log, round), { timeoutMs: ROUND_TIMEOUT_MS });
     for (let tries = 0; tries < 1_000 && !existsSync(log); tries++) await sleep(10);

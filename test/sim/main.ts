@@ -153,7 +153,8 @@ const total = values.trace ? traceOne(firstSeed) : await runAll(Number(values.jo
 const seconds = (performance.now() - began) / 1000;
 console.log(
   `${total.seeds} seeds from ${firstSeed}, ${total.failures.length} violations: ${total.operations} simulated operations, ` +
-    `${total.faults} faults, ${(total.simulatedMs / 3_600_000).toFixed(1)} h of simulated time in ${seconds.toFixed(1)} s; ` +
+    `${total.faults} faults, ${(total.simulatedMs / 3_600_000).toFixed(1)} h of simulated time in ${seconds.toFixed(1)} s, ` +
+    `${Math.round(total.cpuMs / 1000)} s of CPU; ` +
     `${Math.round(total.calls / (total.cpuMs / 1000))} calls into the core a second and core, ` +
     `${Math.round(total.operations / seconds)} operations and ${Math.round(total.faults / seconds)} faults a second`,
 );

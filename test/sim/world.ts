@@ -615,9 +615,9 @@ export class World {
     node.disk = new Disk(this.#superblock(this.#replicaCount, this.current.sizeBytes));
     node.isHost = true;
     this.fault(`${node.replicaId} is added on ${node.name}`);
+    const { replicaId } = node;
     const name = (): void => {
-      if (this.current.replicas.length >= MAX_REPLICAS) this.#closeCopy(node);
-      else this.store.change((config) => addReplica(config, node.replicaId, node.name));
+      if (node.isHost && node.replicaId === replicaId) this.#name(node);
     };
     if (leadMs >= 0) name();
     else this.schedule.after(-leadMs, name);
@@ -646,13 +646,22 @@ export class World {
 
   /** A copy that the record does not name, with what it holds: to be filled again, or closed for good. */
   takeUp(node: SimNode, isWanted: boolean): void {
-    const { replicas } = this.current;
-    if (!node.isHost || replicas.some(({ id }) => id === node.replicaId)) return;
-    if (!isWanted || replicas.length >= MAX_REPLICAS) this.#closeCopy(node);
-    else {
+    if (!node.isHost || this.#isNamed(node.replicaId)) return;
+    if (isWanted) {
       this.trace(() => `${node.replicaId} is taken up again`);
-      this.store.change((config) => addReplica(config, node.replicaId, node.name));
-    }
+      this.#name(node);
+    } else this.#closeCopy(node);
+  }
+
+  /** In the record, unless somebody did so meanwhile or there is no room for it. */
+  #name(node: SimNode): void {
+    if (this.#isNamed(node.replicaId)) return;
+    if (this.current.replicas.length >= MAX_REPLICAS) this.#closeCopy(node);
+    else this.store.change((config) => addReplica(config, node.replicaId, node.name));
+  }
+
+  #isNamed(replicaId: string): boolean {
+    return this.current.replicas.some(({ id }) => id === replicaId);
   }
 
   #serves(node: SimNode): void {
@@ -714,12 +723,12 @@ export class World {
   removeReplica(node: SimNode, lagMs: number): void {
     const { replicaId } = node;
     const next = removeReplica(this.current, replicaId);
-    if (next === undefined || !this.current.replicas.some(({ id }) => id === replicaId)) return;
+    if (next === undefined || !this.#isNamed(replicaId)) return;
     this.fault(`${replicaId} is removed`);
     this.store.change(() => next);
     this.schedule.after(lagMs, () => {
       // It may have been taken up again.
-      if (!this.current.replicas.some(({ id }) => id === replicaId)) this.#closeCopy(node);
+      if (!this.#isNamed(replicaId)) this.#closeCopy(node);
     });
   }
 

@@ -25,7 +25,7 @@ export default defineConfig({
           exclude: ['test/lab/**', 'test/cluster/**', 'test/csi-sanity/**'],
           maxWorkers: 2,
           testTimeout: 30_000,
-          hookTimeout: 30_000,
+          hookTimeout: 60_000,
           sequence: { groupOrder: 0 },
         },
       },

@@ -206,6 +206,8 @@ export class Thread {
         // After what was carried out: it may be what the business waits for, and no completion need follow.
         this.#hasBusiness = this.#onTurn();
         this.#carryOut();
+        // And what was carried out just now may be it too.
+        if (this.#hasBusiness) this.#armTick();
       }
       turnEnds(this.#beat);
       // The last turn hands in what it has (the stop's own answer is on the port) and waits for nothing.

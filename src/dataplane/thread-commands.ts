@@ -71,7 +71,10 @@ export class ThreadCommands {
 
   /** True while something is unfinished. */
   turn(): boolean {
-    this.#business = this.#business.filter((step) => !step());
+    const steps = this.#business;
+    // A step may begin another one.
+    this.#business = [];
+    for (const step of steps) if (!step()) this.#business.push(step);
     return this.#business.length > 0;
   }
 

@@ -234,14 +234,18 @@ export function mayReviveAfterReboot(
 
 /**
  * The set shrinks to the one that revives it. In writeback what was not flushed may be gone: the attachment is revoked and
- * the node that uses the volume has to begin anew, unless it was one of the members. All of those were rebooted since
- * anything was served, and so was whatever used the volume there.
+ * the node that uses the volume has to begin anew, unless it was one of the members and reported a reboot: so did whatever
+ * used the volume there.
  */
 export function reviveAfterReboot(config: VolumeConfig, by: Opener, revokes = true): VolumeConfig {
   const epoch = config.epoch + 1;
   const others = config.inSync.map(({ replicaId }) => replicaId).filter((id) => id !== by.replicaId);
   const { number, node } = config.attachment;
-  const isUserGone = config.inSync.some(({ replicaId }) => replicaOf(config, replicaId).node === node);
+  const isUserGone = config.inSync.some(({ replicaId }) => {
+    const replica = replicaOf(config, replicaId);
+    // An old image that was put back says nothing about the machine.
+    return replica.node === node && replica.report?.descendsFrom != null;
+  });
   const isRevoked = config.durability === 'writeback' && !isUserGone && revokes;
   return withPrimary(
     {

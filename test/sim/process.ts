@@ -88,7 +88,8 @@ export class SimProcess implements ReplicaPorts, Endpoint {
     const found = { ...kept, sizeBytes: disk.sizeBytes };
     disk.superblockSequence = sequence + 1;
     // A person has taken the failed copy up again: as it was, or as another incarnation, which has to be filled.
-    const superblock = disk.isDoubted ? { ...found, incarnation: world.drawId() } : found;
+    const noBase = { lastInSyncIncarnation: null, earlierIncarnations: [] };
+    const superblock = disk.isDoubted ? { ...found, ...noBase, incarnation: world.drawId() } : found;
     disk.isMarked = disk.isDoubted = false;
     const window = new WindowFile(disk.window);
     this.replica = new Replica(this.table, this, {

@@ -242,9 +242,9 @@ export function reviveAfterReboot(config: VolumeConfig, by: Opener, revokes = tr
   const others = config.inSync.map(({ replicaId }) => replicaId).filter((id) => id !== by.replicaId);
   const { number, node } = config.attachment;
   const isUserGone = config.inSync.some(({ replicaId }) => {
-    const replica = replicaOf(config, replicaId);
+    const { node: host, report } = replicaOf(config, replicaId);
     // An old image that was put back says nothing about the machine.
-    return replica.node === node && replica.report?.descendsFrom != null;
+    return host === node && report !== null && report.descendsFrom !== null;
   });
   const isRevoked = config.durability === 'writeback' && !isUserGone && revokes;
   return withPrimary(

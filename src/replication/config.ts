@@ -7,6 +7,7 @@
 
 import { invariant } from '../core/invariant.ts';
 import type { Durability, Superblock } from './layout/superblock.ts';
+import { type BrokenRules, NOTHING_BROKEN } from './rules.ts';
 
 /** 'hard': all copies wanted; 'soft': one may be missing; a number: that many beside the primary; 'alwayson': one is enough. */
 export type FailureMode = 'hard' | 'soft' | 'alwayson' | number;
@@ -237,16 +238,21 @@ export function mayReviveAfterReboot(
  * the node that uses the volume has to begin anew, unless it was one of the members and reported a reboot: so did whatever
  * used the volume there.
  */
-export function reviveAfterReboot(config: VolumeConfig, by: Opener, revokes = true): VolumeConfig {
+export function reviveAfterReboot(
+  config: VolumeConfig,
+  by: Opener,
+  broken: BrokenRules = NOTHING_BROKEN,
+): VolumeConfig {
   const epoch = config.epoch + 1;
   const others = config.inSync.map(({ replicaId }) => replicaId).filter((id) => id !== by.replicaId);
   const { number, node } = config.attachment;
   const isUserGone = config.inSync.some(({ replicaId }) => {
     const { node: host, report } = replicaOf(config, replicaId);
     // An old image that was put back says nothing about the machine.
-    return host === node && report !== null && report.descendsFrom !== null;
+    const isRebooted = report !== null && (report.descendsFrom !== null || broken.putBackIsNoReboot);
+    return host === node && isRebooted;
   });
-  const isRevoked = config.durability === 'writeback' && !isUserGone && revokes;
+  const isRevoked = config.durability === 'writeback' && !isUserGone && !broken.revivalRevokesAttachment;
   return withPrimary(
     {
       ...config,

@@ -55,6 +55,7 @@ export const RULES = [
   'incarnationCheckedAtPromotion',
   'everyMemberReportedBeforeRevival',
   'revivalRevokesAttachment',
+  'putBackIsNoReboot',
   'forcedPromotionRevokes',
   'otherLineageIsNoBase',
   // Epochs, streams, sessions

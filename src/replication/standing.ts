@@ -162,10 +162,9 @@ export class Standing {
 
   #considerRevival(): void {
     const hub = this.#hub;
-    const { everyMemberReportedBeforeRevival, revivalRevokesAttachment } = hub.broken;
     const { config } = hub.known;
     if (hub.pending !== undefined || hub.copy.hasFailed) return;
-    if (!mayReviveAfterReboot(config, hub.replicaId, !everyMemberReportedBeforeRevival)) return;
-    hub.submit(reviveAfterReboot(config, hub.opener(hub.ports.drawId()), !revivalRevokesAttachment));
+    if (!mayReviveAfterReboot(config, hub.replicaId, !hub.broken.everyMemberReportedBeforeRevival)) return;
+    hub.submit(reviveAfterReboot(config, hub.opener(hub.ports.drawId()), hub.broken));
   }
 }

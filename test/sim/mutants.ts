@@ -208,6 +208,11 @@ export const MUTANTS: Readonly<Record<Rule, Mutant>> = {
   incarnationCheckedAtPromotion: fault('promotes in another incarnation', ACKNOWLEDGED, ['power', 'cooling']),
   everyMemberReportedBeforeRevival: fault('revives before every member reported', TWO_SERVE, ['power']),
   revivalRevokesAttachment: fault('revives and lets the attachment go on', ['history'], ['power']),
+  putBackIsNoReboot: told(
+    'takes the user of a member whose image was put back for one that was rebooted',
+    ACKNOWLEDGED,
+    '12d',
+  ),
   forcedPromotionRevokes: fault('forces a promotion and lets the attachment go on', ['history'], ['forced']),
   otherLineageIsNoBase: fault('fills a copy of another lineage as if it had held nothing', INCOMPLETE, [
     'forced',

@@ -246,11 +246,11 @@ export function reviveAfterReboot(
   const epoch = config.epoch + 1;
   const others = config.inSync.map(({ replicaId }) => replicaId).filter((id) => id !== by.replicaId);
   const { number, node } = config.attachment;
-  const isUserGone = config.inSync.some(({ replicaId }) => {
+  const isUserGone = config.inSync.some(({ replicaId, incarnation }) => {
     const { node: host, report } = replicaOf(config, replicaId);
-    // An old image that was put back says nothing about the machine.
-    const isRebooted = report !== null && (report.descendsFrom !== null || broken.putBackIsNoReboot);
-    return host === node && isRebooted;
+    // Only a copy that was the named one when its machine went down says that it did; an image that was put back does not.
+    const hasRebooted = report !== null && report.descendsFrom === incarnation;
+    return host === node && (hasRebooted || (report !== null && broken.putBackIsNoReboot));
   });
   const isRevoked = config.durability === 'writeback' && !isUserGone && !broken.revivalRevokesAttachment;
   return withPrimary(

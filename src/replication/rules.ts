@@ -56,6 +56,8 @@ export const RULES = [
   'everyMemberReportedBeforeRevival',
   'revivalRevokesAttachment',
   'putBackIsNoReboot',
+  'oldReportIsCleared',
+  'namedAncestorIsKept',
   'forcedPromotionRevokes',
   'otherLineageIsNoBase',
   // Epochs, streams, sessions

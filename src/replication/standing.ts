@@ -11,6 +11,7 @@ import {
   replicaOf,
   reportBoot,
   reviveAfterReboot,
+  type VolumeConfig,
 } from './config.ts';
 import type { Hub } from './hub.ts';
 import { MAX_EARLIER_BOOTS, MAX_EARLIER_INCARNATIONS, type Superblock } from './layout/superblock.ts';
@@ -106,10 +107,18 @@ export class Standing {
         storedBootId: replicaOf(config, hub.replicaId).bootId,
         ...(hub.broken.cleanMarkErasedFirst ? {} : { cleanMark: null }),
         lastInSyncIncarnation: verdict.descends ? hub.superblock.lastInSyncIncarnation : null,
-        earlierIncarnations: verdict.descends ? earlier.slice(0, MAX_EARLIER_INCARNATIONS) : [],
+        earlierIncarnations: verdict.descends ? this.#keptOf(earlier, config) : [],
       },
       then,
     );
+  }
+
+  /** The newest ones, and always the one that the store names: without it nothing could tell that this copy descends from it. */
+  #keptOf(earlier: readonly string[], config: VolumeConfig): string[] {
+    const kept = earlier.slice(0, MAX_EARLIER_INCARNATIONS);
+    const named = memberOf(config, this.#hub.replicaId)?.incarnation ?? null;
+    if (this.#hub.broken.namedAncestorIsKept || named === null || !earlier.includes(named)) return kept;
+    return kept.includes(named) ? kept : [...kept.slice(0, -1), named];
   }
 
   /**
@@ -138,7 +147,8 @@ export class Standing {
     const report = isLost ? { incarnation: this.#incarnation, descendsFrom: this.#ancestor } : null;
     const isKnown =
       own.report?.incarnation === report?.incarnation && own.report?.descendsFrom === report?.descendsFrom;
-    if (own.bootId === hub.bootId && (!isLost || isKnown)) {
+    // What it reported in another state of its disk no longer holds once it is the named copy: nobody revives by that.
+    if (own.bootId === hub.bootId && (isKnown || (!isLost && hub.broken.oldReportIsCleared))) {
       if (isLost) this.#considerRevival();
       return true;
     }

@@ -147,7 +147,8 @@ export class Consumer {
       const newest = world.consumers.at(-1)?.attachment ?? 0;
       const isOver = this.attachment < Math.max(newest, world.highestAttachment);
       // All that count have refused it.
-      const isRefused = errno === ENOSPC && world.wasEveryDiskFull;
+      const isByAll = world.wasEveryDiskFull || world.hasSoleCopyRefused(asked.operation.issuedMs);
+      const isRefused = errno === ENOSPC && isByAll;
       world.expect(
         isOver || world.mayFail || world.hasSoleCopyFailed || isRefused,
         `a request of the current attachment does not fail (${describe(asked)}: ${errno})`,

@@ -213,6 +213,16 @@ export const MUTANTS: Readonly<Record<Rule, Mutant>> = {
     ACKNOWLEDGED,
     '12d',
   ),
+  oldReportIsCleared: told(
+    'lets stand what a copy reported before its own disk was back',
+    ACKNOWLEDGED,
+    '51b',
+  ),
+  namedAncestorIsKept: told(
+    'forgets the named incarnation that a copy descends from after some reboots',
+    ['liveness'],
+    '12f',
+  ),
   forcedPromotionRevokes: fault('forces a promotion and lets the attachment go on', ['history'], ['forced']),
   otherLineageIsNoBase: fault('fills a copy of another lineage as if it had held nothing', INCOMPLETE, [
     'forced',

@@ -428,9 +428,13 @@ export class Scenario {
         case 'image':
           this.#images.set(node, node.disk.image());
           break;
-        case 'put':
-          node.disk = this.#images.get(node) ?? node.disk;
+        case 'put': {
+          // In its place: the next time it is the disk of before.
+          const { disk } = node;
+          node.disk = this.#images.get(node) ?? disk;
+          this.#images.set(node, disk);
           break;
+        }
         default:
           throw new Error(`no step is named '${words.join(' ')}'`);
       }

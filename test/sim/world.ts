@@ -143,6 +143,8 @@ export class SimNode {
   /** As a primary: it gave somebody up; its own disk failed. */
   droppedSomebodyMs = Number.NEGATIVE_INFINITY;
   failedMs = Number.NEGATIVE_INFINITY;
+  /** When its disk had no room for a write last, and said so before anything of it was written. */
+  refusedMs = Number.NEGATIVE_INFINITY;
   bootId: string;
   process: SimProcess | undefined;
   isUp = true;
@@ -249,7 +251,11 @@ export class SimNode {
     // Most often that is known before anything is written. Always on the last good copy: what of a write that was
     // answered with an error a power cut takes back, after reads have shown it, no history can tell.
     const isKnownBefore = others.length === 0 || this.#world.isHealed || disk.chance(0.8);
-    if (errorKind === 'space') return isKnownBefore ? ENOSPC | UNTOUCHED : ENOSPC;
+    if (errorKind === 'space' && isKnownBefore) {
+      this.refusedMs = this.#world.schedule.nowMs;
+      return ENOSPC | UNTOUCHED;
+    }
+    if (errorKind === 'space') return ENOSPC;
     return errorKind === 'meta' && disk.chance(0.5) ? ENOSPC : EIO;
   }
 }
@@ -370,7 +376,8 @@ export class World {
         config.attachment.number > known.attachment.number ||
         user?.isDead === true ||
         user?.wasAnswered === false;
-      if (config.attachment.node === null || (isRevival(known, config) && isFresh))
+      const isRevived = isRevival(known, config) && !this.#isAnyWhole(known);
+      if (config.attachment.node === null || (isRevived && isFresh))
         this.history.allLost(this.schedule.nowMs);
       known = config;
       this.highestAttachment = Math.max(this.highestAttachment, config.attachment.number);
@@ -766,6 +773,20 @@ export class World {
     const { inSync, primary } = this.current;
     const node = this.nodes.find(({ replicaId }) => replicaId === primary.replicaId);
     return inSync.length === 1 && node !== undefined && node.droppedSomebodyMs <= node.failedMs;
+  }
+
+  /** Some member runs as the copy that was named, whatever the record says that it reported. */
+  #isAnyWhole({ inSync }: VolumeConfig): boolean {
+    return inSync.some(({ replicaId, incarnation }) => {
+      const replica = this.nodeOf(replicaId).process?.replica;
+      return replica !== undefined && replica.state !== 'opening' && replica.incarnation === incarnation;
+    });
+  }
+
+  /** The only copy that is left has had no room since then: all that count have refused what was asked for. */
+  hasSoleCopyRefused(sinceMs: number): boolean {
+    const { inSync, primary } = this.current;
+    return inSync.length === 1 && this.nodeOf(primary.replicaId).refusedMs >= sinceMs;
   }
 
   /** For people: where everybody stands. */

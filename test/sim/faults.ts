@@ -218,10 +218,17 @@ class Faults {
         return;
       }
       const { inSync } = world.current;
+      // Nor one that a swap on its way leaves out.
+      const named = world.surelyInSync();
       const isWhole = inSync.some(({ replicaId, incarnation }) => {
         const other = world.nodeOf(replicaId);
         const isJudged = !other.disk.isImage || other.process?.replica.state !== 'opening';
-        return other !== node && isJudged && other.process?.replica.incarnation === incarnation;
+        return (
+          other !== node &&
+          named.includes(other) &&
+          isJudged &&
+          other.process?.replica.incarnation === incarnation
+        );
       });
       if (!isWhole || !isOlderBoot(image.disk, world.current, node.replicaId)) return;
       world.cutPower([node]);

@@ -120,20 +120,20 @@ export const PARAMETERS = {
   topologyAware: fixed(
     ['holdfast.dev/topology-aware', 'storageos.com/topology-aware'],
     false,
-    `spreading copies over failure domains needs replication, which ${NOT_YET}`,
-    'Spread copies over failure domains. `true` comes with replication.',
+    `naming failure domains ${NOT_YET}: copies are spread over zones and nodes; set it to false`,
+    'Spread copies over failure domains of a class. `true` comes later; copies are spread over zones and nodes anyway.',
   ),
   fixedTopology: fixed(
     ['holdfast.dev/fixed-topology', 'storageos.com/fixed-topology'],
     false,
-    `keeping every copy within allowedTopologies needs replication, which ${NOT_YET}`,
-    'Keep all copies within allowedTopologies. `true` comes with replication.',
+    `keeping every copy within allowedTopologies ${NOT_YET}: set it to false`,
+    'Keep all copies within allowedTopologies. `true` comes later.',
   ),
   dataLocality: fixed(
     ['holdfast.dev/automatic-data-locality', 'storageos.com/automatic-data-locality'],
     false,
-    `moving the primary to the pod needs replication, which ${NOT_YET}`,
-    'Move the primary to where the pod runs. `true` comes with replication.',
+    `moving the primary to the pod ${NOT_YET}: set it to false, or use holdfast volume move`,
+    'Move the primary to where the pod runs. `true` comes later.',
   ),
   throttle: fixed(
     ['storageos.com/throttle'],
@@ -143,7 +143,7 @@ export const PARAMETERS = {
   ),
   topologyKey: refused(
     'storageos.com/topology-key',
-    `spreading by a topology key needs replication, which ${NOT_YET}`,
+    `spreading by a topology key ${NOT_YET}: copies are spread over zones and nodes`,
   ),
   failureTolerance: refused(
     'storageos.com/failure.tolerance',

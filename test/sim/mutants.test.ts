@@ -1,5 +1,5 @@
 // The simulator can fail: each planted fault is caught by a checker that should catch it; the intact core is clean on
-// the same mixes, on seeds that nobody has tried before.
+// the same mixes (on fresh seeds: `npm run sim -- --mix each --seed fresh`).
 import { readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import { RULES, type Rule } from '../../src/replication/rules.ts';

@@ -235,8 +235,8 @@ export function mayReviveAfterReboot(
 
 /**
  * The set shrinks to the one that revives it. In writeback what was not flushed may be gone: the attachment is revoked and
- * the node that uses the volume has to begin anew, unless it was one of the members and reported a reboot: so did whatever
- * used the volume there.
+ * the node that uses the volume has to begin anew, unless a member there was the named copy when its machine went
+ * down: so did whatever used the volume there.
  */
 export function reviveAfterReboot(
   config: VolumeConfig,

@@ -28,6 +28,8 @@ function revived(reportOfB: RebootReport, changes: Partial<VolumeConfig> = {}): 
 }
 
 const REBOOTED = { incarnation: 'b, second boot', descendsFrom: 'b' };
+/** The disk of before, put in again within one boot: it descends from an incarnation that is not named any more. */
+const EXCHANGED = { incarnation: 'b, before', descendsFrom: 'b, before that' };
 const PUT_BACK = { incarnation: 'b, from an image', descendsFrom: null };
 
 describe('the attachment of a revived volume', () => {
@@ -37,6 +39,10 @@ describe('the attachment of a revived volume', () => {
 
   test('is revoked where only another image was put in the place of the copy: its user lives', () => {
     expect(revived(PUT_BACK)).toEqual({ number: 4, node: 'b' });
+  });
+
+  test('is revoked where the disk was exchanged and is back: that says nothing of the machine', () => {
+    expect(revived(EXCHANGED)).toEqual({ number: 4, node: 'b' });
   });
 
   test('is revoked where the user is on no node of a member', () => {

@@ -55,6 +55,7 @@ export async function addCopy(
     context,
     cluster,
     record,
+    insteadOf,
     async (place) =>
       await context.records.updateReady(record.id, (current) => {
         requireNotGrowing(current);

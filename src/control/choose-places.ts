@@ -7,9 +7,18 @@ import { HoldfastError } from '../core/errors.ts';
 import type { ClusterContext } from './cluster-context.ts';
 import type { NodeView } from './nodes.ts';
 import { type PlacementWish, placementNodes, requirePlace } from './placement.ts';
-import type { VolumeRecord } from './records.ts';
+import type { ReplicaRecord, VolumeRecord } from './records.ts';
+import { seenByNode } from './seen-by-node.ts';
 import { checkRoom, provisionedIn } from './sizes.ts';
-import { findPool, placementLock, poolLock, type VolumeContext } from './volume-context.ts';
+import {
+  findPool,
+  placementLock,
+  poolLock,
+  primaryReplica,
+  type VolumeContext,
+} from './volume-context.ts';
+
+const WRITTEN_TIMEOUT_MS = 3000;
 
 export interface Place {
   readonly node: string;
@@ -50,38 +59,53 @@ export async function withPlaces<T>(
   });
 }
 
-/** For one more copy of a volume that holds data. */
+/** For one more copy of a volume that holds data. `insteadOf`: the copy whose place it takes. */
 export async function withPlaceFor<T>(
   context: VolumeContext,
   cluster: ClusterContext,
   record: VolumeRecord,
+  insteadOf: ReplicaRecord | undefined,
   reserve: (place: Place) => Promise<T>,
 ): Promise<T> {
+  const going = insteadOf === undefined ? [] : [insteadOf];
+  const writtenBytes = await writtenBytesOf(cluster, record);
   return await context.locks.run(placementLock, async () => {
-    const [place] = await placesFor(context, cluster, record, 1);
+    const [place] = await placesFor(context, cluster, record, { copies: 1, going, writtenBytes });
     return await reserve(place);
   });
 }
 
-/** NO_SPACE unless there are nodes for this many more copies now. Nothing is reserved. */
+/** NO_SPACE unless there are nodes for this many more copies now. `going`: copies that they take the place of. */
 export async function requirePlacesFor(
   context: VolumeContext,
   cluster: ClusterContext,
   record: VolumeRecord,
   copies: number,
+  going: readonly ReplicaRecord[] = [],
 ): Promise<void> {
-  if (copies > 0) await placesFor(context, cluster, record, copies);
+  if (copies <= 0) return;
+  const writtenBytes = await writtenBytesOf(cluster, record);
+  await placesFor(context, cluster, record, { copies, going, writtenBytes });
 }
 
 async function placesFor(
   context: VolumeContext,
   cluster: ClusterContext,
   { replicas, sizeBytes }: VolumeRecord,
-  copies: number,
+  { copies, going, writtenBytes }: { copies: number; going: readonly ReplicaRecord[]; writtenBytes: number },
 ): Promise<Places> {
-  const holders = replicas.map(({ node }) => node);
-  const wish = { copies, sizeBytes, writtenBytes: 0 };
+  const isGoing = (replica: ReplicaRecord): boolean =>
+    replica.leaving === true || going.some(({ id }) => id === replica.id);
+  const holders = replicas.filter((replica) => !isGoing(replica)).map(({ node }) => node);
+  const leavingNodes = replicas.filter(isGoing).map(({ node }) => node);
+  const wish = { copies, sizeBytes, writtenBytes, leavingNodes };
   return await placesAmong(context, await cluster.nodes.list(), holders, new Map(), wish);
+}
+
+/** What a further copy will take on its disk, as the primary's does; 0 where its node does not tell. */
+async function writtenBytesOf(cluster: ClusterContext, record: VolumeRecord): Promise<number> {
+  return (await seenByNode(cluster.calls, record.id, primaryReplica(record), WRITTEN_TIMEOUT_MS))
+    .allocatedBytes;
 }
 
 async function placesAmong(

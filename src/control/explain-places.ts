@@ -42,7 +42,7 @@ async function whyStaying(
   const [first] = staying;
   if (first === undefined) return [];
   try {
-    await requirePlacesFor(context, cluster, record, staying.length);
+    await requirePlacesFor(context, cluster, record, staying.length, staying);
     return [];
   } catch (error) {
     if (!isHoldfastError(error, 'NO_SPACE')) throw error;

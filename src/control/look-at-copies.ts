@@ -1,10 +1,9 @@
 // The copies of a volume as they are in this moment, for people: what the store says of each, what its node sees of
 // it, and how far the primary has filled it. Waits for nobody long: a node that does not answer is told as a problem.
 
-import { isHoldfastError } from '../core/errors.ts';
 import { askPrimary } from './change-copies.ts';
-import type { PeerCalls } from './channel/peer-calls.ts';
-import { type ReplicaRecord, type ReplicaState, replicaState, type VolumeRecord } from './records.ts';
+import { type ReplicaState, replicaState, type VolumeRecord } from './records.ts';
+import { seenByNode } from './seen-by-node.ts';
 import type { VolumeContext } from './volume-context.ts';
 
 /** A person waits for the answer. */
@@ -31,7 +30,7 @@ export async function lookAtCopies(
   const { cluster } = context;
   if (cluster === undefined) return undefined;
   const asked = askPrimary(context, record, TIMEOUT_MS);
-  const seen = record.replicas.map((replica) => ask(cluster.calls, record.id, replica));
+  const seen = record.replicas.map((replica) => seenByNode(cluster.calls, record.id, replica, TIMEOUT_MS));
   const primary = await asked;
   return await Promise.all(
     record.replicas.map(async (replica, index): Promise<CopyLook> => {
@@ -43,23 +42,4 @@ export async function lookAtCopies(
       return { replicaId: replica.id, state, allocatedBytes, resyncBytesLeft, resyncBytesSent, problem };
     }),
   );
-}
-
-type Seen = Pick<CopyLook, 'allocatedBytes' | 'problem'>;
-
-async function ask(
-  calls: Pick<PeerCalls, 'call'>,
-  volumeId: string,
-  { id, node }: ReplicaRecord,
-): Promise<Seen> {
-  try {
-    const { replica } = await calls.call(node, 'describeReplica', { volumeId }, TIMEOUT_MS);
-    if (replica === null) return { allocatedBytes: 0, problem: 'its node does not see it' };
-    const isOther = replica.replicaId !== null && replica.replicaId !== id;
-    const problem = isOther ? 'another copy is in its place' : (replica.problem ?? '');
-    return { allocatedBytes: isOther ? 0 : replica.allocatedBytes, problem };
-  } catch (error) {
-    if (!isHoldfastError(error)) throw error;
-    return { allocatedBytes: 0, problem: error.message };
-  }
 }

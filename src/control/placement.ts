@@ -43,6 +43,8 @@ export interface PlacementWish {
   readonly nodeLabels?: Readonly<Record<string, string>> | undefined;
   /** Wins within its zone: where the volume is used. */
   readonly preferredNode?: string | undefined;
+  /** Nodes with a copy that goes: they take no other, and their zones count as without it. */
+  readonly leavingNodes?: readonly string[] | undefined;
 }
 
 export type Obstacle =
@@ -185,7 +187,9 @@ function consider(
   holders: readonly string[],
   wish: PlacementWish,
 ): Candidate | Obstacle {
-  if (holders.includes(node.name)) return { code: 'HOLDS_COPY' };
+  if (holders.includes(node.name) || wish.leavingNodes?.includes(node.name) === true) {
+    return { code: 'HOLDS_COPY' };
+  }
   if (!node.isAlive) return { code: 'NOT_ALIVE', since: node.lostAt };
   if (node.failure !== undefined) return { code: 'FAILED', reason: node.failure };
   if (node.draining) return { code: 'DRAINING' };

@@ -102,6 +102,20 @@ describe('a choice', () => {
     expect(namesOf(place(nodes, ['a1', 'b1'], wish()))).toEqual(['a2']);
   });
 
+  test('in the place of a copy that goes falls into the zone that loses it, on another node', () => {
+    const nodes = [
+      node('a1', { zone: 'a' }),
+      node('a2', { zone: 'a', pools: [pool({ totalBytes: 50 * GIB })] }),
+      node('b1', { zone: 'b' }),
+      node('b2', { zone: 'b' }),
+    ];
+    expect(namesOf(place(nodes, ['b1'], wish({ leavingNodes: ['a1'] })))).toEqual(['a2']);
+    // On nodes that differ in nothing else the first free one of all zones would be taken.
+    expect(namesOf(place(nodes, ['a1', 'b1'], wish()))).toEqual(['b2']);
+    const { rejected } = place(nodes, ['b1'], wish({ leavingNodes: ['a1'] }));
+    expect(rejected.map(({ node: name }) => name)).toEqual(['a1', 'b1']);
+  });
+
   test('begins with the preferred node, unless a copy is in its zone already', () => {
     const nodes = [node('a1', { zone: 'a' }), node('a2', { zone: 'a' }), node('b1', { zone: 'b' })];
     const preferred = wish({ copies: 2, preferredNode: 'a2' });

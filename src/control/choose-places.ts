@@ -10,13 +10,7 @@ import { type PlacementWish, placementNodes, requirePlace } from './placement.ts
 import type { ReplicaRecord, VolumeRecord } from './records.ts';
 import { seenByNode } from './seen-by-node.ts';
 import { checkRoom, provisionedIn } from './sizes.ts';
-import {
-  findPool,
-  placementLock,
-  poolLock,
-  primaryReplica,
-  type VolumeContext,
-} from './volume-context.ts';
+import { findPool, placementLock, poolLock, primaryReplica, type VolumeContext } from './volume-context.ts';
 
 const WRITTEN_TIMEOUT_MS = 3000;
 

@@ -34,6 +34,8 @@ export class HeldDevices implements DeviceService {
   readonly #held = new Set<string>();
   /** No longer held, and not closed yet: closing failed, or is under way. */
   readonly #unclosed = new Set<string>();
+  /** How large devices are to become that could not yet. */
+  readonly #grown = new Map<string, number>();
   readonly #turns = new Turns();
   readonly #sweepIntervalMs: number;
   #sweeper: NodeJS.Timeout | undefined;
@@ -97,6 +99,14 @@ export class HeldDevices implements DeviceService {
     });
   }
 
+  /** Its volume has this size now, whoever grew it and on whichever node: the device follows, as soon as it can. */
+  async grow(volumeId: string, sizeBytes: number): Promise<void> {
+    const device = this.#devices.find(volumeId);
+    if (device === undefined || device.sizeBytes >= sizeBytes) return;
+    this.#grown.set(volumeId, sizeBytes);
+    await this.#growDevices();
+  }
+
   /**
    * Called once, before anything else. No volume must keep the others from being served, and a volume that cannot be
    * opened is no proof that its attachment is over: its device stays, its requests waiting, for as long as that takes.
@@ -136,6 +146,27 @@ export class HeldDevices implements DeviceService {
   async #lookAfterHolds(): Promise<void> {
     await this.#sweep();
     await this.#holdAgain();
+    await this.#growDevices();
+  }
+
+  async #growDevices(): Promise<void> {
+    for (const [volumeId, sizeBytes] of this.#grown) {
+      if (this.#isReleased) return;
+      const device = this.#devices.find(volumeId);
+      if (device === undefined || device.sizeBytes >= sizeBytes) {
+        this.#grown.delete(volumeId);
+      } else if (!this.#turns.isBusy(volumeId)) {
+        try {
+          await this.resize(volumeId, sizeBytes);
+          this.#grown.delete(volumeId);
+        } catch (error) {
+          this.#log.warn(
+            { volumeId, sizeBytes, error },
+            'a device could not grow with its volume; it is tried again',
+          );
+        }
+      }
+    }
   }
 
   /** Opens the volumes of devices that could not be held at the start; the device itself is reconnected then. */

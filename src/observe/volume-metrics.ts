@@ -139,7 +139,7 @@ const TIMES: readonly [name: string, help: string, value: Reading<VolumeSample>]
   ],
   [
     'holdfast_volume_degraded_seconds_total',
-    'Time in which the primary here had fewer copies in sync than the volume is to have',
+    'Time in which the primary here had fewer copies in sync, or reached fewer of them, than the volume is to have',
     ({ replica }) => replica?.degradedSeconds,
   ],
 ];

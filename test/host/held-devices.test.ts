@@ -32,8 +32,11 @@ class RememberedDevices implements DeviceService {
   unjudged() {
     return [];
   }
-  async resize() {
+  async resize(volumeId: string, sizeBytes: number) {
+    this.#fail();
     events.push('resized');
+    const device = this.attached.get(volumeId);
+    if (device !== undefined) this.attached.set(volumeId, { ...device, sizeBytes });
   }
   async recover(judge: JudgeAttachment, open: (volumeId: string) => Promise<void>) {
     for (const { volumeId, attachmentNumber } of this.list()) {
@@ -105,6 +108,19 @@ describe('a device', () => {
     await devices.resize('v', 8192);
     await devices.attach('v', 2, 8192, false);
     expect(events).toEqual(['followed', 'resized', 'followed']);
+  });
+
+  test('follows its volume that grew elsewhere, and is tried again where it cannot at once', async () => {
+    await devices.recover(async () => 'current');
+    await devices.attach('v', 1, 4096, false);
+    await devices.grow('other', 8192);
+    await devices.grow('v', 4096);
+    expect(events).toEqual([]);
+    inner.problem = problem;
+    await devices.grow('v', 8192);
+    expect(inner.find('v')?.sizeBytes).toBe(4096);
+    await expect.poll(() => inner.find('v')?.sizeBytes).toBe(8192);
+    await devices.release();
   });
 
   test('holds its volume once, however often it is attached, until it is gone', async () => {

@@ -101,6 +101,13 @@ describe('a device of a volume with three copies', { timeout: 240_000 }, () => {
     expect((await show()).inSync).toHaveLength(3);
   });
 
+  test('grows when its volume is resized through another node', async () => {
+    await daemon('a').cli('volume', 'resize', 'data', '--size', '768MiB');
+    await expect
+      .poll(() => mustRun(guest, ['blockdev', '--getsize64', device]), { timeout: 20_000 })
+      .toBe(`${768 * 1024 * 1024}\n`);
+  });
+
   test('outlives the daemon of its node, under writes', async () => {
     const writing = guest.start(`rm -f /run/enough; ${WRITER}`, { timeoutMs: 200_000 });
     await sleep(3000);

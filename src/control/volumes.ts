@@ -273,6 +273,11 @@ export class Volumes implements VolumeService {
     await this.#context.locks.run(volumeId, async () => await this.#context.served.release(volumeId));
   }
 
+  /** A device or an export of this node uses it. */
+  isUsedHere(volumeId: string): boolean {
+    return this.#context.served.userCount(volumeId) > 0;
+  }
+
   /** After a release that failed: closes the volume unless somebody uses it. Any number of times. */
   async closeUnused(volumeId: string): Promise<void> {
     await this.#context.locks.run(volumeId, async () => await this.#context.served.closeUnused(volumeId));

@@ -158,8 +158,8 @@ function registerFailovers(families: Families<Scrape>): void {
   );
   families.durations(
     'holdfast_failover_duration_seconds',
-    'How long the phases of those took: promotion, from the end of the last grant until it serves; reconciliation, until ' +
-      'the copies are equal',
+    "How long the phases of those took: suspicion, from the old primary's last word until it was missed; lease, until " +
+      'nothing is granted to it any more; promotion, until this copy serves; reconciliation, until the copies are equal',
     ({ failovers }) => failovers.phases.map(({ phase, durations }) => ({ labels: { phase }, durations })),
   );
 }

@@ -110,6 +110,7 @@ describe('an export', () => {
     await b.volumes.releaseExport(id);
     expect(await attachment(id)).toEqual({ number: 2, node: null, readOnly: false, use: 'device' });
     expect(b.storage.cluster.isFrontendOpen(id)).toBe(false);
+    expect(b.volumes.isUsedHere(id)).toBe(false);
     await c.volumes.publish(id, 'c', false);
     await expect(b.volumes.acquireForExport(id)).rejects.toMatchObject(conflict(/attached to node "c"/));
   });
@@ -144,6 +145,7 @@ describe('publication', () => {
     await a.volumes.publish(id, 'c', false);
     await c.volumes.acquire(id);
     expect(c.storage.cluster.isFrontendOpen(id)).toBe(true);
+    expect(c.volumes.isUsedHere(id)).toBe(true);
     expect(await c.volumes.attachmentVerdict(id, 1)).toBe('current');
     await a.volumes.unpublish(id, 'c');
     await expect.poll(() => c.storage.cluster.isFrontendOpen(id), soon).toBe(false);

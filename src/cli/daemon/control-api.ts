@@ -36,7 +36,8 @@ type ClusterStatus = Response<'GetClusterStatus'>;
 export function controlApi(context: ControlApiContext): ApiHandlers {
   const { volumes, storage, nodes, devices, exports } = context;
 
-  const here = (): Here => ({ node: context.node, devices, closed: storage.closedPools() });
+  const isUsed = (volumeId: string): boolean => volumes.isUsedHere(volumeId);
+  const here = (): Here => ({ node: context.node, devices, closed: storage.closedPools(), isUsed });
   const view = async (record: VolumeRecord): Promise<VolumeView> =>
     volumeView(record, await storage.replica(record.id), here(), await volumes.lookAtCopies(record));
 

@@ -39,7 +39,8 @@ export async function explainVolume(context: ExplainContext, nameOrId: string): 
   ];
   if (record === undefined) return problems;
   const local = await storage.replica(volumeId);
-  const here = { node: context.node, devices, closed: storage.closedPools() };
+  const isUsed = (id: string): boolean => volumes.isUsedHere(id);
+  const here = { node: context.node, devices, closed: storage.closedPools(), isUsed };
   const view = volumeView(record, local, here, await volumes.lookAtCopies(record));
   const pool = (await storage.pools()).find(({ name }) => name === local?.pool);
   return [

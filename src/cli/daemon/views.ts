@@ -18,6 +18,8 @@ export interface Here {
   readonly devices: Pick<DeviceService, 'find' | 'waitingSince'>;
   /** Its pools that are not open. */
   readonly closed: readonly ClosedPool[];
+  /** A device or an export of it uses the volume. */
+  readonly isUsed: (volumeId: string) => boolean;
 }
 
 type OneLook = Omit<CopyLook, 'replicaId'>;
@@ -52,7 +54,7 @@ export function volumeView(
     }),
     device: here.devices.find(record.id)?.path ?? '',
     deviceWaitingSince: here.devices.waitingSince(record.id)?.toISOString() ?? '',
-    serving: local?.isOpen ?? false,
+    serving: here.isUsed(record.id) || (local?.isOpen ?? false),
     labels: { ...record.labels },
   };
 }

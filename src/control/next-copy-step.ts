@@ -23,10 +23,9 @@ export type CopyStep =
     };
 
 export interface CopyFacts {
-  readonly nodes: ReadonlyMap<string, Pick<NodeView, 'isAlive' | 'lostAt' | 'draining'>>;
-  readonly nowMs: number;
-  /** A node is lost when it has not been alive for this long. */
-  readonly replaceAfterMs: number;
+  readonly nodes: ReadonlyMap<string, Pick<NodeView, 'isAlive' | 'draining'>>;
+  /** Those that have not been alive for so long that they are taken for lost. */
+  readonly lost: ReadonlySet<string>;
   /** People are at work: nothing is taken for lost. */
   readonly isMaintenance: boolean;
   /** Further copies may be filled now. */
@@ -73,7 +72,6 @@ export function nextCopyStep(record: VolumeRecord, facts: CopyFacts): CopyStep |
 function isLost({ node }: ReplicaRecord, facts: CopyFacts): boolean {
   const found = facts.nodes.get(node);
   if (facts.isMaintenance || found?.isAlive === true) return false;
-  // A node that nobody knows any more is lost for good; one that nobody has missed yet has just gone.
-  if (found === undefined) return true;
-  return found.lostAt !== null && facts.nowMs - Date.parse(found.lostAt) >= facts.replaceAfterMs;
+  // A node that nobody knows any more is lost for good.
+  return found === undefined || facts.lost.has(node);
 }

@@ -30,8 +30,10 @@ export interface VolumeDutiesOptions {
   readonly nodes: Pick<Nodes, 'list'>;
   readonly records: Pick<VolumeRecords, 'revision' | 'listChanges' | 'watch'>;
   readonly volumes: Pick<Volumes, 'finishRemoval' | 'takeCopySteps' | 'makeNamedCopies'>;
+  /** A node that this leader has not seen alive for so long is lost. */
   readonly replaceAfterMs: number;
   readonly log: Logger;
+  /** Of one process, never set: a wall clock that is set forward would make a node lost that only reboots. */
   readonly nowMs?: () => number;
 }
 
@@ -64,7 +66,7 @@ class Patience {
 }
 
 function unfinishedVolumes(
-  { nodes, volumes, log, nowMs = Date.now }: VolumeDutiesOptions,
+  { nodes, volumes, log, nowMs = () => performance.now() }: VolumeDutiesOptions,
   records: FollowedRecords,
 ): Duty {
   const patience = new Patience(nowMs);
@@ -92,7 +94,7 @@ function patienceWith({ state, coordinator }: VolumeRecord, alive: ReadonlySet<s
 }
 
 function copiesElsewhere(options: VolumeDutiesOptions, records: FollowedRecords): Duty {
-  const { store, nodes, volumes, log, nowMs = Date.now } = options;
+  const { store, nodes, volumes, log, nowMs = () => performance.now() } = options;
   const patience = new Patience(nowMs);
   return {
     name: 'copies of lost and draining nodes',
@@ -100,6 +102,16 @@ function copiesElsewhere(options: VolumeDutiesOptions, records: FollowedRecords)
       patience.begin();
       const { maintenanceSince } = await readSettings(store);
       const known = new Map((await nodes.list()).map((node): [string, NodeView] => [node.name, node]));
+      const lost = new Set<string>();
+      for (const { name, isAlive, lostAt } of known.values()) {
+        // One that was back in between has another time in its record.
+        if (
+          !isAlive &&
+          lostAt !== null &&
+          patience.hasLasted(`${name} lost ${lostAt}`, options.replaceAfterMs)
+        )
+          lost.add(name);
+      }
       const ready = (await records.list(signal)).filter(({ state }) => state === 'ready');
       let fillingCount = ready.flatMap(({ replicas }) => replicas.filter(isNewcomer)).length;
       for (const record of ready) {
@@ -107,8 +119,7 @@ function copiesElsewhere(options: VolumeDutiesOptions, records: FollowedRecords)
         const { id: volumeId, name } = record;
         const facts: CopyFacts = {
           nodes: known,
-          nowMs: nowMs(),
-          replaceAfterMs: options.replaceAfterMs,
+          lost,
           isMaintenance: maintenanceSince !== null,
           mayFill: fillingCount < MAX_FILLING,
         };

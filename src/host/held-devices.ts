@@ -13,7 +13,8 @@ import { Turns } from './turns.ts';
 
 /** Opens and closes volumes; counts. */
 export interface Holds {
-  acquire(volumeId: string): Promise<unknown>;
+  /** With the size that the volume has now. */
+  acquire(volumeId: string): Promise<{ readonly sizeBytes: number }>;
   /** One user fewer, also when it rejects: then the volume could not be closed. */
   release(volumeId: string): Promise<void>;
   /** Closes the volume unless somebody uses it. */
@@ -34,7 +35,7 @@ export class HeldDevices implements DeviceService {
   readonly #held = new Set<string>();
   /** No longer held, and not closed yet: closing failed, or is under way. */
   readonly #unclosed = new Set<string>();
-  /** How large devices are to become that could not yet. */
+  /** How large devices are to be, until they have been seen to be: volumes also grow while no daemon runs here. */
   readonly #grown = new Map<string, number>();
   readonly #turns = new Turns();
   readonly #sweepIntervalMs: number;
@@ -138,7 +139,8 @@ export class HeldDevices implements DeviceService {
 
   async #hold(volumeId: string): Promise<void> {
     if (this.#held.has(volumeId)) return;
-    await this.#holds.acquire(volumeId);
+    const { sizeBytes } = await this.#holds.acquire(volumeId);
+    this.#grown.set(volumeId, sizeBytes);
     this.#held.add(volumeId);
     this.#unclosed.delete(volumeId);
   }
@@ -153,7 +155,8 @@ export class HeldDevices implements DeviceService {
     for (const [volumeId, sizeBytes] of this.#grown) {
       if (this.#isReleased) return;
       const device = this.#devices.find(volumeId);
-      if (device === undefined || device.sizeBytes >= sizeBytes) {
+      if (device === undefined) continue;
+      if (device.sizeBytes >= sizeBytes) {
         this.#grown.delete(volumeId);
       } else if (!this.#turns.isBusy(volumeId)) {
         try {
@@ -200,6 +203,7 @@ export class HeldDevices implements DeviceService {
   /** Gives the hold back, and closes what was not closed then, unless there is a device. */
   async #letGo(volumeId: string): Promise<void> {
     if (this.#devices.find(volumeId) !== undefined) return;
+    this.#grown.delete(volumeId);
     if (this.#held.delete(volumeId)) {
       this.#unclosed.add(volumeId);
       await this.#holds.release(volumeId);

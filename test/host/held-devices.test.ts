@@ -56,6 +56,7 @@ class RememberedDevices implements DeviceService {
 let inner: RememberedDevices;
 let holds: Map<string, number>;
 let refused: HoldfastError | undefined;
+let volumeBytes: number;
 /** While set, no volume can be closed. */
 let deadDisk: HoldfastError | undefined;
 let closedCount: number;
@@ -66,6 +67,7 @@ beforeEach(() => {
   inner = new RememberedDevices();
   holds = new Map();
   refused = undefined;
+  volumeBytes = 4096;
   deadDisk = undefined;
   closedCount = 0;
   events = [];
@@ -89,6 +91,7 @@ function held(): HeldDevices {
       acquire: async (volumeId) => {
         if (refused !== undefined) throw refused;
         count(volumeId, 1);
+        return { sizeBytes: volumeBytes };
       },
       release: async (volumeId) => {
         count(volumeId, -1);
@@ -197,6 +200,14 @@ describe('after a restart', () => {
     expect(holds).toEqual(new Map([['kept', 1]]));
     await devices.detach('kept');
     expect(holds).toEqual(new Map([['kept', 0]]));
+    await devices.release();
+  });
+
+  test('a device grows whose volume grew while no daemon ran', async () => {
+    await inner.attach('v', 1, 4096, false);
+    volumeBytes = 8192;
+    await devices.recover(async () => 'current');
+    await expect.poll(() => inner.find('v')?.sizeBytes).toBe(8192);
     await devices.release();
   });
 

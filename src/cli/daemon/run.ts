@@ -305,11 +305,6 @@ async function start(options: {
   const volumeIds = await new DeviceRecords(recordDirectory).list();
   await repairStaleMounts({ volumeIds, judge, log });
   await devices.recover(judge);
-  if (joined !== undefined) {
-    // Volumes that grew while no daemon ran here.
-    const sizes = new Map((await volumes.list()).map(({ id, sizeBytes }) => [id, sizeBytes]));
-    for (const { volumeId } of devices.list()) void devices.grow(volumeId, sizes.get(volumeId) ?? 0); // never rejects
-  }
 
   stopping.throwIfAborted();
   let peers = joined?.peers;
